@@ -1,0 +1,174 @@
+//! Stage two, at the edge: the model of greatest utility among those allowed.
+//!
+//! In: embedding, L_in, link state, availability; output lengths predicted unless given. Out: a
+//! [`Selection`] (equations 33–35): argmax p_m(x) − λ·c_m(x, ξ).
+
+use std::sync::Arc;
+
+use crate::cost::{CostTable, Request, check_tokens};
+use crate::error::{Error, Result, check_len};
+use crate::gate::check_lam;
+use crate::length::LengthPredictor;
+use crate::link::LinkState;
+use crate::reference::{best, utility};
+use crate::router::Router;
+use crate::teacher::Teacher;
+
+/// Which models a deferred query may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The edge models: the deployed default.
+    EdgeOnly,
+    /// Every model: may send the query back to the device.
+    Inclusive,
+    /// One fixed model, by index.
+    Fallback(usize),
+}
+
+/// A selected model, with the numbers behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Selection {
+    /// Index of the model.
+    pub model: usize,
+    /// û = p − λ·c.
+    pub utility: f64,
+    /// p.
+    pub accuracy: f32,
+    /// c.
+    pub cost: f32,
+}
+
+/// A batch of deferred queries.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// (N, d).
+    pub embeddings: &'a [f32],
+    /// (N,) L_in.
+    pub n_input_tokens: &'a [f64],
+    /// (N, M) known L_out, or `None` to predict them.
+    pub n_output_tokens: Option<&'a [f64]>,
+    /// (N,) ξ.
+    pub states: &'a [LinkState],
+    /// (M,) which models are up, or `None` for all.
+    pub available: Option<&'a [bool]>,
+}
+
+/// The edge's selector at one λ. Immutable; share it between threads.
+#[derive(Clone, Debug)]
+pub struct EdgeSelector {
+    teacher: Arc<Teacher>,
+    length: Arc<LengthPredictor>,
+    costs: CostTable,
+    lam: f64,
+    rule: Rule,
+}
+
+impl EdgeSelector {
+    /// Bind a router to λ and a rule.
+    pub fn new(router: &Router, lam: f64, rule: Rule) -> Result<Self> {
+        check_lam(lam)?;
+        if let Rule::Fallback(m) = rule
+            && !(1..router.models.len()).contains(&m)
+        {
+            return Err(Error::argument("fallback", "the name of an edge model", m));
+        }
+        Ok(Self {
+            teacher: Arc::clone(&router.teacher),
+            length: Arc::clone(&router.length),
+            costs: router.costs.clone(),
+            lam,
+            rule,
+        })
+    }
+
+    /// λ.
+    pub fn lam(&self) -> f64 {
+        self.lam
+    }
+
+    /// Model names, the device's first.
+    pub fn models(&self) -> Vec<String> {
+        self.costs.models()
+    }
+
+    /// Embedding width.
+    pub fn dim(&self) -> usize {
+        self.teacher.weights().d
+    }
+
+    /// Select for every query of a batch.
+    pub fn select_batch(&self, q: &Batch, threads: usize) -> Result<Vec<Selection>> {
+        let (m, d, n) = (self.teacher.weights().models, self.dim(), q.n_input_tokens.len());
+        check_len("embeddings (N·d values)", n * d, q.embeddings.len())?;
+        check_len("states", n, q.states.len())?;
+        check_tokens("n_input_tokens", q.n_input_tokens)?;
+        let candidates = self.candidates(q.available)?;
+        let p = self.teacher.accuracies(q.embeddings, threads)?;
+        let predicted;
+        let n_output = if let Some(known) = q.n_output_tokens {
+            known
+        } else {
+            predicted = self.length.predict(q.embeddings, q.n_input_tokens)?;
+            &predicted
+        };
+        let c = self.costs.costs(q.n_input_tokens, n_output, q.states, threads)?;
+        let pick = |(p, c): (&[f32], &[f32])| {
+            let k = best(p, c, self.lam, candidates.iter().copied()).expect("candidates exist");
+            Selection {
+                model: k,
+                utility: utility(p[k], c[k], self.lam),
+                accuracy: p[k],
+                cost: c[k],
+            }
+        };
+        Ok(p.chunks_exact(m).zip(c.chunks_exact(m)).map(pick).collect())
+    }
+
+    /// Select for one query.
+    pub fn select(
+        &self,
+        embedding: &[f32],
+        n_input_tokens: f64,
+        n_output_tokens: Option<&[f64]>,
+        state: LinkState,
+        available: Option<&[bool]>,
+    ) -> Result<Selection> {
+        check_len("embedding", self.dim(), embedding.len())?;
+        let batch = Batch {
+            embeddings: embedding,
+            n_input_tokens: &[n_input_tokens],
+            n_output_tokens,
+            states: &[state],
+            available,
+        };
+        Ok(self.select_batch(&batch, 1)?[0])
+    }
+
+    /// c_m of one request with known lengths; for callers that show their numbers.
+    pub fn costs(&self, q: &Request) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.costs.table().models.len()];
+        self.costs.costs_into(q, &mut out)?;
+        Ok(out)
+    }
+
+    fn candidates(&self, available: Option<&[bool]>) -> Result<Vec<usize>> {
+        let m = self.teacher.weights().models;
+        let allowed = match self.rule {
+            Rule::EdgeOnly => 1..m,
+            Rule::Inclusive => 0..m,
+            Rule::Fallback(k) => k..k + 1,
+        };
+        if let Some(mask) = available {
+            check_len("available (one flag a model, the device's first)", m, mask.len())?;
+        }
+        let up: Vec<usize> = allowed.filter(|k| available.is_none_or(|a| a[*k])).collect();
+        if up.is_empty() {
+            return Err(Error::argument(
+                "available",
+                format!("at least one model that the rule {:?} allows", self.rule),
+                "none of them; answer on the device or retry",
+            ));
+        }
+        Ok(up)
+    }
+}

@@ -1,0 +1,274 @@
+//! The margin gate's forward pass (equations 49–55).
+//!
+//! In: a frozen embedding e (d,) and a cost weight λ. Out: the predicted margin Δ̂.
+//!
+//! ψ(λ) = [log λ, sin 2πf_k log λ, cos 2πf_k log λ], f = ½, 1, 2, 4
+//! h = W1·LN(e) + b1;  (γ, β) = W_film·ψ + b_film;  Δ̂ = W2·GELU(γ⊙h + β) + b2
+//!
+//! Two things are folded when weights are packed, once, for every λ: LayerNorm's affine into W1, and
+//! b1 with FiLM into one shift a λ. So the trunk is one matrix–vector product shared by all λ, and a
+//! λ costs one fused pass over the hidden layer. A single call, a batch and a sweep run the same
+//! operations in the same order.
+
+use crate::error::{Error, Result, check_finite, check_len};
+use crate::kernel::{Packed, PaddedVec, Simd};
+use crate::parallel;
+
+/// Size of ψ(λ).
+pub const PSI: usize = 9;
+/// Frequencies f_k.
+const FREQUENCIES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+/// Largest embedding and hidden width: bounds the stack buffers of a decision.
+pub const MAX_WIDTH: usize = 4096;
+/// Rows whose hidden layer is kept at once in a batch (fits in L2).
+const ROWS: usize = 48;
+
+/// The gate's parameters as they are trained and stored; row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GateWeights {
+    /// Embedding width d.
+    pub d: usize,
+    /// Hidden width h.
+    pub hidden: usize,
+    /// LayerNorm gain (d,).
+    pub ln_weight: Vec<f32>,
+    /// LayerNorm bias (d,).
+    pub ln_bias: Vec<f32>,
+    /// W1 (h, d).
+    pub w1: Vec<f32>,
+    /// b1 (h,).
+    pub b1: Vec<f32>,
+    /// W_film (2h, 9): γ rows, then β rows.
+    pub film_weight: Vec<f32>,
+    /// b_film (2h,).
+    pub film_bias: Vec<f32>,
+    /// W2 (h,).
+    pub w2: Vec<f32>,
+    /// b2.
+    pub b2: f32,
+    /// η_T: T = softplus(η_T) + 1e-6.
+    pub eta_t: f32,
+}
+
+impl GateWeights {
+    /// Number of parameters; 104,706 at d = 384, h = 256.
+    pub fn parameter_count(&self) -> usize {
+        let (d, h) = (self.d, self.hidden);
+        2 * d + h * d + h + 2 * h * PSI + 2 * h + h + 1 + 1
+    }
+
+    /// The score's temperature T.
+    pub fn temperature(&self) -> f64 {
+        libm::log1p(libm::exp(f64::from(self.eta_t))) + 1e-6
+    }
+
+    fn check(&self) -> Result<()> {
+        let (d, h) = (self.d, self.hidden);
+        for (name, n) in [("gate embedding width", d), ("gate hidden width", h)] {
+            if !(1..=MAX_WIDTH).contains(&n) {
+                return Err(Error::argument(name, format!("1 to {MAX_WIDTH}"), n));
+            }
+        }
+        for (name, expected, xs) in [
+            ("gate.ln.weight", d, &self.ln_weight),
+            ("gate.ln.bias", d, &self.ln_bias),
+            ("gate.w1", h * d, &self.w1),
+            ("gate.b1", h, &self.b1),
+            ("gate.film.weight", 2 * h * PSI, &self.film_weight),
+            ("gate.film.bias", 2 * h, &self.film_bias),
+            ("gate.w2", h, &self.w2),
+        ] {
+            check_len(name, expected, xs.len())?;
+            check_finite(name, xs)?;
+        }
+        check_finite("gate.b2, gate.eta_t", &[self.b2, self.eta_t])
+    }
+}
+
+/// ψ(λ).
+pub fn psi(lam: f64) -> [f64; PSI] {
+    let log = libm::log(lam);
+    let mut out = [0.0; PSI];
+    out[0] = log;
+    for (k, f) in FREQUENCIES.iter().enumerate() {
+        let angle = 2.0 * std::f64::consts::PI * f * log;
+        out[1 + k] = libm::sin(angle);
+        out[1 + FREQUENCIES.len() + k] = libm::cos(angle);
+    }
+    out
+}
+
+/// Refuse a λ that is not a positive number.
+pub fn check_lam(lam: f64) -> Result<()> {
+    if lam.is_finite() && lam > 0.0 {
+        return Ok(());
+    }
+    Err(Error::argument("lam", "a positive, finite cost weight", lam))
+}
+
+/// A packed gate, ready to run.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    weights: GateWeights,
+    w1: Packed,
+    b1: Vec<f64>,
+    w2: PaddedVec,
+    simd: Simd,
+}
+
+/// A λ, bound: γ, and the shift δ = γ⊙b1 + β.
+#[derive(Clone, Debug)]
+pub struct Film {
+    gamma: PaddedVec,
+    shift: PaddedVec,
+}
+
+impl Gate {
+    /// Check, fold and pack.
+    pub fn new(weights: GateWeights) -> Result<Self> {
+        Self::with_simd(weights, Simd::best())
+    }
+
+    /// The same on a chosen instruction set.
+    pub fn with_simd(weights: GateWeights, simd: Simd) -> Result<Self> {
+        weights.check()?;
+        let (d, h) = (weights.d, weights.hidden);
+        let (packed, b1) =
+            fold_layer_norm(&weights.ln_weight, &weights.ln_bias, &weights.w1, &weights.b1);
+        let w2 = PaddedVec::new(&weights.w2);
+        Ok(Self { w1: Packed::new(&packed, h, d), b1, w2, weights, simd })
+    }
+
+    /// The parameters as stored.
+    pub fn weights(&self) -> &GateWeights {
+        &self.weights
+    }
+
+    /// Bind a λ.
+    pub fn film(&self, lam: f64) -> Result<Film> {
+        check_lam(lam)?;
+        let (h, psi) = (self.weights.hidden, psi(lam));
+        let affine = |row: usize| {
+            let w = &self.weights.film_weight[row * PSI..(row + 1) * PSI];
+            let dot: f64 = w.iter().zip(&psi).map(|(w, p)| f64::from(*w) * p).sum();
+            dot + f64::from(self.weights.film_bias[row])
+        };
+        let gamma: Vec<f64> = (0..h).map(affine).collect();
+        let shift: Vec<f32> =
+            (0..h).map(|o| (gamma[o] * self.b1[o] + affine(h + o)) as f32).collect();
+        let gamma: Vec<f32> = gamma.into_iter().map(|g| g as f32).collect();
+        check_finite("lam (FiLM overflows)", &gamma)?;
+        check_finite("lam (FiLM overflows)", &shift)?;
+        Ok(Film { gamma: PaddedVec::new(&gamma), shift: PaddedVec::new(&shift) })
+    }
+
+    fn head(&self, u: &[f32], film: &Film) -> f32 {
+        self.simd.film_gelu_dot(u, &film.gamma, &film.shift, &self.w2) + self.weights.b2
+    }
+
+    /// Δ̂ of one embedding. Nothing is allocated.
+    pub fn margin(&self, x: &[f32], film: &Film) -> Result<f32> {
+        check_len("embedding", self.weights.d, x.len())?;
+        check_finite("embedding", x)?;
+        let mut centered = [0.0; MAX_STACK];
+        let mut hidden = [0.0; MAX_STACK];
+        let (d, h) = (self.weights.d, self.w1.padded_outputs());
+        if d > MAX_STACK || h > MAX_STACK {
+            return Ok(self.margins(x, std::slice::from_ref(film), 1)?[0]);
+        }
+        let scale = self.simd.center(x, &mut centered[..d]);
+        self.simd.dense(&self.w1, &centered[..d], &[scale], &mut hidden[..h]);
+        let margin = self.head(&hidden[..h], film);
+        check_margins(&[margin])?;
+        Ok(margin)
+    }
+
+    /// Δ̂ of N embeddings (N·d values) at L bound λ → (L, N).
+    pub fn margins(&self, xs: &[f32], films: &[Film], threads: usize) -> Result<Vec<f32>> {
+        let d = self.weights.d;
+        if !xs.len().is_multiple_of(d) {
+            return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
+        }
+        check_finite("embeddings", xs)?;
+        let (n, l) = (xs.len() / d, films.len());
+        // Threads own rows, so they write (N, L); the transpose is cheap beside the GELUs.
+        let mut by_row = vec![0.0; n * l];
+        parallel::rows(threads, &mut by_row, l, |first, part| {
+            let mut trunk = Trunk::new(&self.w1, self.simd);
+            let rows = part.len() / l;
+            for start in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - start);
+                let x = &xs[(first + start) * d..(first + start + count) * d];
+                for (i, u) in trunk.run(x).enumerate() {
+                    let out = &mut part[(start + i) * l..(start + i + 1) * l];
+                    for (film, out) in films.iter().zip(out) {
+                        *out = self.head(u, film);
+                    }
+                }
+            }
+        });
+        check_margins(&by_row)?;
+        if l <= 1 {
+            return Ok(by_row);
+        }
+        let mut out = vec![0.0; n * l];
+        for (i, row) in by_row.chunks_exact(l).enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                out[j * n + i] = *v;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Widths up to this run on the stack.
+const MAX_STACK: usize = 1024;
+
+fn check_margins(margins: &[f32]) -> Result<()> {
+    check_finite("margin (embedding too large in magnitude?)", margins)
+}
+
+/// LayerNorm's gain into the weights (each product rounded once) and its bias into the bias (f64).
+pub(crate) fn fold_layer_norm(
+    gain: &[f32],
+    bias: &[f32],
+    w: &[f32],
+    b: &[f32],
+) -> (Vec<f32>, Vec<f64>) {
+    let d = gain.len();
+    let folded = w.iter().zip(gain.iter().cycle()).map(|(w, g)| w * g).collect();
+    let dot = |row: &[f32]| -> f64 {
+        row.iter().zip(bias).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum()
+    };
+    let shift = w.chunks_exact(d).zip(b).map(|(row, b)| f64::from(*b) + dot(row)).collect();
+    (folded, shift)
+}
+
+/// Centre, normalise and multiply a few rows, in buffers that are reused.
+pub(crate) struct Trunk<'a> {
+    w: &'a Packed,
+    simd: Simd,
+    centered: Vec<f32>,
+    scale: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+impl<'a> Trunk<'a> {
+    pub(crate) fn new(w: &'a Packed, simd: Simd) -> Self {
+        Self { w, simd, centered: Vec::new(), scale: Vec::new(), hidden: Vec::new() }
+    }
+
+    /// Hidden rows (before bias) of the rows in `x`.
+    pub(crate) fn run(&mut self, x: &[f32]) -> std::slice::ChunksExact<'_, f32> {
+        let (d, h) = (self.w.inputs(), self.w.padded_outputs());
+        let rows = x.len() / d;
+        self.centered.resize(rows * d, 0.0);
+        self.hidden.resize(rows * h, 0.0);
+        self.scale.clear();
+        for (x, c) in x.chunks_exact(d).zip(self.centered.chunks_exact_mut(d)) {
+            self.scale.push(self.simd.center(x, c));
+        }
+        self.simd.dense(self.w, &self.centered, &self.scale, &mut self.hidden);
+        self.hidden.chunks_exact(h)
+    }
+}

@@ -1,0 +1,412 @@
+//! The SIMD inner loops, alone.
+//!
+//! In: rows of embeddings, packed weights. Out: the same 32 bits whatever the instruction set, the
+//! batch size or the thread. Three rules make it so:
+//!
+//! 1. loops vectorise over *outputs*; every output accumulates over its inputs in one order, each
+//!    step one fused multiply-add, so the width of a register cannot change a sum;
+//! 2. sums over a vector use sixteen virtual lanes and one fixed tree, on every level;
+//! 3. GELU and the logistic function are our own polynomials: no libm on the path.
+//!
+//! The generic loops below are instantiated once a level (see [`crate::lanes`]), inside functions
+//! compiled for that instruction set.
+
+use std::sync::OnceLock;
+
+use crate::lanes::{LANES, Lanes, Scalar};
+
+/// Instruction sets that have a path of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Portable Rust, one lane at a time.
+    Scalar,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// AArch64.
+    Neon,
+}
+
+impl Level {
+    /// All levels, slowest first.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+
+    /// Name used by `CR2FAST_SIMD` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+}
+
+/// A level this processor is known to run: the proof that calling its code is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Simd(Level);
+
+impl Simd {
+    /// The level asked for, when the processor has it.
+    pub fn new(level: Level) -> Option<Self> {
+        level.is_available().then_some(Self(level))
+    }
+
+    /// The best level here, or the one that the environment variable `CR2FAST_SIMD` names
+    /// (`scalar`, `avx2`, `avx512`, `neon`) when the processor has it. Decided once a process.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Simd> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let asked = std::env::var("CR2FAST_SIMD").unwrap_or_default();
+            let named = Level::ALL.into_iter().find(|l| l.name() == asked).and_then(Self::new);
+            named.unwrap_or_else(|| {
+                Level::ALL.into_iter().rev().find_map(Self::new).unwrap_or(Self(Level::Scalar))
+            })
+        })
+    }
+
+    /// Which level this is.
+    pub fn level(self) -> Level {
+        self.0
+    }
+}
+
+/// Sixteen floats on one cache line, so that every vector load is aligned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Block(pub [f32; LANES]);
+
+/// A vector padded with zeros to whole blocks.
+#[derive(Clone, Debug)]
+pub struct PaddedVec(Vec<Block>);
+
+impl PaddedVec {
+    /// Copy `xs` and pad.
+    pub fn new(xs: &[f32]) -> Self {
+        let mut blocks = vec![Block([0.0; LANES]); xs.len().div_ceil(LANES)];
+        for (block, chunk) in blocks.iter_mut().zip(xs.chunks(LANES)) {
+            block.0[..chunk.len()].copy_from_slice(chunk);
+        }
+        Self(blocks)
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.0.len()
+    }
+
+    fn ptr(&self) -> *const f32 {
+        self.0.as_ptr().cast()
+    }
+}
+
+/// A dense layer's weights, packed `[output block][input][lane]` so that sixteen outputs advance
+/// together over the inputs and memory is read once, forwards.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    inputs: usize,
+    data: Vec<Block>,
+}
+
+impl Packed {
+    /// Pack a row-major (outputs, inputs) matrix; missing outputs of the last block are zero.
+    pub fn new(w: &[f32], outputs: usize, inputs: usize) -> Self {
+        assert_eq!(w.len(), outputs * inputs);
+        let mut data = vec![Block([0.0; LANES]); outputs.div_ceil(LANES) * inputs];
+        for o in 0..outputs {
+            for i in 0..inputs {
+                data[(o / LANES) * inputs + i].0[o % LANES] = w[o * inputs + i];
+            }
+        }
+        Self { inputs, data }
+    }
+
+    /// Inputs of the layer.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Outputs rounded up to whole blocks: the stride of an output row.
+    pub fn padded_outputs(&self) -> usize {
+        self.blocks() * LANES
+    }
+
+    fn blocks(&self) -> usize {
+        if self.inputs == 0 { 0 } else { self.data.len() / self.inputs }
+    }
+}
+
+/// ε of LayerNorm, as the paper's framework has it.
+pub const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// Centre a row; the return value is 1/σ of LayerNorm, two-pass.
+#[inline(always)]
+unsafe fn center<V: Lanes>(x: &[f32], out: &mut [f32]) -> f32 {
+    let n = x.len();
+    let whole = n - n % LANES;
+    // SAFETY: every access stays under `whole`, or under `n` for the tail.
+    unsafe {
+        let mut acc = V::splat(0.0);
+        for i in (0..whole).step_by(LANES) {
+            acc = acc.add(V::load(x.as_ptr().add(i)));
+        }
+        let mean = acc.sum_with_tail(&x[whole..], |t| t) / n as f32;
+        let (mut acc, m) = (V::splat(0.0), V::splat(mean));
+        for i in (0..whole).step_by(LANES) {
+            let c = V::load(x.as_ptr().add(i)).sub(m);
+            c.store(out.as_mut_ptr().add(i));
+            acc = c.fma(c, acc);
+        }
+        for i in whole..n {
+            out[i] = x[i] - mean;
+        }
+        let var = acc.sum_with_tail(&out[whole..n], |t| t * t) / n as f32;
+        1.0 / (var + LAYER_NORM_EPS).sqrt()
+    }
+}
+
+/// `R` rows times `B` output blocks: the register tile. `out` rows are `stride` apart.
+#[inline(always)]
+unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
+    w: *const f32,
+    d: usize,
+    x: *const f32,
+    scale: *const f32,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller passes R rows of d inputs, R scales, B·d weight blocks, R rows of output.
+    unsafe {
+        let mut acc = [[V::splat(0.0); B]; R];
+        for i in 0..d {
+            let mut wv = [V::splat(0.0); B];
+            for b in 0..B {
+                wv[b] = V::load(w.add((b * d + i) * LANES));
+            }
+            for r in 0..R {
+                let xi = V::splat(*x.add(r * d + i));
+                for b in 0..B {
+                    acc[r][b] = wv[b].fma(xi, acc[r][b]);
+                }
+            }
+        }
+        for r in 0..R {
+            let s = V::splat(*scale.add(r));
+            for b in 0..B {
+                acc[r][b].mul(s).store(out.add(r * stride + b * LANES));
+            }
+        }
+    }
+}
+
+/// `out[r] = scale[r] · W x[r]` for every row, tiled.
+#[inline(always)]
+unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
+    w: &Packed,
+    x: &[f32],
+    scale: &[f32],
+    out: &mut [f32],
+) {
+    let (d, blocks, stride, rows) = (w.inputs, w.blocks(), w.padded_outputs(), scale.len());
+    let wp: *const f32 = w.data.as_ptr().cast();
+    let (xp, sp, op) = (x.as_ptr(), scale.as_ptr(), out.as_mut_ptr());
+    let mut r = 0;
+    while r < rows {
+        let wide = rows - r >= R;
+        let mut b = 0;
+        while b < blocks {
+            // SAFETY: offsets address row r, block b of buffers whose sizes the caller checked.
+            unsafe {
+                let (wb, xr, sr, or) = (
+                    wp.add(b * d * LANES),
+                    xp.add(r * d),
+                    sp.add(r),
+                    op.add(r * stride + b * LANES),
+                );
+                b += match (wide, blocks - b) {
+                    (true, left) if left >= B => {
+                        tile::<V, R, B>(wb, d, xr, sr, or, stride);
+                        B
+                    }
+                    (true, _) => {
+                        tile::<V, R, 1>(wb, d, xr, sr, or, stride);
+                        1
+                    }
+                    (false, left) if left >= B1 => {
+                        tile::<V, 1, B1>(wb, d, xr, sr, or, stride);
+                        B1
+                    }
+                    (false, _) => {
+                        tile::<V, 1, 1>(wb, d, xr, sr, or, stride);
+                        1
+                    }
+                };
+            }
+        }
+        r += if wide { R } else { 1 };
+    }
+}
+
+// erf(x) ≈ x·P(x²)/Q(x²) on |x| ≤ 4: the single-precision coefficients of Eigen and XLA.
+const ERF_P: [f32; 7] = [
+    -2.726_142_3e-10,
+    2.770_681_4e-8,
+    -2.101_024e-6,
+    -5.692_506_5e-5,
+    -7.349_906_3e-4,
+    -2.954_6e-3,
+    -1.609_603_3e-2,
+];
+const ERF_Q: [f32; 5] =
+    [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2];
+
+/// GELU(x) = x·Φ(x), the exact (erf) form; |error| ≤ 4e-7·max(1, |x|), tested.
+#[inline(always)]
+unsafe fn gelu<V: Lanes>(x: V) -> V {
+    // SAFETY: register arithmetic alone.
+    unsafe {
+        let t = x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2));
+        let t = t.max(V::splat(-4.0)).min(V::splat(4.0));
+        let t2 = t.mul(t);
+        let mut p = V::splat(ERF_P[0]);
+        for c in &ERF_P[1..] {
+            p = p.fma(t2, V::splat(*c));
+        }
+        let mut q = V::splat(ERF_Q[0]);
+        for c in &ERF_Q[1..] {
+            q = q.fma(t2, V::splat(*c));
+        }
+        let erf = t.mul(p).div(q);
+        let half = x.mul(V::splat(0.5));
+        half.fma(erf, half)
+    }
+}
+
+/// Σ_o w2_o · GELU(γ_o·u_o + δ_o).
+#[inline(always)]
+unsafe fn film_gelu_dot<V: Lanes>(
+    u: &[f32],
+    gamma: &PaddedVec,
+    shift: &PaddedVec,
+    w2: &PaddedVec,
+) -> f32 {
+    // SAFETY: the four buffers hold the same number of whole blocks, which the caller checked.
+    unsafe {
+        let mut acc = V::splat(0.0);
+        for i in (0..u.len()).step_by(LANES) {
+            let h = V::load(gamma.ptr().add(i))
+                .fma(V::load(u.as_ptr().add(i)), V::load(shift.ptr().add(i)));
+            acc = gelu(h).fma(V::load(w2.ptr().add(i)), acc);
+        }
+        acc.sum_with_tail(&[], |t| t)
+    }
+}
+
+/// Instantiate the generic loops for one level.
+macro_rules! level {
+    ($name:ident, $lanes:ty, $features:literal, $r:literal, $b:literal, $b1:literal) => {
+        mod $name {
+            use super::*;
+            #[target_feature(enable = $features)]
+            pub fn center(x: &[f32], out: &mut [f32]) -> f32 {
+                // SAFETY: this function is compiled for the instructions it uses.
+                unsafe { super::center::<$lanes>(x, out) }
+            }
+            #[target_feature(enable = $features)]
+            pub fn dense(w: &Packed, x: &[f32], scale: &[f32], out: &mut [f32]) {
+                // SAFETY: as above; sizes were checked by the safe wrapper.
+                unsafe { super::dense::<$lanes, $r, $b, $b1>(w, x, scale, out) }
+            }
+            #[target_feature(enable = $features)]
+            pub fn film_gelu_dot(u: &[f32], g: &PaddedVec, s: &PaddedVec, w2: &PaddedVec) -> f32 {
+                // SAFETY: as above.
+                unsafe { super::film_gelu_dot::<$lanes>(u, g, s, w2) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+level!(avx2, crate::lanes::Avx2, "avx2,fma", 6, 1, 4);
+#[cfg(target_arch = "x86_64")]
+level!(avx512, crate::lanes::Avx512, "avx512f", 6, 4, 8);
+#[cfg(target_arch = "aarch64")]
+level!(neon, crate::lanes::Neon, "neon", 4, 1, 4);
+
+/// Call the level's instance of a kernel.
+macro_rules! dispatch {
+    ($simd:expr, $kernel:ident, [$($const:literal),*], ($($arg:expr),*)) => {
+        match $simd.0 {
+            // SAFETY: a `Simd` exists only for a level that the processor runs.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::$kernel($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::$kernel($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::$kernel($($arg),*) },
+            // SAFETY: portable code.
+            _ => unsafe { $kernel::<Scalar $(, $const)*>($($arg),*) },
+        }
+    };
+}
+
+impl Simd {
+    /// Centre a row into `out` and return LayerNorm's 1/σ.
+    pub fn center(self, x: &[f32], out: &mut [f32]) -> f32 {
+        assert!(!x.is_empty() && out.len() >= x.len());
+        dispatch!(self, center, [], (x, out))
+    }
+
+    /// `out[r] = scale[r] · W x[r]` for each of `scale.len()` rows.
+    pub fn dense(self, w: &Packed, x: &[f32], scale: &[f32], out: &mut [f32]) {
+        assert_eq!(x.len(), scale.len() * w.inputs);
+        assert_eq!(out.len(), scale.len() * w.padded_outputs());
+        dispatch!(self, dense, [1, 1, 1], (w, x, scale, out));
+    }
+
+    /// Σ_o w2_o · GELU(γ_o·u_o + δ_o) over whole blocks; padding has w2 = 0.
+    pub fn film_gelu_dot(
+        self,
+        u: &[f32],
+        gamma: &PaddedVec,
+        shift: &PaddedVec,
+        w2: &PaddedVec,
+    ) -> f32 {
+        assert_eq!(u.len(), gamma.blocks() * LANES);
+        assert!(gamma.blocks() == shift.blocks() && gamma.blocks() == w2.blocks());
+        dispatch!(self, film_gelu_dot, [], (u, gamma, shift, w2))
+    }
+}
+
+/// σ(x) = 1/(1+e^−x) by range reduction and a polynomial: the same bits everywhere.
+pub fn sigmoid(x: f32) -> f32 {
+    // e^−x by x = n·ln2 + r, |r| ≤ ln2/2, and the Taylor polynomial to r⁷ (error under one ulp).
+    let z = (-x).clamp(-87.0, 87.0);
+    let n = (z * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-0.693_145_75, z);
+    let r = n.mul_add(-1.428_606_8e-6, r);
+    let mut p = 1.0 / 5040.0_f32;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p.mul_add(r, c);
+    }
+    #[allow(clippy::cast_sign_loss)] // n is in [-126, 126]
+    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    1.0 / p.mul_add(scale, 1.0)
+}

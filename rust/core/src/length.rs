@@ -1,0 +1,76 @@
+//! Predicted output lengths, so that a deployed edge needs no true ones.
+//!
+//! In: embedding and L_in. Out: E[L_out,m] in tokens. One linear head a model for
+//! log(1 + L_out), then Duan's smearing factor, because exp of a mean logarithm is not a mean:
+//! L̂_m = exp(w_m·e + a_m·log(1+L_in) + b_m)·s_m − 1, clipped to [0, longest answer in training].
+
+use crate::error::{Error, Result, check_finite, check_finite_f64, check_len};
+use crate::gate::MAX_WIDTH;
+use crate::table::MAX_MODELS;
+
+/// The heads' parameters.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LengthWeights {
+    /// Models M.
+    pub models: usize,
+    /// Embedding width d.
+    pub d: usize,
+    /// w (M, d).
+    pub weight: Vec<f32>,
+    /// Columns a, b, log s and the longest answer, (M, 4).
+    pub scalars: Vec<f64>,
+}
+
+/// Columns of [`LengthWeights::scalars`].
+pub const SCALARS: usize = 4;
+
+/// A checked length predictor.
+#[derive(Clone, Debug)]
+pub struct LengthPredictor(LengthWeights);
+
+impl LengthPredictor {
+    /// Check sizes and ranges.
+    pub fn new(w: LengthWeights) -> Result<Self> {
+        if !(1..=MAX_MODELS).contains(&w.models) || !(1..=MAX_WIDTH).contains(&w.d) {
+            return Err(Error::argument(
+                "length predictor (models, d)",
+                format!("1 to {MAX_MODELS}, 1 to {MAX_WIDTH}"),
+                format!("{}, {}", w.models, w.d),
+            ));
+        }
+        check_len("length.weight", w.models * w.d, w.weight.len())?;
+        check_len("length.scalars", w.models * SCALARS, w.scalars.len())?;
+        check_finite("length.weight", &w.weight)?;
+        check_finite_f64("length.scalars", &w.scalars)?;
+        Ok(Self(w))
+    }
+
+    /// The parameters.
+    pub fn weights(&self) -> &LengthWeights {
+        &self.0
+    }
+
+    /// Expected output tokens of every model for one query.
+    pub fn predict_into(&self, x: &[f32], n_input: f64, out: &mut [f64]) {
+        let log_in = libm::log1p(n_input);
+        let rows = self.0.weight.chunks_exact(self.0.d).zip(self.0.scalars.chunks_exact(SCALARS));
+        for (out, (w, s)) in out.iter_mut().zip(rows) {
+            let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            let log = dot + s[0] * log_in + s[1] + s[2];
+            *out = (libm::exp(log) - 1.0).clamp(0.0, s[3].max(0.0));
+        }
+    }
+
+    /// (N, d) embeddings and (N,) input lengths → (N, M).
+    pub fn predict(&self, xs: &[f32], n_input: &[f64]) -> Result<Vec<f64>> {
+        let (m, d) = (self.0.models, self.0.d);
+        check_len("embeddings (N·d values)", n_input.len() * d, xs.len())?;
+        check_finite("embeddings", xs)?;
+        crate::cost::check_tokens("n_input_tokens", n_input)?;
+        let mut out = vec![0.0; n_input.len() * m];
+        for (i, row) in out.chunks_exact_mut(m).enumerate() {
+            self.predict_into(&xs[i * d..(i + 1) * d], n_input[i], row);
+        }
+        Ok(out)
+    }
+}

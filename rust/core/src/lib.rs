@@ -1,0 +1,27 @@
+//! cr2fast-core: what a device runs, and what must be fast.
+//!
+//! Two-stage routing after CR² (arXiv 2605.12001). Reading the modules in this order follows the
+//! data: [`link`] and [`cost`] price a request; [`teacher`] and [`length`] estimate what each model
+//! would do; [`reference`] is the full-information choice; [`gate`] is its on-device student;
+//! [`crc`] turns a risk level into a threshold; [`device`] and [`edge`] decide; [`artifact`] stores.
+//! No Python, no training.
+
+pub mod artifact;
+pub mod cost;
+pub mod crc;
+pub mod device;
+pub mod edge;
+pub mod error;
+pub mod gate;
+pub mod kernel;
+mod lanes;
+pub mod length;
+pub mod link;
+pub mod parallel;
+pub mod reference;
+pub mod router;
+pub mod table;
+pub mod teacher;
+
+pub use error::{Error, Result};
+pub use kernel::{Level, Simd};

@@ -1,0 +1,48 @@
+//! Split rows over scoped threads: started for one call, gone after it, no pool left behind.
+
+use std::thread;
+
+/// Rows a thread takes at least: under this the cost of starting it outweighs its work.
+const MIN_ROWS: usize = 64;
+
+/// Threads to use for `rows` rows when the caller allows `threads` (0: one a core).
+pub fn plan(threads: usize, rows: usize) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let allowed = if threads == 0 { cores() } else { threads };
+    allowed.min(rows / MIN_ROWS).max(1)
+}
+
+/// Call `f(first_row, rows_of_out)` on contiguous parts of `out`, `width` values a row.
+pub fn rows<T: Send>(
+    threads: usize,
+    out: &mut [T],
+    width: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let n = if width == 0 { 0 } else { out.len() / width };
+    split(plan(threads, n), out, width, f);
+}
+
+/// The same for rows that are each a large piece of work.
+pub fn chunks<T: Send>(
+    threads: usize,
+    out: &mut [T],
+    width: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let n = if width == 0 { 0 } else { out.len() / width };
+    split(plan(threads, n * MIN_ROWS), out, width, f);
+}
+
+fn split<T: Send>(parts: usize, out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if parts == 1 {
+        return f(0, out);
+    }
+    let per = (out.len() / width).div_ceil(parts);
+    thread::scope(|scope| {
+        for (i, part) in out.chunks_mut(per * width).enumerate() {
+            let f = &f;
+            scope.spawn(move || f(i * per, part));
+        }
+    });
+}

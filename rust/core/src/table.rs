@@ -1,0 +1,318 @@
+//! `cost_table.json`: schema `cr2fast.cost_table/1`, parsed and validated.
+//!
+//! In: JSON text. Out: [`Table`]. Null is unmeasured, zero is a measurement; a field that costs need
+//! and that is null is named in the error. Extra fields (intervals, provenance) are kept.
+
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::cost::Normalizers;
+use crate::error::{Error, Result};
+use crate::link::Link;
+
+/// The schema this build reads.
+pub const SCHEMA: &str = "cr2fast.cost_table/1";
+
+/// Largest number of models in a table or an artifact.
+pub const MAX_MODELS: usize = 1024;
+
+/// Whether a table was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// By a profiler on real hardware.
+    Measured,
+    /// From data sheets or published throughput.
+    Estimated,
+}
+
+/// Form of a workload Φ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phi {
+    /// Φ(L) = L.
+    Linear,
+    /// Φ(L) = L + κ·L², the attention term.
+    Quadratic,
+}
+
+impl Phi {
+    /// Work of `tokens` tokens, in tokens.
+    pub fn work(self, tokens: f64, kappa: f64) -> f64 {
+        match self {
+            Self::Linear => tokens,
+            Self::Quadratic => tokens + kappa * tokens * tokens,
+        }
+    }
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// On the UE.
+    Device,
+    /// On the server.
+    Edge,
+}
+
+/// One model's coefficients.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Model {
+    /// Its name in routing tables and artifacts.
+    pub name: String,
+    /// Where it runs.
+    pub tier: Tier,
+    /// Fixed part of the inference time, s.
+    pub tau0_s: f64,
+    /// Prefill, s a token.
+    pub beta_pre_s: f64,
+    /// Decode, s a token.
+    pub beta_dec_s: f64,
+    /// Prefill workload.
+    pub phi_pre: Phi,
+    /// Decode workload.
+    pub phi_dec: Phi,
+    /// κ of a quadratic prefill, 1/token.
+    #[serde(default)]
+    pub kappa_pre: f64,
+    /// κ of a quadratic decode, 1/token.
+    #[serde(default)]
+    pub kappa_dec: f64,
+    /// Power while it infers, W; null when unmeasured.
+    pub p_active_w: Option<f64>,
+}
+
+/// ω_t and ω_e.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Weights {
+    /// ω_t.
+    pub latency: f64,
+    /// ω_e.
+    pub energy: f64,
+}
+
+/// The device's radio and idle power.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Ue {
+    /// While it sends, W.
+    pub p_tx_w: f64,
+    /// While it receives, W.
+    pub p_rx_w: f64,
+    /// While it waits, W.
+    pub p_idle_w: f64,
+}
+
+#[derive(Deserialize)]
+struct Parsed {
+    source: Source,
+    weights: Weights,
+    reference_model: String,
+    link: Link,
+    ue: Ue,
+    models: Vec<Model>,
+}
+
+/// A validated table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Measured or estimated.
+    pub source: Source,
+    /// ω.
+    pub weights: Weights,
+    /// Index of the reference model.
+    pub reference: usize,
+    /// The link.
+    pub link: Link,
+    /// The device.
+    pub ue: Ue,
+    /// Models, the device's first.
+    pub models: Vec<Model>,
+    raw: Value,
+}
+
+fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
+    Error::CostTable { field: field.into(), expected: expected.into(), got: got.to_string() }
+}
+
+fn at_least_zero(field: String, v: f64) -> Result<()> {
+    if v.is_finite() && v >= 0.0 { Ok(()) } else { Err(bad(field, "a number, at least 0", v)) }
+}
+
+impl Table {
+    /// Parse and validate.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let raw: Value = serde_json::from_str(json).map_err(|e| bad("file", "valid JSON", e))?;
+        Self::from_value(raw)
+    }
+
+    fn from_value(raw: Value) -> Result<Self> {
+        match raw.get("schema") {
+            Some(Value::String(s)) if s == SCHEMA => {}
+            other => {
+                let got = other.map_or("no such field".into(), ToString::to_string);
+                return Err(bad("schema", format!("\"{SCHEMA}\""), got));
+            }
+        }
+        let kind = raw.pointer("/link/kind").and_then(Value::as_str).unwrap_or("null");
+        if kind != "shannon" {
+            return Err(bad("link.kind", "\"shannon\"", format!("\"{kind}\"")));
+        }
+        if let Some((path, _)) = null_coefficient(&raw) {
+            return Err(bad(path, "a number", "null (unmeasured); profile this model first"));
+        }
+        let p: Parsed = serde_json::from_value(raw.clone())
+            .map_err(|e| bad("file", "the fields of the schema", e))?;
+        let reference =
+            p.models.iter().position(|m| m.name == p.reference_model).ok_or_else(|| {
+                let names: Vec<&str> = p.models.iter().map(|m| m.name.as_str()).collect();
+                bad("reference_model", format!("one of the models {names:?}"), &p.reference_model)
+            })?;
+        let table = Self {
+            source: p.source,
+            weights: p.weights,
+            reference,
+            link: p.link,
+            ue: p.ue,
+            models: p.models,
+            raw,
+        };
+        table.check()?;
+        Ok(table)
+    }
+
+    fn check(&self) -> Result<()> {
+        let w = self.weights;
+        at_least_zero("weights.latency".into(), w.latency)?;
+        at_least_zero("weights.energy".into(), w.energy)?;
+        if (w.latency + w.energy - 1.0).abs() > 1e-9 {
+            return Err(bad("weights", "latency + energy = 1", w.latency + w.energy));
+        }
+        self.link.check()?;
+        at_least_zero("ue.p_tx_w".into(), self.ue.p_tx_w)?;
+        at_least_zero("ue.p_rx_w".into(), self.ue.p_rx_w)?;
+        at_least_zero("ue.p_idle_w".into(), self.ue.p_idle_w)?;
+        if !(2..=MAX_MODELS).contains(&self.models.len()) {
+            return Err(bad("models", format!("2 to {MAX_MODELS} models"), self.models.len()));
+        }
+        for (i, m) in self.models.iter().enumerate() {
+            let at = |f: &str| format!("models[{i}] ({}).{f}", m.name);
+            at_least_zero(at("tau0_s"), m.tau0_s)?;
+            at_least_zero(at("beta_pre_s"), m.beta_pre_s)?;
+            at_least_zero(at("beta_dec_s"), m.beta_dec_s)?;
+            at_least_zero(at("kappa_pre"), m.kappa_pre)?;
+            at_least_zero(at("kappa_dec"), m.kappa_dec)?;
+            if let Some(p) = m.p_active_w {
+                at_least_zero(at("p_active_w"), p)?;
+            } else if w.energy > 0.0 {
+                return Err(bad(
+                    at("p_active_w"),
+                    "watts, since weights.energy > 0",
+                    "null (unmeasured); measure it or set weights to latency 1, energy 0",
+                ));
+            }
+            let expected = if i == 0 { Tier::Device } else { Tier::Edge };
+            if m.tier != expected {
+                return Err(bad(
+                    at("tier"),
+                    "the one device model first, then edge models",
+                    format!("{:?}", m.tier),
+                ));
+            }
+            if self.models[..i].iter().any(|other| other.name == m.name) {
+                return Err(bad(at("name"), "distinct model names", &m.name));
+            }
+        }
+        if self.models[self.reference].beta_dec_s + self.models[self.reference].beta_pre_s == 0.0 {
+            return Err(bad("reference_model", "a model that takes time", "all coefficients 0"));
+        }
+        Ok(())
+    }
+
+    /// T0 and E0 of the file, when both are numbers.
+    pub fn normalizers(&self) -> Result<Option<Normalizers>> {
+        let get = |k: &str| self.raw.pointer(&format!("/normalizers/{k}")).and_then(Value::as_f64);
+        match (get("T0_s"), get("E0_j")) {
+            (Some(t), Some(e)) if t > 0.0 && e > 0.0 && t.is_finite() && e.is_finite() => {
+                Ok(Some(Normalizers { latency_s: t, energy_j: e }))
+            }
+            (None, None) => Ok(None),
+            got => {
+                Err(bad("normalizers", "two positive numbers, or two nulls", format!("{got:?}")))
+            }
+        }
+    }
+
+    /// The same table with T0 and E0 written in.
+    pub fn with_normalizers(&self, n: Normalizers) -> Result<Self> {
+        let mut raw = self.raw.clone();
+        let old = raw["normalizers"].as_object().cloned().unwrap_or_default();
+        let mut new = old;
+        new.insert("T0_s".into(), n.latency_s.into());
+        new.insert("E0_j".into(), n.energy_j.into());
+        raw["normalizers"] = Value::Object(new);
+        Self::from_value(raw)
+    }
+
+    /// The same table with these models in this order.
+    pub fn select(&self, names: &[String]) -> Result<Self> {
+        let mut raw = self.raw.clone();
+        let all = self.raw["models"].as_array().cloned().unwrap_or_default();
+        let mut chosen = Vec::with_capacity(names.len());
+        for name in names {
+            let model = all.iter().find(|m| m["name"] == name.as_str()).ok_or_else(|| {
+                let known: Vec<&str> = self.models.iter().map(|m| m.name.as_str()).collect();
+                bad("models", format!("a model named {name:?}"), format!("only {known:?}"))
+            })?;
+            chosen.push(model.clone());
+        }
+        raw["models"] = Value::Array(chosen);
+        Self::from_value(raw)
+    }
+
+    /// Whether every model's power is known.
+    pub fn energy_known(&self) -> bool {
+        self.models.iter().all(|m| m.p_active_w.is_some())
+    }
+
+    /// An error that names the first model of unmeasured power.
+    pub fn require_energy(&self) -> Result<()> {
+        match self.models.iter().find(|m| m.p_active_w.is_none()) {
+            None => Ok(()),
+            Some(m) => Err(bad(format!("{}.p_active_w", m.name), "watts", "null (unmeasured)")),
+        }
+    }
+
+    /// Canonical JSON: sorted keys, no white space.
+    pub fn to_json(&self) -> String {
+        self.raw.to_string()
+    }
+
+    /// SHA-256 of the canonical JSON without normalizers, which follow from the data.
+    pub fn hash(&self) -> String {
+        let mut raw = self.raw.clone();
+        if let Some(map) = raw.as_object_mut() {
+            map.remove("normalizers");
+        }
+        hex(&Sha256::digest(raw.to_string()))
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
+}
+
+fn null_coefficient(raw: &Value) -> Option<(String, &Value)> {
+    raw["models"].as_array()?.iter().enumerate().find_map(|(i, m)| {
+        ["tau0_s", "beta_pre_s", "beta_dec_s"]
+            .iter()
+            .find(|f| m.get(**f).is_some_and(Value::is_null))
+            .map(|f| (format!("models[{i}].{f}"), m))
+    })
+}

@@ -1,0 +1,157 @@
+//! The teacher's forward pass (equations 36–45): one binary head a model.
+//!
+//! In: embeddings (N, d). Out: p (N, M), the probability that each model answers correctly:
+//! p_m = σ(w2_m · GELU(W1_m·LN_m(e) + b1_m) + b2_m).
+//!
+//! All heads share LayerNorm's statistics; its affine is folded into W1, so M heads are one product
+//! of (M·h, d) with the centred row, and GELU runs in the gate's own kernel with γ = 1.
+
+use crate::error::{Error, Result, check_finite, check_len};
+use crate::gate::{MAX_WIDTH, Trunk, fold_layer_norm};
+use crate::kernel::{Packed, PaddedVec, Simd, sigmoid};
+use crate::parallel;
+use crate::table::MAX_MODELS;
+
+/// Rows whose hidden layers are kept at once.
+const ROWS: usize = 12;
+
+/// The heads' parameters as they are trained and stored; row-major, stacked over models.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TeacherWeights {
+    /// Models M.
+    pub models: usize,
+    /// Embedding width d.
+    pub d: usize,
+    /// Hidden width h of a head.
+    pub hidden: usize,
+    /// LayerNorm gains (M, d).
+    pub ln_weight: Vec<f32>,
+    /// LayerNorm biases (M, d).
+    pub ln_bias: Vec<f32>,
+    /// W1 (M, h, d).
+    pub w1: Vec<f32>,
+    /// b1 (M, h).
+    pub b1: Vec<f32>,
+    /// W2 (M, h).
+    pub w2: Vec<f32>,
+    /// b2 (M,).
+    pub b2: Vec<f32>,
+}
+
+impl TeacherWeights {
+    /// Number of parameters; 99,585 a head, 398,340 for four, at d = 384, h = 256.
+    pub fn parameter_count(&self) -> usize {
+        let (m, d, h) = (self.models, self.d, self.hidden);
+        m * (2 * d + h * d + h + h + 1)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (m, d, h) = (self.models, self.d, self.hidden);
+        for (name, n, max) in [
+            ("teacher models", m, MAX_MODELS),
+            ("teacher embedding width", d, MAX_WIDTH),
+            ("teacher hidden width", h, MAX_WIDTH),
+        ] {
+            if !(1..=max).contains(&n) {
+                return Err(Error::argument(name, format!("1 to {max}"), n));
+            }
+        }
+        for (name, expected, xs) in [
+            ("teacher.ln.weight", m * d, &self.ln_weight),
+            ("teacher.ln.bias", m * d, &self.ln_bias),
+            ("teacher.w1", m * h * d, &self.w1),
+            ("teacher.b1", m * h, &self.b1),
+            ("teacher.w2", m * h, &self.w2),
+            ("teacher.b2", m, &self.b2),
+        ] {
+            check_len(name, expected, xs.len())?;
+            check_finite(name, xs)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Head {
+    gamma: PaddedVec,
+    shift: PaddedVec,
+    w2: PaddedVec,
+    b2: f32,
+}
+
+/// Packed heads, ready to run.
+#[derive(Clone, Debug)]
+pub struct Teacher {
+    weights: TeacherWeights,
+    w1: Packed,
+    heads: Vec<Head>,
+    simd: Simd,
+}
+
+impl Teacher {
+    /// Check, fold and pack.
+    pub fn new(weights: TeacherWeights) -> Result<Self> {
+        Self::with_simd(weights, Simd::best())
+    }
+
+    /// The same on a chosen instruction set.
+    pub fn with_simd(weights: TeacherWeights, simd: Simd) -> Result<Self> {
+        weights.check()?;
+        let (m, d, h) = (weights.models, weights.d, weights.hidden);
+        // A head is padded to whole blocks, so that heads do not share one.
+        let padded = h.next_multiple_of(16);
+        let mut stacked = vec![0.0; m * padded * d];
+        let mut heads = Vec::with_capacity(m);
+        for k in 0..m {
+            let (w, shift) = fold_layer_norm(
+                &weights.ln_weight[k * d..(k + 1) * d],
+                &weights.ln_bias[k * d..(k + 1) * d],
+                &weights.w1[k * h * d..(k + 1) * h * d],
+                &weights.b1[k * h..(k + 1) * h],
+            );
+            stacked[k * padded * d..][..h * d].copy_from_slice(&w);
+            let shift: Vec<f32> = shift.into_iter().map(|s| s as f32).collect();
+            heads.push(Head {
+                gamma: PaddedVec::new(&vec![1.0; h]),
+                shift: PaddedVec::new(&shift),
+                w2: PaddedVec::new(&weights.w2[k * h..(k + 1) * h]),
+                b2: weights.b2[k],
+            });
+        }
+        Ok(Self { w1: Packed::new(&stacked, m * padded, d), heads, weights, simd })
+    }
+
+    /// The parameters as stored.
+    pub fn weights(&self) -> &TeacherWeights {
+        &self.weights
+    }
+
+    /// p (N, M) of N embeddings.
+    pub fn accuracies(&self, xs: &[f32], threads: usize) -> Result<Vec<f32>> {
+        let (m, d) = (self.weights.models, self.weights.d);
+        if !xs.len().is_multiple_of(d) {
+            return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
+        }
+        check_finite("embeddings", xs)?;
+        let mut out = vec![0.0; xs.len() / d * m];
+        let stride = self.w1.padded_outputs() / m;
+        parallel::rows(threads, &mut out, m, |first, part| {
+            let mut trunk = Trunk::new(&self.w1, self.simd);
+            for (i, part) in part.chunks_mut(ROWS * m).enumerate() {
+                let start = first + i * ROWS;
+                let x = &xs[start * d..(start + part.len() / m) * d];
+                for (u, out) in trunk.run(x).zip(part.chunks_exact_mut(m)) {
+                    for ((head, u), out) in self.heads.iter().zip(u.chunks_exact(stride)).zip(out) {
+                        *out = sigmoid(self.logit(head, u));
+                    }
+                }
+            }
+        });
+        check_finite("accuracy (embedding too large in magnitude?)", &out)?;
+        Ok(out)
+    }
+
+    fn logit(&self, head: &Head, u: &[f32]) -> f32 {
+        self.simd.film_gelu_dot(u, &head.gamma, &head.shift, &head.w2) + head.b2
+    }
+}

@@ -1,0 +1,92 @@
+//! Architecture rule 1: a row's margin is the same 32 bits from a single call, from a batch of any
+//! size, on any number of threads, on every instruction set this machine has.
+
+mod common;
+
+use std::slice::from_ref;
+
+use common::{Rng, gate, teacher};
+use cr2fast_core::gate::Gate;
+use cr2fast_core::kernel::{Level, Simd};
+use cr2fast_core::teacher::Teacher;
+
+fn levels() -> Vec<Simd> {
+    let here: Vec<Simd> = Level::ALL.into_iter().filter_map(Simd::new).collect();
+    println!("paths forced on this machine: {here:?}");
+    here
+}
+
+fn bits(xs: &[f32]) -> Vec<u32> {
+    xs.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Widths that are and are not multiples of the block, of the tile, and of one lane.
+const SHAPES: [(usize, usize); 6] = [(384, 256), (1, 1), (17, 5), (96, 100), (385, 257), (1500, 40)];
+
+#[test]
+fn every_level_batch_and_thread_count_gives_the_same_margins() {
+    for (d, h) in SHAPES {
+        let xs = Rng::new(7).vec(203 * d, 1.0);
+        let scalar = Gate::with_simd(gate(d, h, 1), Simd::new(Level::Scalar).unwrap()).unwrap();
+        let lams = [0.1, 1.0, 20.0];
+        let films: Vec<_> = lams.iter().map(|l| scalar.film(*l).unwrap()).collect();
+        let expected = bits(&scalar.margins(&xs, &films, 1).unwrap());
+        for simd in levels() {
+            let g = Gate::with_simd(gate(d, h, 1), simd).unwrap();
+            for threads in [1, 2, 3, 0] {
+                assert_eq!(bits(&g.margins(&xs, &films, threads).unwrap()), expected, "{simd:?} {d}x{h}");
+            }
+            for rows in [1, 2, 5, 6, 7, 47, 49] {
+                let some = bits(&g.margins(&xs[..rows * d], &films, 1).unwrap());
+                for (l, part) in some.chunks(rows).enumerate() {
+                    assert_eq!(part, &expected[l * 203..l * 203 + rows], "{simd:?} {rows} rows");
+                }
+            }
+            for (l, film) in films.iter().enumerate() {
+                for (i, x) in xs.chunks(d).enumerate().step_by(11) {
+                    assert_eq!(g.margin(x, film).unwrap().to_bits(), expected[l * 203 + i]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_batch_and_thread_count_gives_the_same_accuracies() {
+    for (d, h) in SHAPES {
+        let xs = Rng::new(8).vec(150 * d, 1.0);
+        let at = |simd| Teacher::with_simd(teacher(4, d, h, 2), simd).unwrap();
+        let expected = bits(&at(Simd::new(Level::Scalar).unwrap()).accuracies(&xs, 1).unwrap());
+        for simd in levels() {
+            let t = at(simd);
+            for threads in [1, 2, 3] {
+                assert_eq!(bits(&t.accuracies(&xs, threads).unwrap()), expected, "{simd:?}");
+            }
+            for (i, x) in xs.chunks(d).enumerate().step_by(7) {
+                assert_eq!(bits(&t.accuracies(x, 1).unwrap()), expected[i * 4..(i + 1) * 4]);
+            }
+        }
+    }
+}
+
+/// The full size: a million rows through the paper's gate, scalar against every vector path.
+#[test]
+fn a_million_rows_scalar_against_vector() {
+    const ROWS: usize = 1_000_000;
+    const CHUNK: usize = 20_000;
+    let (d, h) = (384, 256);
+    let gates: Vec<Gate> =
+        levels().into_iter().map(|s| Gate::with_simd(gate(d, h, 3), s).unwrap()).collect();
+    let film = gates[0].film(1.0).unwrap();
+    let mut rng = Rng::new(9);
+    let mut distinct = std::collections::HashSet::new();
+    for _ in 0..ROWS / CHUNK {
+        let xs = rng.vec(CHUNK * d, 0.09);
+        let expected = bits(&gates[0].margins(&xs, from_ref(&film), 0).unwrap());
+        for g in &gates[1..] {
+            assert_eq!(bits(&g.margins(&xs, from_ref(&film), 0).unwrap()), expected);
+        }
+        distinct.extend(expected);
+    }
+    assert!(distinct.len() > ROWS / 2, "margins vary with the row: {} distinct", distinct.len());
+}
