@@ -11,6 +11,10 @@
 //! The generic loops below are instantiated once a level (see [`crate::lanes`]), inside functions
 //! compiled for that instruction set.
 
+// Loops must be inlined into the functions that enable their instructions; a tile is indexed by row
+// and block.
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
+
 use std::sync::OnceLock;
 
 use crate::lanes::{LANES, Lanes, Scalar};
@@ -147,7 +151,7 @@ impl Packed {
     }
 
     fn blocks(&self) -> usize {
-        if self.inputs == 0 { 0 } else { self.data.len() / self.inputs }
+        self.data.len().checked_div(self.inputs).unwrap_or(0)
     }
 }
 
@@ -262,8 +266,8 @@ unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
     }
 }
 
-// erf(x) ≈ x·P(x²)/Q(x²) on |x| ≤ 4: the single-precision coefficients of Eigen and XLA.
-const ERF_P: [f32; 7] = [
+/// Numerator P of erf(x) ≈ x·P(x²)/Q(x²) on |x| ≤ 4: the single-precision coefficients of Eigen and XLA.
+pub const ERF_P: [f32; 7] = [
     -2.726_142_3e-10,
     2.770_681_4e-8,
     -2.101_024e-6,
@@ -272,7 +276,8 @@ const ERF_P: [f32; 7] = [
     -2.954_6e-3,
     -1.609_603_3e-2,
 ];
-const ERF_Q: [f32; 5] =
+/// Its denominator Q.
+pub const ERF_Q: [f32; 5] =
     [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2];
 
 /// GELU(x) = x·Φ(x), the exact (erf) form; |error| ≤ 4e-7·max(1, |x|), tested.
@@ -406,7 +411,6 @@ pub fn sigmoid(x: f32) -> f32 {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p.mul_add(r, c);
     }
-    #[allow(clippy::cast_sign_loss)] // n is in [-126, 126]
     let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
     1.0 / p.mul_add(scale, 1.0)
 }

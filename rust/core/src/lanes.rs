@@ -4,6 +4,9 @@
 //! registers. All operations are IEEE-exact and lane-wise, so a kernel written against [`Lanes`]
 //! gives the same bits on each.
 
+// As in the kernels that use them.
+#![allow(clippy::inline_always)]
+
 /// Width of the virtual vector.
 pub const LANES: usize = 16;
 

@@ -19,7 +19,7 @@ pub fn rows<T: Send>(
     width: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let n = if width == 0 { 0 } else { out.len() / width };
+    let n = out.len().checked_div(width).unwrap_or(0);
     split(plan(threads, n), out, width, f);
 }
 
@@ -30,7 +30,7 @@ pub fn chunks<T: Send>(
     width: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let n = if width == 0 { 0 } else { out.len() / width };
+    let n = out.len().checked_div(width).unwrap_or(0);
     split(plan(threads, n * MIN_ROWS), out, width, f);
 }
 

@@ -32,7 +32,8 @@ fn dot(w: &[f32], x: &[f64]) -> f64 {
 fn plain_margin(w: &GateWeights, x: &[f32], lam: f64) -> f64 {
     let z = layer_norm(x, &w.ln_weight, &w.ln_bias);
     let psi = psi(lam);
-    let film = |r: usize| dot(&w.film_weight[r * PSI..(r + 1) * PSI], &psi) + f64::from(w.film_bias[r]);
+    let film =
+        |r: usize| dot(&w.film_weight[r * PSI..(r + 1) * PSI], &psi) + f64::from(w.film_bias[r]);
     (0..w.hidden)
         .map(|o| {
             let h = dot(&w.w1[o * w.d..(o + 1) * w.d], &z) + f64::from(w.b1[o]);

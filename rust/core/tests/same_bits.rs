@@ -21,7 +21,8 @@ fn bits(xs: &[f32]) -> Vec<u32> {
 }
 
 /// Widths that are and are not multiples of the block, of the tile, and of one lane.
-const SHAPES: [(usize, usize); 6] = [(384, 256), (1, 1), (17, 5), (96, 100), (385, 257), (1500, 40)];
+const SHAPES: [(usize, usize); 6] =
+    [(384, 256), (1, 1), (17, 5), (96, 100), (385, 257), (1500, 40)];
 
 #[test]
 fn every_level_batch_and_thread_count_gives_the_same_margins() {
@@ -34,7 +35,11 @@ fn every_level_batch_and_thread_count_gives_the_same_margins() {
         for simd in levels() {
             let g = Gate::with_simd(gate(d, h, 1), simd).unwrap();
             for threads in [1, 2, 3, 0] {
-                assert_eq!(bits(&g.margins(&xs, &films, threads).unwrap()), expected, "{simd:?} {d}x{h}");
+                assert_eq!(
+                    bits(&g.margins(&xs, &films, threads).unwrap()),
+                    expected,
+                    "{simd:?} {d}x{h}"
+                );
             }
             for rows in [1, 2, 5, 6, 7, 47, 49] {
                 let some = bits(&g.margins(&xs[..rows * d], &films, 1).unwrap());

@@ -1,0 +1,94 @@
+"""cr2fast: route each LLM query to the device or the edge, at a cost weight and a risk you choose.
+
+A *margin gate* on the device accepts a query for the local model or defers it; a *utility selector*
+at the edge gives each deferred query to the model with the best ``p - lam * c``; *conformal risk
+control* picks the gate's threshold so that at most a fraction ``alpha`` of queries is wrongly kept
+local (expected, marginally, at one ``lam`` fixed in advance). After CR2, arXiv 2605.12001.
+
+Routing needs numpy alone. ``RoutingTable``, ``evaluate`` and the report need the extra ``lab``
+(polars, matplotlib, tqdm); they are imported when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cr2fast._core import (
+    ArtifactError,
+    CostTable,
+    CostTableError,
+    Cr2Error,
+    Decision,
+    DeviceRouter,
+    EdgeSelector,
+    InfeasibleAlphaError,
+    LinkState,
+    LinkStates,
+    OperatingPointError,
+    Selection,
+    Selections,
+    SplitOverlapError,
+    __version__,
+    crc_thresholds,
+    empirical_risk,
+)
+
+if TYPE_CHECKING:
+    from cr2fast.encoder import EncoderInfo
+    from cr2fast.evaluation import Evaluation, evaluate
+    from cr2fast.router import CalibrationReport, Router, default_lams, fit
+    from cr2fast.table import RoutingTable
+
+# Name -> module. Loaded on first use, so that a device pays for numpy alone.
+_LAZY = {
+    "CalibrationReport": "router",
+    "EncoderInfo": "encoder",
+    "Evaluation": "evaluation",
+    "Router": "router",
+    "RoutingTable": "table",
+    "default_lams": "router",
+    "evaluate": "evaluation",
+    "fit": "router",
+}
+
+__all__ = [
+    "ArtifactError",
+    "CalibrationReport",
+    "CostTable",
+    "CostTableError",
+    "Cr2Error",
+    "Decision",
+    "DeviceRouter",
+    "EdgeSelector",
+    "EncoderInfo",
+    "Evaluation",
+    "InfeasibleAlphaError",
+    "LinkState",
+    "LinkStates",
+    "OperatingPointError",
+    "Router",
+    "RoutingTable",
+    "Selection",
+    "Selections",
+    "SplitOverlapError",
+    "__version__",
+    "crc_thresholds",
+    "default_lams",
+    "empirical_risk",
+    "evaluate",
+    "fit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        value = getattr(importlib.import_module(f"cr2fast.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'cr2fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

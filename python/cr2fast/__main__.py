@@ -1,0 +1,7 @@
+"""``python -m cr2fast``: the command line."""
+
+import sys
+
+from cr2fast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,150 @@
+"""The whole way in one call: outcomes and costs in, a routed test split out.
+
+fit -> calibrate -> save -> load on a "device" and on an "edge" -> route -> evaluate -> report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cr2fast import report
+from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector
+from cr2fast.datasets import RoutingProblem
+from cr2fast.evaluation import Evaluation, evaluate
+from cr2fast.router import Lengths, Router, fit
+from cr2fast.table import RoutingTable
+
+MODES: tuple[Lengths, ...] = ("predicted", "known")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demonstration leaves.
+
+    Attributes
+    ----------
+    router : Router
+        As saved: calibrated with predicted lengths.
+    evaluations : dict of str to Evaluation
+        By mode.
+    files : list of Path
+        Artifact, plots, JSON.
+    summary : dict
+        Timings, sizes, the live check.
+    """
+
+    router: Router
+    evaluations: dict[str, Evaluation]
+    files: list[Path]
+    summary: dict[str, Any]
+
+
+def run(
+    problem: RoutingProblem,
+    out: str | Path,
+    *,
+    source: str,
+    lam: float = 1.0,
+    alpha: float = 0.01,
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> DemoResult:
+    """Run the demonstration.
+
+    Parameters
+    ----------
+    problem : RoutingProblem
+    out : path
+        Folder for ``router.safetensors``, plots and ``report.json``.
+    source : str
+        Where the data come from, for the report.
+    lam, alpha : float
+        Operating point of the live part; on the default grid.
+    seed : int
+        Of split, training and link states.
+    progress : bool
+        Draw progress bars.
+    say : callable
+        Receives the text, part by part.
+    **options
+        Passed to :func:`cr2fast.fit`.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    train, calibration, test = problem.table.split(seed=seed)
+    say(f"data: {source}; {len(train)} train, {len(calibration)} calibration, {len(test)} test")
+    start = time.perf_counter()
+    router = fit(train, problem.costs, seed=seed, progress=progress, **options)
+    fitted = time.perf_counter()
+    calibrated = router.calibrate(calibration, problem.costs, seed=seed)
+    done = time.perf_counter()
+    artifact = out / "router.safetensors"
+    router.save(artifact)
+    say(f"fit {fitted - start:.1f} s, calibrate {done - fitted:.2f} s; {artifact}: "
+        f"{artifact.stat().st_size / 1e6:.2f} MB")  # fmt: skip
+    say(calibrated.statement)
+
+    live = _live(artifact, router, test, lam, alpha, seed)
+    say(f"device at lam={lam:g}, alpha={alpha:g}: kept {live['kept']} of {len(test)} queries; "
+        f"the edge gave the rest to {live['edge']}")  # fmt: skip
+    evaluations = _evaluate(router, calibration, test, seed)
+    for mode, e in evaluations.items():
+        say(f"\n{mode} lengths, alpha = {alpha:g}, {e.n} test queries ({e.n_answerable} answerable)")
+        say(report.table(e, alpha))
+        say(report.compatibility(e))
+    summary = {
+        "source": source,
+        "seed": seed,
+        "cost_table_source": problem.costs.source,
+        "fit_s": fitted - start,
+        "calibrate_s": done - fitted,
+        "artifact_bytes": artifact.stat().st_size,
+        "parameters": router.parameters,
+        "live": live,
+        "calibration": calibrated.to_dict(),
+        "training": router.training,
+    }
+    files = [artifact, *report.write(out, evaluations, summary)]
+    return DemoResult(router, evaluations, files, summary)
+
+
+def _evaluate(
+    router: Router, calibration: RoutingTable, test: RoutingTable, seed: int
+) -> dict[str, Evaluation]:
+    """Both length modes, each with thresholds of its own; the saved router keeps the first."""
+    saved = router.to_bytes()
+    results = {"predicted": evaluate(router, test, seed=seed)}
+    other = router.copy()
+    other.calibrate(calibration, lengths="known", seed=seed)
+    results["known"] = evaluate(other, test, seed=seed)
+    if router.to_bytes() != saved:
+        raise Cr2Error("evaluation: expected the saved router untouched, got another")
+    return results
+
+
+def _live(
+    artifact: Path, router: Router, test: RoutingTable, lam: float, alpha: float, seed: int
+) -> dict[str, Any]:
+    """Load the file as a device and as an edge would, and route the test split."""
+    device = DeviceRouter.load(artifact, lam, alpha)
+    edge = EdgeSelector.load(artifact, lam)
+    local = device.route_batch(test.embeddings)
+    if device.route(test.embeddings[0]).local != local[0]:
+        raise Cr2Error("device: expected one answer from the single and the batched call, got two")
+    rows = np.flatnonzero(~local)
+    share: dict[str, int] = {}
+    if rows.size:
+        deferred = test.take(rows)
+        states = router.costs.sample_states(len(deferred), seed)
+        chosen = edge.select_batch(deferred.embeddings, deferred.n_input_tokens, states)
+        names, counts = np.unique(np.asarray(edge.models)[chosen.index], return_counts=True)
+        share = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return {"lam": lam, "alpha": alpha, "kept": int(local.sum()), "edge": share}

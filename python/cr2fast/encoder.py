@@ -1,0 +1,35 @@
+"""Which frozen encoder made the embeddings.
+
+A router is a function of one encoder's vectors: margins on another's mean nothing. So tables and
+artifacts carry an :class:`EncoderInfo`, and a mismatch is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+
+class EncoderInfo(NamedTuple):
+    """Name and fingerprint of an encoder.
+
+    Attributes
+    ----------
+    id : str
+        A name for people, e.g. ``sentence-transformers/all-MiniLM-L6-v2``.
+    sha256 : str
+        SHA-256 of its model file, lower-case hex; empty when unknown (names are compared then).
+    """
+
+    id: str = "unknown"
+    sha256: str = ""
+
+    @classmethod
+    def of_file(cls, path: str | Path, id: str) -> EncoderInfo:  # noqa: A002
+        """Fingerprint the model file at `path`."""
+        with Path(path).open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return cls(id, digest.hexdigest())

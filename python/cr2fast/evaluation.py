@@ -1,0 +1,294 @@
+"""Evaluate a calibrated router on a test split.
+
+In: router, test split, link states of a seed. Out: :class:`Evaluation`, at every (lam, alpha):
+accuracy, cost, latency, energy, local rate, false-acceptance risk with its interval, needless
+deferrals. Decisions see what they would see in service; what is counted afterwards are the recorded
+answers and true lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast import _core
+from cr2fast._core import CostTable, Cr2Error, OperatingPointError
+from cr2fast.intervals import binomial_interval
+from cr2fast.router import Lengths, Router
+
+if TYPE_CHECKING:
+    from cr2fast.table import RoutingTable
+
+Deferred = Literal["edge-only", "inclusive", "fallback"]
+F64 = npt.NDArray[np.float64]
+# Not the calibration's states, nor training's.
+_TEST_STREAM = 2_000_003
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results on N test queries; arrays are (L, A) unless said.
+
+    Attributes
+    ----------
+    lams, alphas : ndarray, (L,), (A,)
+        The calibrated grid.
+    n, n_answerable : int
+        Test queries, and those that some model answers.
+    accuracy, accuracy_answerable : ndarray
+        Fraction answered correctly, of all queries and of the answerable ones.
+    cost : ndarray
+        Mean normalised cost c.
+    latency_s, latency_p50_s, latency_p95_s : ndarray
+        Seconds a query.
+    energy_j, energy_p50_j, energy_p95_j : ndarray
+        Joules a query; NaN where the cost table has no power.
+    local_rate : ndarray
+        Fraction kept on the device.
+    false_acceptances : ndarray of int
+        Queries kept local although the reference prefers an edge model.
+    needless_deferrals : ndarray
+        Fraction deferred although the reference prefers the local model.
+    share : ndarray, (L, A, M)
+        Fraction of queries that each model answers.
+    baselines : dict
+        Full-information and oracle choices at each lam, and each model alone.
+    lengths, reference, deferred : str
+        The mode.
+    """
+
+    lams: F64
+    alphas: F64
+    n: int
+    n_answerable: int
+    accuracy: F64
+    accuracy_answerable: F64
+    cost: F64
+    latency_s: F64
+    latency_p50_s: F64
+    latency_p95_s: F64
+    energy_j: F64
+    energy_p50_j: F64
+    energy_p95_j: F64
+    local_rate: F64
+    false_acceptances: npt.NDArray[np.int64]
+    needless_deferrals: F64
+    share: F64
+    baselines: dict[str, Any]
+    lengths: str
+    reference: str
+    deferred: str
+
+    @property
+    def risk(self) -> F64:
+        """Marginal false-acceptance rate: the quantity that alpha bounds in expectation."""
+        risk: F64 = self.false_acceptances / self.n
+        return risk
+
+    @cached_property
+    def risk_interval(self) -> F64:
+        """(L, A, 2): exact 95 % binomial interval of :attr:`risk`."""
+        flat = [binomial_interval(int(k), self.n) for k in self.false_acceptances.ravel()]
+        return np.array(flat).reshape(*self.false_acceptances.shape, 2)
+
+    @property
+    def compatible(self) -> npt.NDArray[np.bool_]:
+        """(L, A): whether the interval of the risk reaches down to alpha."""
+        compatible: npt.NDArray[np.bool_] = self.risk_interval[:, :, 0] <= self.alphas
+        return compatible
+
+    def at(self, lam: float, alpha: float) -> dict[str, float]:
+        """All figures of one operating point."""
+        i, j = _index(self.lams, lam, "lam"), _index(self.alphas, alpha, "alpha")
+        names = [
+            "accuracy", "accuracy_answerable", "cost", "latency_s", "latency_p50_s",
+            "latency_p95_s", "energy_j", "energy_p50_j", "energy_p95_j", "local_rate", "risk",
+            "needless_deferrals",
+        ]  # fmt: skip
+        low, high = self.risk_interval[i, j]
+        return {
+            "lam": float(self.lams[i]),
+            "alpha": float(self.alphas[j]),
+            **{name: float(getattr(self, name)[i, j]) for name in names},
+            "risk_low": float(low),
+            "risk_high": float(high),
+        }
+
+    def pareto(self) -> F64:
+        """(K, 2) cost and accuracy: the non-decreasing upper hull over all operating points."""
+        return upper_hull(self.cost.ravel(), self.accuracy.ravel())
+
+    def cost_at_accuracy(self, accuracy: float) -> float:
+        """Least mean cost among operating points of at least this accuracy; NaN if none has it."""
+        good = self.accuracy >= accuracy
+        return float(self.cost[good].min()) if good.any() else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        data = {
+            k: v.tolist() if isinstance(v, np.ndarray) else v
+            for k, v in self.__dict__.items()
+            if k != "risk_interval"
+        }
+        return data | {
+            "risk": self.risk.tolist(),
+            "risk_interval": self.risk_interval.tolist(),
+            "pareto": self.pareto().tolist(),
+        }
+
+
+def _index(grid: F64, value: float, what: str) -> int:
+    near = np.flatnonzero(np.isclose(grid, value, rtol=1e-9, atol=0))
+    if not near.size:
+        raise OperatingPointError(f"{what}={value}: expected one of {grid.tolist()}")
+    return int(near[0])
+
+
+def upper_hull(cost: F64, accuracy: F64) -> F64:
+    """Non-decreasing concave upper hull of (cost, accuracy) points, ascending in cost, (K, 2)."""
+    order = np.lexsort((-accuracy, cost))
+    hull: list[tuple[float, float]] = []
+    for x, y in zip(cost[order].tolist(), accuracy[order].tolist(), strict=True):
+        if hull and y <= hull[-1][1]:
+            continue
+        while len(hull) >= 2:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (y1 - y0) * (x - x0) > (y - y0) * (x1 - x0):
+                break
+            hull.pop()
+        hull.append((x, y))
+    return np.array(hull)
+
+
+def evaluate(
+    router: Router,
+    test: RoutingTable,
+    costs: CostTable | None = None,
+    *,
+    seed: int = 0,
+    lengths: Lengths | None = None,
+    deferred: Deferred = "edge-only",
+    fallback: str | None = None,
+) -> Evaluation:
+    """Route every test query at every calibrated (lam, alpha) and count what happened.
+
+    Parameters
+    ----------
+    router : Router
+        Calibrated.
+    test : RoutingTable
+        Queries used neither in training nor in calibration (checked by id).
+    costs : CostTable, optional
+        The router's table; checked, not needed.
+    seed : int
+        Seed of the sampled link states.
+    lengths : {"predicted", "known"}, optional
+        What a decision knows of output lengths; by default what calibration used.
+    deferred : {"edge-only", "inclusive", "fallback"}
+        Where deferred queries may go.
+    fallback : str, optional
+        The model of ``deferred="fallback"``.
+
+    Returns
+    -------
+    Evaluation
+    """
+    calibration = router.calibration
+    if calibration is None:
+        raise OperatingPointError("router: expected a calibrated one; call calibrate first")
+    router.check_table(test, "test split", after_calibration=True)
+    table = router.costs_for(costs)
+    lengths = lengths or calibration["lengths"]
+    lams, alphas = calibration["lams"], calibration["alphas"]
+    states = table.sample_states(len(test), _TEST_STREAM + seed)
+    seen = router.decision_costs(test, states, lengths)
+    accuracies = router.accuracies(test.embeddings)
+    trusted = router.reference_accuracies(test, calibration["reference"])
+    prefers_edge = _core.reference_margins(trusted, seen, lams) < 0
+    local = router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
+    at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
+    chosen = np.where(local, 0, at_edge[:, None, :])
+
+    world = _World(test, table, states)
+    outcome = world.outcome(chosen)
+    full = _core.choices(accuracies, seen, lams).astype(np.int64)
+    oracle = _core.choices(test.correct.astype(np.float32), world.cost, lams).astype(np.int64)
+    everyone = np.arange(len(router.models))[:, None] * np.ones(len(test), dtype=np.int64)
+    keep = ("accuracy", "accuracy_answerable", "cost", "latency_s", "energy_j")
+    return Evaluation(
+        lams=lams,
+        alphas=alphas,
+        n=len(test),
+        n_answerable=int(test.answerable.sum()),
+        **outcome,
+        local_rate=local.mean(axis=2),
+        false_acceptances=(local & prefers_edge[:, None, :]).sum(axis=2),
+        needless_deferrals=(~local & ~prefers_edge[:, None, :]).mean(axis=2),
+        share=np.stack([(chosen == m).mean(axis=2) for m in range(len(router.models))], axis=2),
+        baselines={
+            name: {k: world.outcome(choice)[k].tolist() for k in keep}
+            for name, choice in (("full_information", full), ("oracle", oracle), ("alone", everyone))
+        },
+        lengths=lengths,
+        reference=calibration["reference"],
+        deferred=deferred,
+    )
+
+
+def _deferred_choice(
+    router: Router,
+    accuracies: npt.NDArray[np.float32],
+    costs: npt.NDArray[np.float32],
+    lams: F64,
+    deferred: Deferred,
+    fallback: str | None,
+) -> npt.NDArray[np.int64]:
+    """(L, N) model of each query if it is deferred."""
+    if deferred == "fallback":
+        if fallback not in router.models[1:]:
+            raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {fallback!r}")
+        return np.full((len(lams), len(accuracies)), router.models.index(fallback))
+    if deferred not in ("edge-only", "inclusive"):
+        raise Cr2Error(
+            f"deferred: expected 'edge-only', 'inclusive' or 'fallback', got {deferred!r}"
+        )
+    first = 1 if deferred == "edge-only" else 0
+    return _core.choices(accuracies, costs, lams, first).astype(np.int64)
+
+
+class _World:
+    """What really happens: recorded answers, true lengths, sampled states."""
+
+    def __init__(self, test: RoutingTable, table: CostTable, states: _core.LinkStates) -> None:
+        args = (test.n_input_tokens, test.n_output_tokens, states)
+        self.correct = test.correct
+        self.answerable = test.answerable
+        self.cost = table.cost(*args)
+        self.latency_s = table.latency_s(*args)
+        self.energy_j = (
+            table.energy_j(*args) if table.has_energy else np.full_like(self.latency_s, np.nan)
+        )
+
+    def outcome(self, chosen: npt.NDArray[np.int64]) -> dict[str, F64]:
+        """Means and quantiles over the last axis of `chosen` (..., N) of model indices."""
+        rows = np.arange(chosen.shape[-1])
+        correct = self.correct[rows, chosen]
+        latency, energy = self.latency_s[rows, chosen], self.energy_j[rows, chosen]
+        latency_p50, latency_p95 = np.quantile(latency, (0.5, 0.95), axis=-1)
+        energy_p50, energy_p95 = np.quantile(energy, (0.5, 0.95), axis=-1)
+        answerable = max(int(self.answerable.sum()), 1)
+        return {
+            "accuracy": correct.mean(axis=-1),
+            "accuracy_answerable": correct.sum(axis=-1) / answerable,
+            "cost": self.cost[rows, chosen].mean(axis=-1, dtype=np.float64),
+            "latency_s": latency.mean(axis=-1),
+            "latency_p50_s": latency_p50,
+            "latency_p95_s": latency_p95,
+            "energy_j": energy.mean(axis=-1),
+            "energy_p50_j": energy_p50,
+            "energy_p95_j": energy_p95,
+        }

@@ -1,0 +1,48 @@
+"""Progress of long work, on a terminal's bar when tqdm is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Progress = Callable[[str, float, int, float], None]
+
+
+@contextmanager
+def epoch_bar(progress: bool | Progress) -> Iterator[Progress | None]:
+    """A callback for training: the caller's own, one that draws a bar, or none.
+
+    Parameters
+    ----------
+    progress : bool or callable
+        True draws on a terminal (nothing where output is no terminal, or tqdm is missing).
+    """
+    if callable(progress):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield None
+        return
+    bars: dict[str, Any] = {}
+
+    def update(stage: str, done: float, total: int, loss: float) -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            layout = "{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+            bars[stage] = tqdm(total=total, desc=stage, bar_format=layout, disable=None)
+        bar = bars[stage]
+        bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        bar.update(done - bar.n)
+
+    try:
+        yield update
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,140 @@
+"""Reports: a table for the terminal, plots, and the numbers behind them as JSON.
+
+In: evaluations by mode. Out: text, ``pareto.png``, ``risk.png``, ``local_rate.png``,
+``report.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cr2fast.evaluation import Evaluation
+from cr2fast.jsontext import json_ready
+from cr2fast.optional import require
+
+_COLUMNS = (
+    ("lam", "lam", "{:g}"),
+    ("accuracy", "accuracy", "{:.3f}"),
+    ("acc. ans.", "accuracy_answerable", "{:.3f}"),
+    ("cost", "cost", "{:.3f}"),
+    ("latency s", "latency_s", "{:.2f}"),
+    ("energy J", "energy_j", "{:.0f}"),
+    ("local", "local_rate", "{:.3f}"),
+    ("risk", "risk", "{:.4f}"),
+    ("needless", "needless_deferrals", "{:.3f}"),
+)
+
+
+def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
+    """Text table of one risk level, about `rows` cost weights evenly over the grid.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    alpha : float
+        A calibrated risk level.
+    rows : int
+        Rows to show, ends included.
+    """
+    step = np.unique(np.linspace(0, len(evaluation.lams) - 1, rows).round().astype(int))
+    lines = [[name for name, _, _ in _COLUMNS]]
+    lines[0].insert(8, "95 % interval")
+    for lam in evaluation.lams[step]:
+        point = evaluation.at(float(lam), alpha)
+        cells = [form.format(point[key]) for _, key, form in _COLUMNS]
+        cells.insert(8, f"[{point['risk_low']:.4f}, {point['risk_high']:.4f}]")
+        lines.append(cells)
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in lines
+    )
+
+
+def compatibility(evaluation: Evaluation) -> str:
+    """One line a risk level: at how many cost weights the interval reaches down to alpha."""
+    good = evaluation.compatible.sum(axis=0)
+    cells = [f"alpha {a:g}: {k}/{len(evaluation.lams)}" for a, k in zip(evaluation.alphas, good, strict=True)]
+    return "95 % interval of the realised risk reaches down to alpha at " + ", ".join(cells)
+
+
+def write(folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapping[str, Any]) -> list[Path]:
+    """Write plots and ``report.json``.
+
+    Parameters
+    ----------
+    folder : path
+        Made if missing.
+    evaluations : mapping of str to Evaluation
+        By mode, e.g. ``{"predicted lengths": ...}``; the first is plotted with all its risk levels.
+    extra : mapping
+        Put into the JSON as it is.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = dict(extra) | {"modes": {k: e.to_dict() for k, e in evaluations.items()}}
+    path = folder / "report.json"
+    path.write_text(json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n")
+    first = next(iter(evaluations.values()))
+    plots = {
+        "pareto.png": lambda ax: _plot_pareto(ax, evaluations),
+        "risk.png": lambda ax: _plot_risk(ax, first),
+        "local_rate.png": lambda ax: _plot_local(ax, first),
+    }
+    figure = require("matplotlib.figure", "lab").Figure
+    for name, draw in plots.items():
+        fig = figure(figsize=(7, 4.5), layout="constrained")
+        draw(fig.subplots())
+        fig.savefig(folder / name, dpi=130)
+    return [path, *(folder / name for name in plots)]
+
+
+def _plot_pareto(ax: Any, evaluations: Mapping[str, Evaluation]) -> None:
+    for mode, e in evaluations.items():
+        (line,) = ax.plot(*e.pareto().T, marker="o", ms=3, label=f"CR2 device-edge, {mode}")
+        ax.scatter(e.cost, e.accuracy, s=5, alpha=0.25, color=line.get_color())
+    first = next(iter(evaluations.values()))
+    for name, style in (("full_information", "--"), ("oracle", ":")):
+        points = first.baselines[name]
+        label = name.replace("_", " ") + (" (uses the answers)" if name == "oracle" else " (no gate)")
+        order = np.argsort(points["cost"])
+        ax.plot(
+            np.array(points["cost"])[order], np.array(points["accuracy"])[order], style,
+            color="grey", label=label,
+        )  # fmt: skip
+    alone = first.baselines["alone"]
+    ax.scatter(alone["cost"], alone["accuracy"], marker="x", color="black", label="each model alone")
+    ax.set(xlabel="mean normalised cost", ylabel="accuracy, all test queries")
+    ax.legend(fontsize=8)
+
+
+def _plot_risk(ax: Any, e: Evaluation) -> None:
+    for j, alpha in enumerate(e.alphas):
+        low, high = e.risk_interval[:, j].T
+        (line,) = ax.plot(e.lams, e.risk[:, j], marker=".", label=f"alpha = {alpha:g}")
+        ax.fill_between(e.lams, low, high, alpha=0.15, color=line.get_color(), lw=0)
+        ax.axhline(alpha, color=line.get_color(), ls="--", lw=0.8)
+    ax.set(
+        xscale="log", xlabel="cost weight λ", ylabel="false-acceptance rate",
+        title="Realised risk (95 % binomial intervals); dashed: α, a bound in expectation, per λ",
+    )  # fmt: skip
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.set_ylim(bottom=0)
+    ax.title.set_fontsize(9)
+    ax.legend(fontsize=8)
+
+
+def _plot_local(ax: Any, e: Evaluation) -> None:
+    for j, alpha in enumerate(e.alphas):
+        ax.plot(e.lams, e.local_rate[:, j], marker=".", label=f"alpha = {alpha:g}")
+    ax.set(xscale="log", xlabel="cost weight λ", ylabel="fraction kept on the device", ylim=(0, 1.02))
+    ax.legend(fontsize=8)

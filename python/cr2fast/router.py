@@ -1,0 +1,478 @@
+"""Fit, calibrate, save and load a router.
+
+In: a training split and a cost table, then a calibration split. Out: :class:`Router`, whose file
+the device and the edge load. The loops are in Rust; this module decides what is called on what.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast import _core
+from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
+from cr2fast.encoder import EncoderInfo
+from cr2fast.progress import epoch_bar
+
+if TYPE_CHECKING:
+    from cr2fast.table import RoutingTable
+
+Lengths = Literal["predicted", "known"]
+Reference = Literal["teacher", "outcomes"]
+Progress = Callable[[str, float, int, float], None]
+
+ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
+# Sampled link states of different purposes must not be the same draws.
+_CALIBRATION_STREAM = 1_000_003
+
+
+def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArray[np.float64]:
+    """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
+
+    The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the grid.
+    n : int
+        Points before duplicates of rounding are dropped.
+
+    Returns
+    -------
+    ndarray of float64, (L,)
+        Strictly ascending.
+    """
+    if not (0 < low < high < np.inf) or n < 2:
+        raise Cr2Error(f"lams: expected 0 < low < high and n >= 2, got {low}, {high}, {n}")
+    grid = np.geomspace(low, high, n)
+    if low <= 1 <= high:
+        grid[np.abs(np.log(grid)).argmin()] = 1.0
+    rounded = np.array([float(f"{x:.2g}") for x in grid])
+    return np.unique(np.clip(rounded, low, high))
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration did.
+
+    Attributes
+    ----------
+    lams, alphas : ndarray of float64, (L,), (A,)
+        The grid.
+    thresholds : ndarray of float32, (L, A)
+        Margins; accept where margin >= threshold. +inf defers all, -inf accepts all.
+    n : int
+        Calibration samples N.
+    allowed : tuple of (int or None), (A,)
+        False acceptances allowed on the calibration set, k = floor(alpha (N+1)) - 1; None where
+        alpha is infeasible.
+    empirical_risk : ndarray of float64, (L, A)
+        Fraction of the calibration set wrongly kept local. At most k / N by construction.
+    local_rate : ndarray of float64, (L, A)
+        Fraction of the calibration set accepted.
+    reference, lengths : str
+        What "wrongly" was measured against.
+    """
+
+    lams: npt.NDArray[np.float64]
+    alphas: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float32]
+    n: int
+    allowed: tuple[int | None, ...]
+    empirical_risk: npt.NDArray[np.float64]
+    local_rate: npt.NDArray[np.float64]
+    reference: str
+    lengths: str
+
+    @property
+    def infeasible(self) -> tuple[float, ...]:
+        """Risk levels that N samples cannot promise; every query is deferred there."""
+        pairs = zip(self.alphas.tolist(), self.allowed, strict=True)
+        return tuple(a for a, k in pairs if k is None)
+
+    @property
+    def statement(self) -> str:
+        """The guarantee, in words."""
+        against = (
+            "the full-information choice is an edge model"
+            if self.reference == "teacher"
+            else "the recorded answers make an edge model the better choice"
+        )
+        text = (
+            f"For each cost weight fixed in advance: the probability that a query is kept local "
+            f"although {against} is at most alpha, on average over calibration sets of {self.n} "
+            f"queries exchangeable with future ones. Not simultaneous over the grid; void if the "
+            f"query mix or the link distribution moves."
+        )
+        if self.infeasible:
+            text += f" Infeasible with {self.n} samples, all queries deferred: {self.infeasible}."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
+        data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        words = {np.inf: "defer all", -np.inf: "accept all"}
+        data["thresholds"] = [[words.get(t, t) for t in row] for row in data["thresholds"]]
+        return data | {"infeasible": list(self.infeasible), "statement": self.statement}
+
+
+class Router:
+    """A fitted router: gate, teacher, length predictor, cost table, thresholds.
+
+    Made by :func:`fit` or :meth:`load`. :meth:`calibrate` gives it thresholds; the parts it hands
+    out (:meth:`device`, :meth:`edge`) are immutable and keep what they were made with.
+    """
+
+    def __init__(self, core: _core.Router) -> None:
+        self._core = core
+
+    @classmethod
+    def load(cls, path: str | Path, encoder: EncoderInfo | None = None) -> Router:
+        """Read an artifact.
+
+        Parameters
+        ----------
+        path : path
+            A ``router.safetensors``.
+        encoder : EncoderInfo, optional
+            The encoder at hand; another one than the router's is an error.
+
+        Raises
+        ------
+        ArtifactError
+            Truncated, forged, newer, or another encoder's file.
+        OSError
+            No such file, no permission.
+        """
+        core = _core.Router.load(path)
+        if encoder is not None:
+            core.check_encoder(*encoder)
+        return cls(core)
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact: to a temporary file, then renamed. The same router, the same bytes."""
+        self._core.save(path)
+
+    def to_bytes(self) -> bytes:
+        """The artifact's bytes."""
+        return self._core.to_bytes()
+
+    def copy(self) -> Router:
+        """A router to calibrate differently; it shares this one's (immutable) parts."""
+        return Router(self._core)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """(M,) names, the local model first."""
+        return tuple(self._core.models)
+
+    @property
+    def dim(self) -> int:
+        """Embedding width d."""
+        return self._core.dim
+
+    @property
+    def encoder(self) -> EncoderInfo:
+        """What made the embeddings it was fitted on."""
+        return EncoderInfo(*self._core.encoder)
+
+    @property
+    def costs(self) -> CostTable:
+        """The cost table, T0 and E0 set."""
+        return self._core.costs
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Record of the fit: options, losses by epoch, checks."""
+        record: dict[str, Any] = json.loads(self._core.training)
+        return record
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameter counts of gate and teacher."""
+        gate, teacher = self._core.parameters
+        return {"gate": gate, "teacher": teacher}
+
+    @property
+    def lengths(self) -> Lengths:
+        """Whose output lengths priced the gate's targets."""
+        lengths: Lengths = self.training["config"]["lengths"]
+        return lengths
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """Grid, thresholds, N, reference and lengths; None before :meth:`calibrate`."""
+        c = self._core.calibration
+        if c is None:
+            return None
+        keys = ("lams", "alphas", "thresholds", "n", "reference", "lengths")
+        values = (np.asarray(c[0]), np.asarray(c[1]), *c[2:])
+        return dict(zip(keys, values, strict=True))
+
+    def device(self, lam: float, alpha: float = 0.01) -> DeviceRouter:
+        """Stage one at a calibrated operating point."""
+        return DeviceRouter.from_router(self._core, lam, alpha)
+
+    def edge(
+        self, lam: float, rule: str = "edge-only", fallback: str | None = None
+    ) -> EdgeSelector:
+        """Stage two at a cost weight."""
+        return EdgeSelector.from_router(self._core, lam, rule, fallback)
+
+    def margins(
+        self, embeddings: npt.NDArray[np.float32], lams: npt.ArrayLike, threads: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """Gate margins, (L, N) float32, of embeddings (N, d) at cost weights (L,)."""
+        return self._core.margins(embeddings, lams, threads)
+
+    def accuracies(
+        self, embeddings: npt.NDArray[np.float32], threads: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """Teacher's probability that each model is right, (N, M) float32."""
+        return self._core.accuracies(embeddings, threads)
+
+    def predict_lengths(
+        self, embeddings: npt.NDArray[np.float32], n_input_tokens: npt.ArrayLike
+    ) -> npt.NDArray[np.float64]:
+        """Expected output tokens, (N, M) float64."""
+        return self._core.predict_lengths(embeddings, n_input_tokens)
+
+    def check_table(self, table: RoutingTable, what: str, *, after_calibration: bool) -> None:
+        """Refuse a table of other models or another encoder, or one that shares queries.
+
+        Parameters
+        ----------
+        table : RoutingTable
+            The split offered.
+        what : str
+            Its name in errors.
+        after_calibration : bool
+            Also refuse queries that calibrated this router.
+        """
+        self._core.check_models(what, list(table.models))
+        self._core.check_encoder(*table.encoder)
+        self._core.check_disjoint(what, list(table.query_ids), after_calibration)
+
+    def costs_for(self, costs: CostTable | None) -> CostTable:
+        """The router's table on its own scale, after checking that `costs` is the same table."""
+        if costs is not None:
+            self._core.check_models("cost table", costs.models)
+            if costs.sha256 != self.costs.sha256:
+                raise Cr2Error(
+                    f"costs: expected the cost table the router was fitted with "
+                    f"(sha256 {self.costs.sha256}), got {costs.sha256}; fit again with the new one"
+                )
+        return self.costs
+
+    def decision_costs(
+        self, table: RoutingTable, states: LinkStates, lengths: Lengths
+    ) -> npt.NDArray[np.float32]:
+        """c (N, M) as a decision maker sees it, with predicted or known lengths."""
+        if lengths not in ("predicted", "known"):
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
+        n_output: npt.ArrayLike = table.n_output_tokens
+        if lengths == "predicted":
+            n_output = self.predict_lengths(table.embeddings, table.n_input_tokens)
+        return self.costs.cost(table.n_input_tokens, n_output, states)
+
+    def reference_accuracies(
+        self, table: RoutingTable, reference: Reference
+    ) -> npt.NDArray[np.float32]:
+        """What the reference believes of each model: the teacher's p, or the recorded y."""
+        if reference == "teacher":
+            return self.accuracies(table.embeddings)
+        if reference == "outcomes":
+            return table.correct.astype(np.float32)
+        raise Cr2Error(f"reference: expected 'teacher' or 'outcomes', got {reference!r}")
+
+    def calibrate(
+        self,
+        calibration: RoutingTable,
+        costs: CostTable | None = None,
+        *,
+        alphas: Sequence[float] = ALPHAS,
+        lams: npt.ArrayLike | None = None,
+        reference: Reference = "teacher",
+        lengths: Lengths | None = None,
+        on_infeasible: str = "raise",
+        seed: int = 0,
+        threads: int = 0,
+    ) -> CalibrationReport:
+        """Choose thresholds by conformal risk control (equations 62-68), one a (lam, alpha).
+
+        Parameters
+        ----------
+        calibration : RoutingTable
+            Queries exchangeable with future ones, none of them seen in training (checked by id).
+        costs : CostTable, optional
+            The table the router was fitted with; checked, not needed.
+        alphas : sequence of float
+            Risk levels in (0, 1).
+        lams : array_like of float, optional
+            Cost weights in the trained range; by default 32 log-spaced ones (:func:`default_lams`).
+        reference : {"teacher", "outcomes"}
+            A local acceptance is false where the teacher's full-information choice, or the choice
+            by the recorded answers, is an edge model.
+        lengths : {"predicted", "known"}, optional
+            Output lengths that price the reference's choice; by default the router's own.
+        on_infeasible : {"raise", "defer"}
+            For alpha < 1/(N+1).
+        seed : int
+            Seed of the sampled link states.
+        threads : int
+            0: one a core.
+
+        Returns
+        -------
+        CalibrationReport
+            Also kept in the router, and saved with it.
+
+        Raises
+        ------
+        SplitOverlapError, InfeasibleAlphaError, Cr2Error
+        """
+        self.check_table(calibration, "calibration split", after_calibration=False)
+        self.costs_for(costs)
+        lengths = lengths or self.lengths
+        grid, levels = self._grid(lams), _ascending(alphas, "alphas")
+        n = len(calibration)
+        states = self.costs.sample_states(n, _CALIBRATION_STREAM + seed)
+        c = self.decision_costs(calibration, states, lengths)
+        p = self.reference_accuracies(calibration, reference)
+        prefers_edge = _core.reference_margins(p, c, grid) < 0
+        scores = self.margins(calibration.embeddings, grid, threads)
+        thresholds = _core.crc_thresholds(scores, prefers_edge, levels, on_infeasible, threads)
+        self._core = self._core.with_calibration(
+            grid.tolist(),
+            levels.tolist(),
+            thresholds,
+            n,
+            reference,
+            lengths,
+            list(calibration.query_ids),
+        )
+        return CalibrationReport(
+            lams=grid,
+            alphas=levels,
+            thresholds=thresholds,
+            n=n,
+            allowed=tuple(_core.allowed_false_acceptances(a, n) for a in levels.tolist()),
+            empirical_risk=_core.empirical_risk(scores, prefers_edge, thresholds),
+            local_rate=(scores[:, None, :] >= thresholds[:, :, None]).mean(axis=2),
+            reference=reference,
+            lengths=lengths,
+        )
+
+    def _grid(self, lams: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
+        config = self.training["config"]
+        low, high = float(config["lam_low"]), float(config["lam_high"])
+        if lams is None:
+            return default_lams(low, high)
+        grid = _ascending(lams, "lams")
+        slack = 1e-9
+        outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
+        if outside.size:
+            raise Cr2Error(
+                f"lams: expected values in the trained range [{low}, {high}], got {outside.tolist()}; "
+                f"fit with lam_range wide enough"
+            )
+        return grid
+
+    def __repr__(self) -> str:
+        state = "calibrated" if self.calibration else "not calibrated"
+        return f"Router(models={self.models}, {state})"
+
+
+def _ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
+    array = np.sort(array)
+    if (np.diff(array) <= 0).any():
+        raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
+    return array
+
+
+def fit(
+    train: RoutingTable,
+    costs: CostTable,
+    *,
+    seed: int = 0,
+    progress: bool | Progress = True,
+    lengths: Lengths = "predicted",
+    lam_range: tuple[float, float] = (0.1, 20.0),
+    threads: int = 0,
+    **options: float,
+) -> Router:
+    """Train teacher, length predictor and gate on the training split.
+
+    Parameters
+    ----------
+    train : RoutingTable
+        The training split. Part of it (`holdout`, 15 %) chooses the checkpoints.
+    costs : CostTable
+        Same models in the same order. Null T0 and E0 are set to the reference model's means over
+        this split, under link states of this seed.
+    seed : int
+        Everything random follows from it; run to run the weights are the same.
+    progress : bool or callable
+        A progress bar (with tqdm installed), or ``f(stage, epochs_done, epochs, loss)``.
+    lengths : {"predicted", "known"}
+        Output lengths that price the gate's targets: the predictor's, as at a deployed edge, or the
+        recorded ones, the paper's assumption.
+    lam_range : (float, float)
+        Cost weights the gate learns.
+    threads : int
+        0: one a core.
+    **options
+        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, weight_decay, clip, dropout,
+        w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step, holdout, ridge.
+
+    Returns
+    -------
+    Router
+        Not calibrated yet.
+
+    Raises
+    ------
+    Cr2Error
+        Other models in the cost table, options out of range, a loss that diverges.
+    KeyboardInterrupt
+        Ctrl-C, within a training step.
+    """
+    if costs.models != list(train.models):
+        raise Cr2Error(
+            f"models of the cost table: expected {list(train.models)} in this order, got "
+            f"{costs.models}; use costs.select(table.models) to choose and order them"
+        )
+    if costs.normalizers is None:
+        states = costs.sample_states(len(train), seed)
+        costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
+    config = {
+        **options,
+        "seed": seed,
+        "lengths": lengths,
+        "lam_low": lam_range[0],
+        "lam_high": lam_range[1],
+    }
+    with epoch_bar(progress) as call:
+        core = _core.fit(
+            train.embeddings,
+            train.correct,
+            train.n_input_tokens,
+            train.n_output_tokens,
+            costs,
+            json.dumps(config),
+            tuple(train.encoder),
+            list(train.query_ids),
+            threads,
+            call,
+        )
+    return Router(core)

@@ -1,0 +1,311 @@
+"""Routing tables: what each model did with each query.
+
+In: two Parquet files (or polars frames), tidy: queries (``query_id``, ``n_input_tokens``,
+``embedding``, optional ``category``) and outcomes (``query_id``, ``model``, ``correct``,
+``n_output_tokens``). Out: :class:`RoutingTable`, aligned arrays with the local model first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import Cr2Error
+from cr2fast.encoder import EncoderInfo
+from cr2fast.optional import require
+
+if TYPE_CHECKING:
+    import polars as pl
+
+QUERY_COLUMNS = ("query_id", "n_input_tokens", "embedding")
+OUTCOME_COLUMNS = ("query_id", "model", "correct", "n_output_tokens")
+_SHOWN = 5
+
+
+def _some(items: Sequence[object]) -> str:
+    """Up to five items, and how many there are."""
+    shown = ", ".join(repr(i) for i in items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown}, ... ({len(items)} in all)"
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """Aligned outcomes of M models on N queries.
+
+    Attributes
+    ----------
+    query_ids : tuple of str
+        (N,) unique ids.
+    embeddings : ndarray of float32, (N, d)
+        Frozen query embeddings.
+    correct : ndarray of bool, (N, M)
+        Whether each model answers each query correctly (y).
+    n_input_tokens : ndarray of uint32, (N,)
+        L_in.
+    n_output_tokens : ndarray of uint32, (N, M)
+        L_out.
+    models : tuple of str
+        (M,) names, the local model first.
+    categories : tuple of str or None
+        (N,) strata of :meth:`split`, when the queries have them.
+    encoder : EncoderInfo
+        What made the embeddings.
+    extra : dict of str to list
+        Other columns of the queries file, kept as they came.
+    """
+
+    query_ids: tuple[str, ...]
+    embeddings: npt.NDArray[np.float32]
+    correct: npt.NDArray[np.bool_]
+    n_input_tokens: npt.NDArray[np.uint32]
+    n_output_tokens: npt.NDArray[np.uint32]
+    models: tuple[str, ...]
+    categories: tuple[str, ...] | None = None
+    encoder: EncoderInfo = EncoderInfo()  # noqa: RUF009 - immutable
+    extra: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        n, m = len(self.query_ids), len(self.models)
+        if n == 0:
+            raise Cr2Error("routing table: expected at least one query, got none")
+        if m < 2 or len(set(self.models)) != m:
+            raise Cr2Error(
+                f"models: expected a local and at least one edge model, distinct, got {self.models}"
+            )
+        if len(set(self.query_ids)) != n:
+            raise Cr2Error("query_ids: expected unique ids, got duplicates")
+        for name, array, shape, kind in (
+            ("embeddings", self.embeddings, (n, None), np.float32),
+            ("correct", self.correct, (n, m), np.bool_),
+            ("n_input_tokens", self.n_input_tokens, (n,), np.uint32),
+            ("n_output_tokens", self.n_output_tokens, (n, m), np.uint32),
+        ):
+            fits = array.ndim == len(shape) and all(
+                want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+            )
+            if not fits or array.dtype != kind:
+                raise Cr2Error(
+                    f"{name}: expected {np.dtype(kind)} of shape {shape}, "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+        if self.categories is not None and len(self.categories) != n:
+            raise Cr2Error(f"categories: expected {n} values, got {len(self.categories)}")
+        bad = np.flatnonzero(~np.isfinite(self.embeddings).all(axis=1))
+        if bad.size:
+            raise Cr2Error(
+                "embeddings: expected finite numbers, got NaN or infinity for "
+                f"{_some([self.query_ids[i] for i in bad])}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @property
+    def answerable(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether some model answers the query."""
+        answerable: npt.NDArray[np.bool_] = self.correct.any(axis=1)
+        return answerable
+
+    @classmethod
+    def read(
+        cls,
+        queries: str | Path | pl.DataFrame,
+        outcomes: str | Path | pl.DataFrame,
+        *,
+        local: str,
+        edge: Sequence[str],
+        encoder: EncoderInfo | None = None,
+        incomplete: str = "raise",
+    ) -> RoutingTable:
+        """Read and align queries and outcomes.
+
+        Parameters
+        ----------
+        queries, outcomes : path or polars.DataFrame
+            The two tidy tables (Parquet when paths).
+        local : str
+            Name of the device's model.
+        edge : sequence of str
+            Names of the edge models, in the order to keep.
+        encoder : EncoderInfo, optional
+            What made the embeddings.
+        incomplete : {"raise", "drop"}
+            What to do with queries that lack an outcome of some chosen model.
+
+        Raises
+        ------
+        Cr2Error
+            Missing columns, duplicate ids, a model without outcomes, no query in common, nulls,
+            wrong types; the message names them.
+        """
+        if incomplete not in ("raise", "drop"):
+            raise Cr2Error(f"incomplete: expected 'raise' or 'drop', got {incomplete!r}")
+        q = _frame(queries, "queries", QUERY_COLUMNS)
+        o = _frame(outcomes, "outcomes", OUTCOME_COLUMNS)
+        models = (local, *edge)
+        q, matrix = _align(q, o, models, incomplete)
+        return cls(
+            query_ids=tuple(q["query_id"].to_list()),
+            embeddings=_embeddings(q),
+            correct=np.stack([matrix[f"correct/{m}"].to_numpy() for m in models], axis=1),
+            n_input_tokens=_tokens(q["n_input_tokens"]),
+            n_output_tokens=np.stack([_tokens(matrix[f"tokens/{m}"]) for m in models], axis=1),
+            models=models,
+            categories=tuple(q["category"].cast(str).to_list()) if "category" in q else None,
+            encoder=encoder or EncoderInfo(),
+            extra={
+                c: q[c].to_list() for c in q.columns if c not in (*QUERY_COLUMNS, "category")
+            },
+        )
+
+    def take(self, rows: npt.ArrayLike) -> RoutingTable:
+        """The queries at `rows` (indices, or a boolean mask), in that order."""
+        index = np.arange(len(self))[np.asarray(rows)]
+        pick = index.tolist()
+        return replace(
+            self,
+            query_ids=tuple(self.query_ids[i] for i in pick),
+            embeddings=self.embeddings[index],
+            correct=self.correct[index],
+            n_input_tokens=self.n_input_tokens[index],
+            n_output_tokens=self.n_output_tokens[index],
+            categories=self.categories and tuple(self.categories[i] for i in pick),
+            extra={k: [v[i] for i in pick] for k, v in self.extra.items()},
+        )
+
+    def split(
+        self, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
+    ) -> tuple[RoutingTable, ...]:
+        """Disjoint random parts, stratified by category where there is one.
+
+        Parameters
+        ----------
+        fractions : sequence of float
+            Positive parts that sum to 1.
+        seed : int
+            The same seed gives the same parts.
+
+        Returns
+        -------
+        tuple of RoutingTable
+            One a fraction; every query is in exactly one.
+        """
+        parts = np.asarray(fractions, dtype=float)
+        if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
+            raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self))
+        # A shuffle sorted by stratum, dealt out by a golden-ratio sequence: any run of positions, so
+        # any stratum, gets its share of each part within one or two queries; totals are exact.
+        if self.categories is not None:
+            strata = np.unique(np.asarray(self.categories), return_inverse=True)[1]
+            order = order[np.argsort(strata[order], kind="stable")]
+        spread = (np.arange(len(self)) * 0.6180339887498949 + rng.random()) % 1.0
+        rank = np.empty(len(self), dtype=int)
+        rank[np.argsort(spread, kind="stable")] = np.arange(len(self))
+        bounds = np.round(np.cumsum(parts) * len(self)).astype(int)
+        if np.diff(bounds, prepend=0).min() < 1:
+            raise Cr2Error(f"fractions: {len(self)} queries are too few for {tuple(fractions)}")
+        label = np.searchsorted(bounds, rank, side="right")
+        return tuple(self.take(np.sort(order[label == k])) for k in range(len(parts)))
+
+
+def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str]) -> pl.DataFrame:
+    pl = require("polars", "lab")
+    if isinstance(source, (str, Path)):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"{what}: expected a Parquet file, got no file at {source}")
+        try:
+            frame: pl.DataFrame = pl.read_parquet(source)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise Cr2Error(f"{what}: expected a Parquet file, got {source}: {error}") from error
+    elif isinstance(source, pl.DataFrame):
+        frame = source
+    else:
+        raise TypeError(f"{what}: expected a path or polars.DataFrame, got {type(source).__name__}")
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise Cr2Error(f"{what}: expected columns {list(columns)}, missing {missing}")
+    if frame.is_empty():
+        raise Cr2Error(f"{what}: expected at least one row, got none")
+    nulls = [c for c in columns if frame[c].null_count()]
+    if nulls:
+        raise Cr2Error(f"{what}: expected no nulls, got some in {nulls}")
+    return frame
+
+
+def _align(
+    q: pl.DataFrame, o: pl.DataFrame, models: Sequence[str], incomplete: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Queries with all outcomes, and their outcomes in wide form, row by row."""
+    pl = require("polars", "lab")
+    q = q.with_columns(pl.col("query_id").cast(pl.String))
+    o = o.with_columns(pl.col("query_id").cast(pl.String))
+    twice = q.filter(q["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
+    if len(twice):
+        raise Cr2Error(f"queries: expected unique query_id, got duplicates: {_some(twice.to_list())}")
+    if o["correct"].dtype != pl.Boolean:
+        raise Cr2Error(f"outcomes.correct: expected Boolean, got {o['correct'].dtype}")
+    known = set(o["model"].to_list())
+    absent = [m for m in models if m not in known]
+    if absent:
+        raise Cr2Error(
+            f"outcomes: expected every model of {list(models)}, got none of {absent}; "
+            f"the file has {sorted(known)}"
+        )
+    o = o.filter(pl.col("model").is_in(list(models)))
+    again = o.filter(o.select("query_id", "model").is_duplicated())
+    if len(again):
+        pairs = again.select("query_id", "model").unique(maintain_order=True).rows()
+        raise Cr2Error(f"outcomes: expected one row a (query_id, model), got more: {_some(pairs)}")
+    wide = q.select("query_id")
+    for m in models:
+        part = o.filter(pl.col("model") == m).select(
+            "query_id",
+            pl.col("correct").alias(f"correct/{m}"),
+            pl.col("n_output_tokens").alias(f"tokens/{m}"),
+        )
+        wide = wide.join(part, on="query_id", how="left", maintain_order="left")
+    whole = ~wide.select(pl.any_horizontal(pl.all().is_null())).to_series()
+    if not whole.any():
+        raise Cr2Error(
+            "queries and outcomes: expected query ids in common, got none; "
+            f"queries have {_some(q['query_id'].head(2).to_list())}, "
+            f"outcomes have {_some(o['query_id'].head(2).to_list())}"
+        )
+    if incomplete == "raise" and not whole.all():
+        lacking = q.filter(~whole)["query_id"].to_list()
+        raise Cr2Error(
+            f"outcomes: expected an outcome of every model for every query, {len(lacking)} queries "
+            f"lack some ({_some(lacking)}); pass incomplete='drop' to leave them out"
+        )
+    return q.filter(whole), wide.filter(whole)
+
+
+def _tokens(column: pl.Series) -> npt.NDArray[np.uint32]:
+    if not column.dtype.is_integer():
+        raise Cr2Error(f"{column.name}: expected integers, got {column.dtype}")
+    values = column.to_numpy()
+    if values.min() < 0 or values.max() > np.iinfo(np.uint32).max:
+        raise Cr2Error(f"{column.name}: expected token counts, got {values.min()}..{values.max()}")
+    return values.astype(np.uint32)
+
+
+def _embeddings(q: pl.DataFrame) -> npt.NDArray[np.float32]:
+    pl = require("polars", "lab")
+    column = q["embedding"]
+    if isinstance(column.dtype, pl.List):
+        widths = column.list.len().unique().to_list()
+        if len(widths) != 1 or not widths[0]:
+            raise Cr2Error(f"queries.embedding: expected one width, got {_some(sorted(widths))}")
+        column = column.list.to_array(widths[0])
+    if not isinstance(column.dtype, pl.Array) or not column.dtype.inner.is_float():  # type: ignore[union-attr]
+        raise Cr2Error(f"queries.embedding: expected lists of float32, got {column.dtype}")
+    if column.explode().null_count():
+        raise Cr2Error("queries.embedding: expected no nulls inside, got some")
+    return np.ascontiguousarray(column.to_numpy(), dtype=np.float32)

@@ -1,0 +1,274 @@
+//! `CostTable`, `LinkState`, `LinkStates`.
+
+use cr2fast_core::cost::{self, Normalizers, Quantity};
+use cr2fast_core::link;
+use numpy::{PyArray1, PyArray2};
+use pyo3::exceptions::{PyIndexError, PyOSError};
+use pyo3::prelude::*;
+
+use crate::arrays::{out1, out2, real};
+use crate::errors::{Cr2Error, core};
+
+/// One link state ξ: rates in bit/s, round trip in s.
+#[pyclass(frozen, module = "cr2fast", from_py_object)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct LinkState(pub link::LinkState);
+
+#[pymethods]
+impl LinkState {
+    #[new]
+    fn new(rate_ul_bps: f64, rate_dl_bps: f64, rtt_s: f64) -> PyResult<Self> {
+        let state = link::LinkState { rate_ul_bps, rate_dl_bps, rtt_s };
+        state.check("state").map_err(core)?;
+        Ok(Self(state))
+    }
+
+    #[getter]
+    fn rate_ul_bps(&self) -> f64 {
+        self.0.rate_ul_bps
+    }
+
+    #[getter]
+    fn rate_dl_bps(&self) -> f64 {
+        self.0.rate_dl_bps
+    }
+
+    #[getter]
+    fn rtt_s(&self) -> f64 {
+        self.0.rtt_s
+    }
+
+    fn __eq__(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn __repr__(&self) -> String {
+        let s = self.0;
+        format!(
+            "LinkState(rate_ul_bps={}, rate_dl_bps={}, rtt_s={})",
+            s.rate_ul_bps, s.rate_dl_bps, s.rtt_s
+        )
+    }
+}
+
+/// N link states.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct LinkStates(pub Vec<link::LinkState>);
+
+#[pymethods]
+impl LinkStates {
+    #[new]
+    fn new(
+        rate_ul_bps: &Bound<'_, PyAny>,
+        rate_dl_bps: &Bound<'_, PyAny>,
+        rtt_s: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let (ul, _) = real(rate_ul_bps, "rate_ul_bps", 1)?;
+        let (dl, _) = real(rate_dl_bps, "rate_dl_bps", 1)?;
+        let (rtt, _) = real(rtt_s, "rtt_s", 1)?;
+        if ul.len() != dl.len() || ul.len() != rtt.len() {
+            return Err(Cr2Error::new_err(format!(
+                "link states: expected three arrays of one length, got {}, {}, {}",
+                ul.len(),
+                dl.len(),
+                rtt.len()
+            )));
+        }
+        let states: Vec<_> = ul
+            .into_iter()
+            .zip(dl)
+            .zip(rtt)
+            .map(|((rate_ul_bps, rate_dl_bps), rtt_s)| link::LinkState {
+                rate_ul_bps,
+                rate_dl_bps,
+                rtt_s,
+            })
+            .collect();
+        for (i, s) in states.iter().enumerate() {
+            s.check(&format!("states[{i}]")).map_err(core)?;
+        }
+        Ok(Self(states))
+    }
+
+    #[getter]
+    fn rate_ul_bps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        out1(py, &self.0.iter().map(|s| s.rate_ul_bps).collect::<Vec<_>>())
+    }
+
+    #[getter]
+    fn rate_dl_bps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        out1(py, &self.0.iter().map(|s| s.rate_dl_bps).collect::<Vec<_>>())
+    }
+
+    #[getter]
+    fn rtt_s<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        out1(py, &self.0.iter().map(|s| s.rtt_s).collect::<Vec<_>>())
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __getitem__(&self, index: isize) -> PyResult<LinkState> {
+        let n = self.0.len().cast_signed();
+        let at = if index < 0 { index + n } else { index };
+        usize::try_from(at)
+            .ok()
+            .and_then(|i| self.0.get(i))
+            .map(|s| LinkState(*s))
+            .ok_or_else(|| PyIndexError::new_err(format!("state {index} of {n}")))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("LinkStates({} states)", self.0.len())
+    }
+}
+
+/// A validated cost table; model 0 is the device's.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct CostTable(pub cost::CostTable);
+
+type Tokens = (Vec<f64>, Vec<f64>, usize);
+
+fn tokens(n_input: &Bound<'_, PyAny>, n_output: &Bound<'_, PyAny>, m: usize) -> PyResult<Tokens> {
+    let (n_in, _) = real(n_input, "n_input_tokens", 1)?;
+    let (n_out, shape) = real(n_output, "n_output_tokens", 2)?;
+    if shape != [n_in.len(), m] {
+        return Err(Cr2Error::new_err(format!(
+            "n_output_tokens: expected shape ({}, {m}), got {shape:?}",
+            n_in.len()
+        )));
+    }
+    let n = n_in.len();
+    Ok((n_in, n_out, n))
+}
+
+impl CostTable {
+    fn physical<'py>(
+        &self,
+        py: Python<'py>,
+        what: Quantity,
+        n_input: &Bound<'py, PyAny>,
+        n_output: &Bound<'py, PyAny>,
+        states: &LinkStates,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let m = self.0.table().models.len();
+        let (n_in, n_out, n) = tokens(n_input, n_output, m)?;
+        let out = py.detach(|| self.0.physical(what, &n_in, &n_out, &states.0)).map_err(core)?;
+        out2(py, out, n, m)
+    }
+}
+
+#[pymethods]
+impl CostTable {
+    #[staticmethod]
+    fn read(path: std::path::PathBuf) -> PyResult<Self> {
+        let json = std::fs::read_to_string(&path).map_err(|e| match e.raw_os_error() {
+            Some(errno) => PyOSError::new_err((errno, e.to_string(), path.display().to_string())),
+            None => crate::errors::CostTableError::new_err(format!(
+                "cost table: {}: expected JSON text, got {e}",
+                path.display()
+            )),
+        })?;
+        Self::from_json(&json)
+    }
+
+    #[staticmethod]
+    fn from_json(text: &str) -> PyResult<Self> {
+        cost::CostTable::from_json(text).map(Self).map_err(core)
+    }
+
+    fn to_json(&self) -> String {
+        self.0.table().to_json()
+    }
+
+    #[getter]
+    fn models(&self) -> Vec<String> {
+        self.0.models()
+    }
+
+    #[getter]
+    fn reference_model(&self) -> String {
+        self.0.models()[self.0.table().reference].clone()
+    }
+
+    #[getter]
+    fn source(&self) -> String {
+        format!("{:?}", self.0.table().source).to_lowercase()
+    }
+
+    #[getter]
+    fn sha256(&self) -> String {
+        self.0.table().hash()
+    }
+
+    #[getter]
+    fn normalizers(&self) -> Option<(f64, f64)> {
+        self.0.normalizers().map(|n| (n.latency_s, n.energy_j))
+    }
+
+    #[getter]
+    fn has_energy(&self) -> bool {
+        self.0.table().energy_known()
+    }
+
+    fn select(&self, models: Vec<String>) -> PyResult<Self> {
+        self.0.select(&models).map(Self).map_err(core)
+    }
+
+    fn with_normalizers(&self, latency_s: f64, energy_j: f64) -> PyResult<Self> {
+        self.0.with_normalizers(Normalizers { latency_s, energy_j }).map(Self).map_err(core)
+    }
+
+    fn normalized_on(
+        &self,
+        n_input_tokens: &Bound<'_, PyAny>,
+        n_output_tokens: &Bound<'_, PyAny>,
+        states: &LinkStates,
+    ) -> PyResult<Self> {
+        let (n_in, n_out, _) =
+            tokens(n_input_tokens, n_output_tokens, self.0.table().models.len())?;
+        self.0.normalize_on(&n_in, &n_out, &states.0).map(Self).map_err(core)
+    }
+
+    fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> LinkStates {
+        LinkStates(py.detach(|| self.0.link().sample(n, seed)))
+    }
+
+    fn cost<'py>(
+        &self,
+        py: Python<'py>,
+        n_input_tokens: &Bound<'py, PyAny>,
+        n_output_tokens: &Bound<'py, PyAny>,
+        states: &LinkStates,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let m = self.0.table().models.len();
+        let (n_in, n_out, n) = tokens(n_input_tokens, n_output_tokens, m)?;
+        let out = py.detach(|| self.0.costs(&n_in, &n_out, &states.0, 1)).map_err(core)?;
+        out2(py, out, n, m)
+    }
+
+    fn latency_s<'py>(
+        &self,
+        py: Python<'py>,
+        n_input_tokens: &Bound<'py, PyAny>,
+        n_output_tokens: &Bound<'py, PyAny>,
+        states: &LinkStates,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        self.physical(py, Quantity::LatencyS, n_input_tokens, n_output_tokens, states)
+    }
+
+    fn energy_j<'py>(
+        &self,
+        py: Python<'py>,
+        n_input_tokens: &Bound<'py, PyAny>,
+        n_output_tokens: &Bound<'py, PyAny>,
+        states: &LinkStates,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        self.physical(py, Quantity::EnergyJ, n_input_tokens, n_output_tokens, states)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("CostTable({}, models={:?})", self.source(), self.0.models())
+    }
+}

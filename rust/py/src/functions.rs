@@ -1,0 +1,122 @@
+//! Functions on arrays: CRC thresholds, empirical risk, reference margins and choices.
+
+use cr2fast_core::crc::{self, OnInfeasible};
+use cr2fast_core::reference;
+use numpy::PyArray2;
+use pyo3::prelude::*;
+
+use crate::arrays::{matrix_bool, matrix_f32, out2, real};
+use crate::errors::{Cr2Error, core};
+
+fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
+    match name {
+        "raise" => Ok(OnInfeasible::Raise),
+        "defer" => Ok(OnInfeasible::Defer),
+        other => Err(Cr2Error::new_err(format!(
+            "on_infeasible: expected \"raise\" or \"defer\", got {other:?}"
+        ))),
+    }
+}
+
+fn same_shape(what: &str, expected: &[usize], got: &[usize]) -> PyResult<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Cr2Error::new_err(format!("{what}: expected shape {expected:?}, got {got:?}")))
+}
+
+#[pyfunction]
+#[pyo3(signature = (scores, prefers_edge, alphas, on_infeasible="raise", threads=1))]
+fn crc_thresholds<'py>(
+    py: Python<'py>,
+    scores: &Bound<'py, PyAny>,
+    prefers_edge: &Bound<'py, PyAny>,
+    alphas: &Bound<'py, PyAny>,
+    on_infeasible: &str,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let mode = self::on_infeasible(on_infeasible)?;
+    let (s, r) = (matrix_f32(scores, "scores")?, matrix_bool(prefers_edge, "prefers_edge")?);
+    same_shape("prefers_edge", s.shape(), r.shape())?;
+    let (alphas, _) = real(alphas, "alphas", 1)?;
+    let (l, n) = (s.shape()[0], s.shape()[1]);
+    let (s, r) = (s.slice(), r.slice());
+    let out = py.detach(|| crc::thresholds(s, r, n, &alphas, mode, threads)).map_err(core)?;
+    out2(py, out, l, alphas.len())
+}
+
+#[pyfunction]
+fn empirical_risk<'py>(
+    py: Python<'py>,
+    scores: &Bound<'py, PyAny>,
+    prefers_edge: &Bound<'py, PyAny>,
+    thresholds: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let (s, r) = (matrix_f32(scores, "scores")?, matrix_bool(prefers_edge, "prefers_edge")?);
+    let t = matrix_f32(thresholds, "thresholds")?;
+    same_shape("prefers_edge", s.shape(), r.shape())?;
+    same_shape("thresholds", &[s.shape()[0], t.shape()[1]], t.shape())?;
+    let (l, n, a) = (s.shape()[0], s.shape()[1], t.shape()[1]);
+    let (s, r, t) = (s.slice(), r.slice(), t.slice());
+    let out = py.detach(|| crc::empirical_risk(s, r, n, t)).map_err(core)?;
+    out2(py, out, l, a)
+}
+
+/// Δ (L, N) of accuracies and costs (N, M).
+#[pyfunction]
+fn reference_margins<'py>(
+    py: Python<'py>,
+    accuracies: &Bound<'py, PyAny>,
+    costs: &Bound<'py, PyAny>,
+    lams: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let (p, c) = (matrix_f32(accuracies, "accuracies")?, matrix_f32(costs, "costs")?);
+    same_shape("costs", p.shape(), c.shape())?;
+    let (lams, _) = real(lams, "lams", 1)?;
+    let (n, m) = (p.shape()[0], p.shape()[1]);
+    let (p, c) = (p.slice(), c.slice());
+    let out = py.detach(|| reference::margins(p, c, m, &lams)).map_err(core)?;
+    out2(py, out, lams.len(), n)
+}
+
+/// The chosen model (L, N), among models from `first` on.
+#[pyfunction]
+#[pyo3(signature = (accuracies, costs, lams, first=0))]
+fn choices<'py>(
+    py: Python<'py>,
+    accuracies: &Bound<'py, PyAny>,
+    costs: &Bound<'py, PyAny>,
+    lams: &Bound<'py, PyAny>,
+    first: usize,
+) -> PyResult<Bound<'py, PyArray2<u16>>> {
+    let (p, c) = (matrix_f32(accuracies, "accuracies")?, matrix_f32(costs, "costs")?);
+    same_shape("costs", p.shape(), c.shape())?;
+    let (lams, _) = real(lams, "lams", 1)?;
+    let (n, m) = (p.shape()[0], p.shape()[1]);
+    let (p, c) = (p.slice(), c.slice());
+    let out = py.detach(|| reference::choices(p, c, m, &lams, first)).map_err(core)?;
+    out2(py, out, lams.len(), n)
+}
+
+/// k = ⌊α(N+1)⌋ − 1, or None when α is infeasible.
+#[pyfunction]
+fn allowed_false_acceptances(alpha: f64, n: usize) -> PyResult<Option<usize>> {
+    crc::check_alpha(alpha).map_err(core)?;
+    Ok(crc::allowed(alpha, n))
+}
+
+/// The instruction set in use.
+#[pyfunction]
+fn simd_level() -> &'static str {
+    cr2fast_core::Simd::best().level().name()
+}
+
+/// Add the functions to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(crc_thresholds, m)?)?;
+    m.add_function(wrap_pyfunction!(empirical_risk, m)?)?;
+    m.add_function(wrap_pyfunction!(reference_margins, m)?)?;
+    m.add_function(wrap_pyfunction!(choices, m)?)?;
+    m.add_function(wrap_pyfunction!(allowed_false_acceptances, m)?)?;
+    m.add_function(wrap_pyfunction!(simd_level, m)?)
+}

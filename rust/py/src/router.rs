@@ -1,0 +1,203 @@
+//! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
+
+use cr2fast_core::artifact;
+use cr2fast_core::router::{Calibration, Encoder, IdSet, Router as CoreRouter};
+use numpy::{PyArray1, PyArray2};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::arrays::{matrix_f32, out1, out2, real};
+use crate::costs::CostTable;
+use crate::errors::{Cr2Error, core};
+
+/// A fitted, perhaps calibrated router.
+#[pyclass(frozen, module = "cr2fast._core")]
+pub struct Router(pub CoreRouter);
+
+#[pymethods]
+impl Router {
+    #[staticmethod]
+    fn load(py: Python<'_>, path: std::path::PathBuf) -> PyResult<Self> {
+        py.detach(|| artifact::load(&path)).map(Self).map_err(core)
+    }
+
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        py.detach(|| artifact::from_bytes(data)).map(Self).map_err(core)
+    }
+
+    fn save(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
+        py.detach(|| artifact::save(&self.0, &path)).map_err(core)
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| artifact::to_bytes(&self.0)).map_err(core)?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    #[getter]
+    fn models(&self) -> Vec<String> {
+        self.0.models.clone()
+    }
+
+    #[getter]
+    fn dim(&self) -> usize {
+        self.0.gate.weights().d
+    }
+
+    #[getter]
+    fn encoder(&self) -> (String, String) {
+        (self.0.encoder.id.clone(), self.0.encoder.sha256.clone())
+    }
+
+    #[getter]
+    fn training(&self) -> String {
+        self.0.training.clone()
+    }
+
+    #[getter]
+    fn costs(&self) -> CostTable {
+        CostTable(self.0.costs.clone())
+    }
+
+    #[getter]
+    fn temperature(&self) -> f64 {
+        self.0.gate.weights().temperature()
+    }
+
+    /// (gate, teacher) parameter counts.
+    #[getter]
+    fn parameters(&self) -> (usize, usize) {
+        (self.0.gate.weights().parameter_count(), self.0.teacher.weights().parameter_count())
+    }
+
+    /// (lams, alphas, thresholds, n, reference, lengths) or None.
+    #[getter]
+    #[allow(clippy::type_complexity)]
+    fn calibration<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Option<(Vec<f64>, Vec<f64>, Bound<'py, PyArray2<f32>>, usize, String, String)>>
+    {
+        let Some(c) = &self.0.calibration else { return Ok(None) };
+        let thresholds = out2(py, c.thresholds.clone(), c.lams.len(), c.alphas.len())?;
+        let (lams, alphas) = (c.lams.clone(), c.alphas.clone());
+        Ok(Some((lams, alphas, thresholds, c.n, c.reference.clone(), c.lengths.clone())))
+    }
+
+    fn check_models(&self, what: &str, models: Vec<String>) -> PyResult<()> {
+        self.0.check_models(what, &models).map_err(core)
+    }
+
+    fn check_encoder(&self, id: String, sha256: String) -> PyResult<()> {
+        self.0.check_encoder(&Encoder { id, sha256 }).map_err(core)
+    }
+
+    /// Refuse ids seen in training, and in calibration when `calibration` is true.
+    fn check_disjoint(&self, what: &str, ids: Vec<String>, calibration: bool) -> PyResult<()> {
+        self.0.train_ids.check_disjoint("training", what, &ids).map_err(core)?;
+        match &self.0.calibration {
+            Some(c) if calibration => c.ids.check_disjoint("calibration", what, &ids).map_err(core),
+            _ => Ok(()),
+        }
+    }
+
+    /// Δ̂ (L, N).
+    fn margins<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        lams: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let x = self.embeddings(embeddings)?;
+        let (lams, _) = real(lams, "lams", 1)?;
+        let (gate, values) = (&self.0.gate, x.slice());
+        let out = py
+            .detach(|| {
+                let films = lams.iter().map(|l| gate.film(*l)).collect::<Result<Vec<_>, _>>()?;
+                gate.margins(values, &films, threads)
+            })
+            .map_err(core)?;
+        out2(py, out, lams.len(), x.shape()[0])
+    }
+
+    /// p (N, M).
+    fn accuracies<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let x = self.embeddings(embeddings)?;
+        let values = x.slice();
+        let out = py.detach(|| self.0.teacher.accuracies(values, threads)).map_err(core)?;
+        out2(py, out, x.shape()[0], self.0.models.len())
+    }
+
+    /// Expected output tokens (N, M).
+    fn predict_lengths<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        n_input_tokens: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let x = self.embeddings(embeddings)?;
+        let (n_in, _) = real(n_input_tokens, "n_input_tokens", 1)?;
+        let values = x.slice();
+        let out = py.detach(|| self.0.length.predict(values, &n_in)).map_err(core)?;
+        out2(py, out, n_in.len(), self.0.models.len())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn with_calibration(
+        &self,
+        lams: Vec<f64>,
+        alphas: Vec<f64>,
+        thresholds: &Bound<'_, PyAny>,
+        n: usize,
+        reference: String,
+        lengths: String,
+        ids: Vec<String>,
+    ) -> PyResult<Self> {
+        let thresholds = matrix_f32(thresholds, "thresholds")?.slice().to_vec();
+        let ids = IdSet::new(&ids);
+        let calibration = Calibration { lams, alphas, thresholds, n, reference, lengths, ids };
+        self.0.with_calibration(calibration).map(Self).map_err(core)
+    }
+
+    /// One threshold, as a margin.
+    fn threshold(&self, lam: f64, alpha: f64) -> PyResult<f32> {
+        self.0.threshold(lam, alpha).map(|t| t.2).map_err(core)
+    }
+
+    /// T0-free view of the grid, for reports.
+    #[getter]
+    fn lams<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyArray1<f64>>> {
+        self.0.calibration.as_ref().map(|c| out1(py, &c.lams))
+    }
+}
+
+impl Router {
+    fn embeddings<'py>(
+        &self,
+        obj: &Bound<'py, PyAny>,
+    ) -> PyResult<crate::arrays::View<'py, f32, numpy::Ix2>> {
+        check_width(obj, self.0.gate.weights().d)
+    }
+}
+
+/// (N, d) float32 with the router's d.
+pub fn check_width<'py>(
+    obj: &Bound<'py, PyAny>,
+    d: usize,
+) -> PyResult<crate::arrays::View<'py, f32, numpy::Ix2>> {
+    let x = matrix_f32(obj, "embeddings")?;
+    if x.shape()[1] != d {
+        return Err(Cr2Error::new_err(format!(
+            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's?",
+            x.shape()
+        )));
+    }
+    Ok(x)
+}

@@ -1,0 +1,156 @@
+//! What a fit can be told, with the paper's values as defaults (cr2.md, sections 4 and 5).
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+
+/// Which output lengths price a query while the gate learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lengths {
+    /// From the length predictor: what a deployed edge has.
+    Predicted,
+    /// The recorded ones: the paper's assumption.
+    Known,
+}
+
+/// Hyperparameters of a fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FitConfig {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Hidden width of heads and gate.
+    pub hidden: usize,
+    /// Passes over the data for the teacher.
+    pub teacher_epochs: usize,
+    /// Passes over the data for the gate.
+    pub gate_epochs: usize,
+    /// Rows a step.
+    pub batch: usize,
+    /// AdamW learning rate.
+    pub lr: f64,
+    /// AdamW decoupled weight decay.
+    pub weight_decay: f64,
+    /// Global gradient norm is clipped to this.
+    pub clip: f64,
+    /// Dropout probability.
+    pub dropout: f64,
+    /// Weight of the teacher's cross-entropy.
+    pub w_cls: f64,
+    /// Weight of the teacher's pairwise ranking loss.
+    pub w_rank: f64,
+    /// Weight of the gate's sign loss.
+    pub w_sign: f64,
+    /// Weight of the gate's margin regression.
+    pub w_margin: f64,
+    /// Weight of the monotone penalty.
+    pub w_mono: f64,
+    /// Pairs (query, edge model) where the local model costs more, above which w_mono becomes 0.
+    pub mono_tolerance: f64,
+    /// δ of the Huber loss.
+    pub huber: f64,
+    /// λ sampled a step.
+    pub lams_per_step: usize,
+    /// Least λ trained on.
+    pub lam_low: f64,
+    /// Greatest λ trained on.
+    pub lam_high: f64,
+    /// Part of the training split kept for choosing checkpoints.
+    pub holdout: f64,
+    /// Ridge penalty of the length predictor.
+    pub ridge: f64,
+    /// Lengths behind the gate's targets.
+    pub lengths: Lengths,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            hidden: 256,
+            teacher_epochs: 20,
+            gate_epochs: 20,
+            batch: 256,
+            lr: 3e-4,
+            weight_decay: 0.01,
+            clip: 1.0,
+            dropout: 0.1,
+            w_cls: 1.0,
+            w_rank: 0.5,
+            w_sign: 1.0,
+            w_margin: 1.0,
+            w_mono: 1.0,
+            mono_tolerance: 0.03,
+            huber: 0.1,
+            lams_per_step: 8,
+            lam_low: 0.1,
+            lam_high: 20.0,
+            holdout: 0.15,
+            ridge: 1.0,
+            lengths: Lengths::Predicted,
+        }
+    }
+}
+
+impl FitConfig {
+    /// From JSON; unknown names are refused.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(json)
+            .map_err(|e| TrainError::argument("fit options", "known names and values", e))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Check every range; the first option out of range is named.
+    pub fn check(&self) -> Result<()> {
+        let counts = [
+            ("hidden", self.hidden, cr2fast_core::gate::MAX_WIDTH),
+            ("teacher_epochs", self.teacher_epochs, 10_000),
+            ("gate_epochs", self.gate_epochs, 10_000),
+            ("batch", self.batch, 1 << 20),
+            ("lams_per_step", self.lams_per_step, 1024),
+        ];
+        for (name, v, max) in counts {
+            if !(1..=max).contains(&v) {
+                return Err(TrainError::argument(name, &format!("1 to {max}"), v));
+            }
+        }
+        let positive = [
+            ("lr", self.lr),
+            ("clip", self.clip),
+            ("huber", self.huber),
+            ("lam_low", self.lam_low),
+            ("ridge", self.ridge),
+        ];
+        for (name, v) in positive {
+            if !(v.is_finite() && v > 0.0) {
+                return Err(TrainError::argument(name, "a positive number", v));
+            }
+        }
+        let not_negative = [
+            ("weight_decay", self.weight_decay),
+            ("w_cls", self.w_cls),
+            ("w_rank", self.w_rank),
+            ("w_sign", self.w_sign),
+            ("w_margin", self.w_margin),
+            ("w_mono", self.w_mono),
+            ("mono_tolerance", self.mono_tolerance),
+        ];
+        for (name, v) in not_negative {
+            if !(v.is_finite() && v >= 0.0) {
+                return Err(TrainError::argument(name, "a number, at least 0", v));
+            }
+        }
+        if !(self.lam_high.is_finite() && self.lam_high > self.lam_low) {
+            return Err(TrainError::argument("lam_high", "a number above lam_low", self.lam_high));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(TrainError::argument("dropout", "a number in [0, 1)", self.dropout));
+        }
+        if !(self.holdout > 0.0 && self.holdout <= 0.5) {
+            return Err(TrainError::argument("holdout", "a number in (0, 0.5]", self.holdout));
+        }
+        Ok(())
+    }
+}

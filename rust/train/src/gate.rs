@@ -1,0 +1,223 @@
+//! Fits the margin gate (cr2.md, section 5).
+//!
+//! In: standardised embeddings (N, d), and the teacher's view of every query (p, and c under link
+//! states drawn anew each epoch). Out: [`GateWeights`] of the epoch with the least held-out loss.
+
+use candle_core::{DType, Result as TensorResult, Tensor, Var};
+use cr2fast_core::gate::{GateWeights, PSI, psi};
+use cr2fast_core::reference;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::adamw::AdamW;
+use crate::config::FitConfig;
+use crate::error::{Result, TrainError};
+use crate::gelu::gelu;
+use crate::losses::{bce, huber, monotone, softplus};
+use crate::nn;
+use crate::{Progress, Record, Report};
+
+/// T at the start.
+const FIRST_TEMPERATURE: f64 = 0.1;
+/// λ on which checkpoints are compared.
+const HOLDOUT_LAMS: usize = 16;
+
+/// The gate.
+pub struct GateNet {
+    ln_weight: Var,   // (d,)
+    ln_bias: Var,     // (d,)
+    w1: Var,          // (d, h), transposed as in the teacher
+    b1: Var,          // (h,)
+    film_weight: Var, // (9, 2h)
+    film_bias: Var,   // (2h,)
+    w2: Var,          // (h, 1)
+    b2: Var,          // (1,)
+    eta_t: Var,       // (1,)
+}
+
+impl GateNet {
+    /// Fresh weights of a seed.
+    pub fn new(d: usize, h: usize, seed: u64, dtype: DType) -> TensorResult<Self> {
+        let rng = &mut nn::stream(seed, 4);
+        // FiLM starts near the identity: γ ≈ 1, β ≈ 0, a small dependence on λ.
+        let film = nn::uniform(rng, &[PSI, 2 * h], PSI * 100, dtype)?;
+        let start = Tensor::cat(
+            &[Tensor::ones(h, dtype, &nn::CPU)?, Tensor::zeros(h, dtype, &nn::CPU)?],
+            0,
+        )?;
+        Ok(Self {
+            ln_weight: nn::constant(1.0, &[d], dtype)?,
+            ln_bias: nn::constant(0.0, &[d], dtype)?,
+            w1: nn::uniform(rng, &[d, h], d, dtype)?,
+            b1: nn::uniform(rng, &[h], d, dtype)?,
+            film_weight: film,
+            film_bias: Var::from_tensor(&start)?,
+            w2: nn::uniform(rng, &[h, 1], h, dtype)?,
+            b2: nn::uniform(rng, &[1], h, dtype)?,
+            eta_t: nn::constant(libm::expm1(FIRST_TEMPERATURE).ln(), &[1], dtype)?,
+        })
+    }
+
+    /// Everything that learns.
+    pub fn vars(&self) -> Vec<Var> {
+        [
+            &self.ln_weight,
+            &self.ln_bias,
+            &self.w1,
+            &self.b1,
+            &self.film_weight,
+            &self.film_bias,
+            &self.w2,
+            &self.b2,
+            &self.eta_t,
+        ]
+        .map(Clone::clone)
+        .to_vec()
+    }
+
+    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B).
+    pub fn margins(&self, x: &Tensor, lams: &[f64], mask: Option<&Tensor>) -> TensorResult<Tensor> {
+        let h = self.b1.dim(0)?;
+        let x = x.broadcast_mul(&self.ln_weight)?.broadcast_add(&self.ln_bias)?;
+        let hidden = x.matmul(&self.w1)?.broadcast_add(&self.b1)?;
+        let psi: Vec<f64> = lams.iter().flat_map(|l| psi(*l)).collect();
+        let psi = Tensor::from_vec(psi, (lams.len(), PSI), &nn::CPU)?.to_dtype(x.dtype())?;
+        let film = psi.matmul(&self.film_weight)?.broadcast_add(&self.film_bias)?.unsqueeze(1)?;
+        let (gamma, beta) = (film.narrow(2, 0, h)?, film.narrow(2, h, h)?);
+        let z = hidden.unsqueeze(0)?.broadcast_mul(&gamma)?.broadcast_add(&beta)?;
+        let z = nn::masked(gelu(&z)?, mask)?;
+        let (j, b, _) = z.dims3()?;
+        z.reshape((j * b, h))?.matmul(&self.w2)?.broadcast_add(&self.b2)?.reshape((j, b))
+    }
+
+    /// T = softplus(η_T) + 1e-6.
+    pub fn temperature(&self) -> TensorResult<Tensor> {
+        softplus(&self.eta_t)? + 1e-6
+    }
+
+    /// w_sign·BCE(Δ̂/T, z) + w_margin·Huber(Δ̂ − Δ) + w_mono·monotone, targets (J, B).
+    pub fn loss(
+        &self,
+        margins: &Tensor,
+        targets: &Tensor,
+        w_mono: f64,
+        c: &FitConfig,
+    ) -> TensorResult<Tensor> {
+        let z = targets.ge(0.0)?.to_dtype(targets.dtype())?;
+        let sign = bce(&margins.broadcast_div(&self.temperature()?)?, &z)?;
+        let fit = huber(&(margins - targets)?, c.huber)?;
+        let loss = ((sign * c.w_sign)? + (fit * c.w_margin)?)?;
+        if w_mono == 0.0 { Ok(loss) } else { loss + (monotone(margins)? * w_mono)? }
+    }
+
+    fn weights(&self) -> TensorResult<GateWeights> {
+        let (d, hidden) = self.w1.dims2()?;
+        let scalar = |v: &Var| Ok::<f32, candle_core::Error>(nn::values(v)?[0]);
+        Ok(GateWeights {
+            d,
+            hidden,
+            ln_weight: nn::values(&self.ln_weight)?,
+            ln_bias: nn::values(&self.ln_bias)?,
+            w1: nn::values(&self.w1.t()?.contiguous()?)?,
+            b1: nn::values(&self.b1)?,
+            film_weight: nn::values(&self.film_weight.t()?.contiguous()?)?,
+            film_bias: nn::values(&self.film_bias)?,
+            w2: nn::values(&self.w2)?,
+            b2: scalar(&self.b2)?,
+            eta_t: scalar(&self.eta_t)?,
+        })
+    }
+}
+
+/// What the teacher says of the queries: p (N, M) and, for an epoch, c (N, M).
+pub struct Targets<'a> {
+    /// Models M.
+    pub models: usize,
+    /// p (N, M).
+    pub accuracies: &'a [f32],
+    /// Epoch (0: the held-out states) → c (N, M).
+    pub costs: &'a dyn Fn(usize) -> Result<Vec<f32>>,
+}
+
+impl Targets<'_> {
+    /// Δ_θ (J, B) of some rows.
+    fn margins(&self, c: &[f32], rows: &[u32], lams: &[f64]) -> TensorResult<Tensor> {
+        let m = self.models;
+        let row = |xs: &[f32], i: u32| xs[i as usize * m..(i as usize + 1) * m].to_vec();
+        let (p, c): (Vec<_>, Vec<_>) =
+            rows.iter().map(|i| (row(self.accuracies, *i), row(c, *i))).unzip();
+        let margins: Vec<f32> = lams
+            .iter()
+            .flat_map(|lam| p.iter().zip(&c).map(|(p, c)| reference::margin(p, c, *lam) as f32))
+            .collect();
+        Tensor::from_vec(margins, (lams.len(), rows.len()), &nn::CPU)
+    }
+}
+
+fn sample_lams(rng: &mut ChaCha8Rng, c: &FitConfig) -> Vec<f64> {
+    let (low, high) = (libm::log(c.lam_low), libm::log(c.lam_high));
+    let mut lams: Vec<f64> =
+        (0..c.lams_per_step).map(|_| libm::exp(rng.random_range(low..high))).collect();
+    lams.sort_by(f64::total_cmp);
+    lams
+}
+
+fn spaced_lams(c: &FitConfig, n: usize) -> Vec<f64> {
+    let ratio = c.lam_high / c.lam_low;
+    (0..n).map(|i| c.lam_low * libm::pow(ratio, i as f64 / (n - 1) as f64)).collect()
+}
+
+/// Train; returns the best checkpoint and its record.
+pub fn fit(
+    x: &Tensor,
+    targets: &Targets,
+    train: &[u32],
+    holdout: &[u32],
+    w_mono: f64,
+    config: &FitConfig,
+    report: Report,
+) -> Result<(GateWeights, Record)> {
+    let net = GateNet::new(x.dim(1)?, config.hidden, config.seed, DType::F32)?;
+    let mut adam = AdamW::new(net.vars(), config);
+    let (order, dropout) = (&mut nn::stream(config.seed, 5), &mut nn::stream(config.seed, 6));
+    let lam_rng = &mut nn::stream(config.seed, 7);
+    let held_lams = spaced_lams(config, HOLDOUT_LAMS);
+    let held_x = x.index_select(&Tensor::new(holdout, &nn::CPU)?, 0)?;
+    let held_targets = targets.margins(&(targets.costs)(0)?, holdout, &held_lams)?;
+    let mut record = Record::new();
+    let mut best = Vec::new();
+    for epoch in 1..=config.gate_epochs {
+        let costs = (targets.costs)(epoch)?;
+        let batches = nn::batches(order, train, config.batch);
+        let mut sum = 0.0;
+        for (step, rows) in batches.iter().enumerate() {
+            let lams = sample_lams(lam_rng, config);
+            let bx = x.index_select(&Tensor::new(rows.as_slice(), &nn::CPU)?, 0)?;
+            let shape = [lams.len(), rows.len(), config.hidden];
+            let mask = nn::dropout_mask(dropout, config.dropout, &shape, DType::F32)?;
+            let margins = net.margins(&bx, &lams, mask.as_ref())?;
+            let loss =
+                net.loss(&margins, &targets.margins(&costs, rows, &lams)?, w_mono, config)?;
+            adam.step(&loss)?;
+            sum += f64::from(loss.to_scalar::<f32>()?);
+            let done = (epoch - 1) as f64 + (step + 1) as f64 / batches.len() as f64;
+            report(Progress {
+                stage: "gate",
+                done,
+                total: config.gate_epochs,
+                loss: sum / (step + 1) as f64,
+            })?;
+        }
+        let held =
+            net.loss(&net.margins(&held_x, &held_lams, None)?, &held_targets, 0.0, config)?;
+        let (loss, held) = (sum / batches.len() as f64, f64::from(held.to_scalar::<f32>()?));
+        if !(loss.is_finite() && held.is_finite()) {
+            return Err(TrainError::Diverged { stage: "gate", epoch, loss });
+        }
+        if record.push(loss, held) {
+            best = nn::snapshot(&net.vars())?;
+        }
+    }
+    nn::restore(&net.vars(), &best)?;
+    Ok((net.weights()?, record))
+}

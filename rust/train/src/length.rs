@@ -1,0 +1,119 @@
+//! Fits the length predictor: ridge regression of log(1 + L_out) on (embedding, log(1 + L_in)).
+//!
+//! In: embeddings (N, d), L_in (N,), L_out (N, M), rows to fit on and rows that price the smearing
+//! factor. Out: [`LengthWeights`]. Closed form, so it has no seed; on this kind of data a network in
+//! its place explains no more.
+
+use cr2fast_core::length::{LengthPredictor, LengthWeights, SCALARS};
+
+use crate::error::Result;
+
+/// A symmetric positive-definite system A·X = B, solved in place by Cholesky: A (k, k), B (k, m).
+fn solve(a: &mut [f64], b: &mut [f64], k: usize, m: usize) {
+    for j in 0..k {
+        for i in j..k {
+            let dot: f64 = (0..j).map(|t| a[i * k + t] * a[j * k + t]).sum();
+            let v = a[i * k + j] - dot;
+            // The ridge keeps every pivot positive.
+            a[i * k + j] = if i == j { v.sqrt() } else { v / a[j * k + j] };
+        }
+    }
+    for col in 0..m {
+        for i in 0..k {
+            let dot: f64 = (0..i).map(|t| a[i * k + t] * b[t * m + col]).sum();
+            b[i * m + col] = (b[i * m + col] - dot) / a[i * k + i];
+        }
+        for i in (0..k).rev() {
+            let dot: f64 = (i + 1..k).map(|t| a[t * k + i] * b[t * m + col]).sum();
+            b[i * m + col] = (b[i * m + col] - dot) / a[i * k + i];
+        }
+    }
+}
+
+/// Fit on `train` rows; `holdout` rows give the smearing factor.
+pub fn fit(
+    embeddings: &[f32],
+    n_input: &[f64],
+    n_output: &[f64],
+    d: usize,
+    ridge: f64,
+    train: &[u32],
+    holdout: &[u32],
+) -> Result<LengthWeights> {
+    let (m, k) = (n_output.len() / n_input.len(), d + 1);
+    let features = |row: u32, out: &mut [f64]| {
+        let r = row as usize;
+        for (o, x) in out.iter_mut().zip(&embeddings[r * d..(r + 1) * d]) {
+            *o = f64::from(*x);
+        }
+        out[d] = libm::log1p(n_input[r]);
+    };
+    let target = |row: u32, j: usize| libm::log1p(n_output[row as usize * m + j]);
+    let n = train.len() as f64;
+    let mut f = vec![0.0; k];
+    let (mut mean_f, mut mean_t) = (vec![0.0; k], vec![0.0; m]);
+    for row in train {
+        features(*row, &mut f);
+        mean_f.iter_mut().zip(&f).for_each(|(s, x)| *s += x / n);
+        mean_t.iter_mut().enumerate().for_each(|(j, s)| *s += target(*row, j) / n);
+    }
+    let (mut a, mut b) = (vec![0.0; k * k], vec![0.0; k * m]);
+    for row in train {
+        features(*row, &mut f);
+        f.iter_mut().zip(&mean_f).for_each(|(x, mean)| *x -= mean);
+        for i in 0..k {
+            for j in 0..=i {
+                a[i * k + j] += f[i] * f[j];
+            }
+            for j in 0..m {
+                b[i * m + j] += f[i] * (target(*row, j) - mean_t[j]);
+            }
+        }
+    }
+    (0..k).for_each(|i| a[i * k + i] += ridge);
+    solve(&mut a, &mut b, k, m);
+
+    let mut w =
+        LengthWeights { models: m, d, weight: vec![0.0; m * d], scalars: vec![0.0; m * SCALARS] };
+    for j in 0..m {
+        for i in 0..d {
+            w.weight[j * d + i] = b[i * m + j] as f32;
+        }
+        let dot: f64 = (0..d).map(|i| f64::from(w.weight[j * d + i]) * mean_f[i]).sum();
+        let slope = b[d * m + j];
+        let longest = train.iter().map(|r| n_output[*r as usize * m + j]).fold(0.0, f64::max);
+        w.scalars[j * SCALARS..][..SCALARS].copy_from_slice(&[
+            slope,
+            mean_t[j] - dot - slope * mean_f[d],
+            0.0,
+            longest,
+        ]);
+    }
+    smear(&mut w, embeddings, n_input, n_output, holdout)?;
+    Ok(w)
+}
+
+/// Duan's factor: with it, 1 + prediction has the mean of 1 + L on rows the fit did not see.
+fn smear(
+    w: &mut LengthWeights,
+    embeddings: &[f32],
+    n_input: &[f64],
+    n_output: &[f64],
+    rows: &[u32],
+) -> Result<()> {
+    let (m, d) = (w.models, w.d);
+    let plain = LengthPredictor::new(w.clone())?;
+    let (mut truth, mut guess, mut out) = (vec![0.0; m], vec![0.0; m], vec![0.0; m]);
+    for row in rows {
+        let r = *row as usize;
+        plain.predict_into(&embeddings[r * d..(r + 1) * d], n_input[r], &mut out);
+        for j in 0..m {
+            truth[j] += 1.0 + n_output[r * m + j];
+            guess[j] += 1.0 + out[j];
+        }
+    }
+    for j in 0..m {
+        w.scalars[j * SCALARS + 2] = libm::log(truth[j] / guess[j]);
+    }
+    Ok(())
+}
