@@ -63,10 +63,10 @@ def synthetic_costs(models: int = 4) -> CostTable:
             "tier": "edge" if k else "device",
             "tau0_s": 0.0,
             "beta_pre_s": 2e-4 * (1 + k),
-            "beta_dec_s": 0.015 * 1.6**k,
+            "beta_dec_s": 0.012 * 1.5**k if k else 0.015,
             "phi_pre": "linear",
             "phi_dec": "linear",
-            "p_active_w": 100.0 + 50.0 * k if k else 15.0,
+            "p_active_w": 40.0 + 40.0 * k if k else 15.0,
         }
         for k, name in enumerate(names)
     ]
@@ -99,7 +99,7 @@ def make_routing_problem(
 
     - topic t ~ uniform; embedding e = normalise(a_t + g), a_t and g Gaussian, |g| about 1.2 |a_t|;
     - difficulty h = sqrt(d) <v, e> of one random unit v, shared by all models;
-    - ability b_m from -0.4 (local) to 1.2 (largest), plus a Gaussian topic skill of deviation 0.6;
+    - ability b_m from -2.0 (local) to 1.6 (largest), plus a Gaussian topic skill of deviation 0.8;
     - p_m(x) = sigmoid(b_m + skill_{m,t} - 0.8 h), y_m ~ Bernoulli(p_m), independent;
     - L_in ~ lognormal(4.9, 0.6); L_out,m ~ lognormal(4.6 + 0.25 h, 0.5); both at least 1, rounded.
 
@@ -126,7 +126,7 @@ def make_routing_problem(
     e /= np.linalg.norm(e, axis=1, keepdims=True)
     v = rng.normal(size=d)
     difficulty = np.sqrt(d) * (e @ (v / np.linalg.norm(v)))
-    ability = np.linspace(-0.4, 1.2, models) + 0.6 * rng.normal(size=(topics, models))[topic]
+    ability = np.linspace(-2.0, 1.6, models) + 0.8 * rng.normal(size=(topics, models))[topic]
     p = 1 / (1 + np.exp(-(ability - 0.8 * difficulty[:, None])))
     correct = rng.random((n, models)) < p
     n_input = np.maximum(rng.lognormal(4.9, 0.6, n).round(), 1)

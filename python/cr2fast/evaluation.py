@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
-from cr2fast.intervals import binomial_interval
+from cr2fast.intervals import binomial_interval, risk_tail
 from cr2fast.router import Lengths, Router
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Evaluation:
     ----------
     lams, alphas : ndarray, (L,), (A,)
         The calibrated grid.
-    n, n_answerable : int
-        Test queries, and those that some model answers.
+    n, n_answerable, n_calibration : int
+        Test queries, those that some model answers, and calibration samples.
     accuracy, accuracy_answerable : ndarray
         Fraction answered correctly, of all queries and of the answerable ones.
     cost : ndarray
@@ -65,6 +65,7 @@ class Evaluation:
     alphas: F64
     n: int
     n_answerable: int
+    n_calibration: int
     accuracy: F64
     accuracy_answerable: F64
     cost: F64
@@ -101,6 +102,21 @@ class Evaluation:
         compatible: npt.NDArray[np.bool_] = self.risk_interval[:, :, 0] <= self.alphas
         return compatible
 
+    @cached_property
+    def p_value(self) -> F64:
+        """(L, A): chance of a test risk this high when the guarantee holds with equality.
+
+        Counts both draws, calibration's and test's (:func:`cr2fast.intervals.risk_tail`); NaN where
+        alpha is infeasible. Small values in many cells would speak against the guarantee.
+        """
+        out = np.full(self.false_acceptances.shape, np.nan)
+        for j, alpha in enumerate(self.alphas.tolist()):
+            k = _core.allowed_false_acceptances(alpha, self.n_calibration)
+            if k is not None:
+                column = self.false_acceptances[:, j].tolist()
+                out[:, j] = [risk_tail(c, self.n, k, self.n_calibration) for c in column]
+        return out
+
     def at(self, lam: float, alpha: float) -> dict[str, float]:
         """All figures of one operating point."""
         i, j = _index(self.lams, lam, "lam"), _index(self.alphas, alpha, "alpha")
@@ -132,11 +148,12 @@ class Evaluation:
         data = {
             k: v.tolist() if isinstance(v, np.ndarray) else v
             for k, v in self.__dict__.items()
-            if k != "risk_interval"
+            if k not in ("risk_interval", "p_value")
         }
         return data | {
             "risk": self.risk.tolist(),
             "risk_interval": self.risk_interval.tolist(),
+            "p_value": self.p_value.tolist(),
             "pareto": self.pareto().tolist(),
         }
 
@@ -224,6 +241,7 @@ def evaluate(
         alphas=alphas,
         n=len(test),
         n_answerable=int(test.answerable.sum()),
+        n_calibration=calibration["n"],
         **outcome,
         local_rate=local.mean(axis=2),
         false_acceptances=(local & prefers_edge[:, None, :]).sum(axis=2),

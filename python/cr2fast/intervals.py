@@ -1,7 +1,7 @@
-"""Exact binomial intervals.
+"""Exact intervals and tests for counts, with numpy alone.
 
-In: counts. Out: Clopper-Pearson bounds: the p at which the observed count sits in a tail of
-(1 - level) / 2. Found by bisection on the binomial tail; numpy alone.
+In: counts. Out: Clopper-Pearson bounds of a proportion, found by bisection on the binomial tail; and
+the tail of the beta-binomial law that a calibrated risk follows.
 """
 
 from __future__ import annotations
@@ -38,6 +38,31 @@ def binomial_interval(count: int, n: int, level: float = 0.95) -> tuple[float, f
     low = 0.0 if count == 0 else _solve(count - 1, n, 1 - tail)
     high = 1.0 if count == n else _solve(count, n, tail)
     return low, high
+
+
+@lru_cache(maxsize=4096)
+def risk_tail(count: int, n: int, allowed: int, n_calibration: int) -> float:
+    """P(at least `count` false acceptances among `n` test queries) under the calibration's own law.
+
+    With continuous scores, the risk behind a threshold that allows k false acceptances among N
+    calibration samples is Beta(k + 1, N - k) distributed, so the test count is beta-binomial. A
+    binomial interval around the test count alone forgets that the calibration set was a draw too.
+
+    Parameters
+    ----------
+    count, n : int
+        False acceptances among test queries.
+    allowed, n_calibration : int
+        k and N.
+    """
+    a, b = allowed + 1, n_calibration - allowed
+    x = np.arange(count)
+    log_pmf = (
+        lgamma(n + 1) - _lgamma(x + 1) - _lgamma(n - x + 1)
+        + _lgamma(x + a) + _lgamma(n - x + b) - lgamma(n + a + b)
+        + lgamma(a + b) - lgamma(a) - lgamma(b)
+    )  # fmt: skip
+    return float(max(0.0, 1 - np.exp(log_pmf).sum()))
 
 
 def _solve(k: int, n: int, target: float) -> float:

@@ -164,10 +164,6 @@ class Router:
         """The artifact's bytes."""
         return self._core.to_bytes()
 
-    def copy(self) -> Router:
-        """A router to calibrate differently; it shares this one's (immutable) parts."""
-        return Router(self._core)
-
     @property
     def models(self) -> tuple[str, ...]:
         """(M,) names, the local model first."""

@@ -9,7 +9,14 @@ use pyo3::prelude::*;
 use crate::arrays::{out1, out2, real};
 use crate::errors::{Cr2Error, core};
 
-/// One link state ξ: rates in bit/s, round trip in s.
+/// One link state ξ, as the edge knows it when it selects.
+///
+/// Parameters
+/// ----------
+/// rate_ul_bps, rate_dl_bps : float
+///     Uplink and downlink rate, bit/s, positive.
+/// rtt_s : float
+///     Round-trip time, s.
 #[pyclass(frozen, module = "cr2fast", from_py_object)]
 #[derive(Clone, Copy, PartialEq)]
 pub struct LinkState(pub link::LinkState);
@@ -51,7 +58,14 @@ impl LinkState {
     }
 }
 
-/// N link states.
+/// N link states; index it for one :class:`LinkState`.
+///
+/// Parameters
+/// ----------
+/// rate_ul_bps, rate_dl_bps : array_like of float, (N,)
+///     Rates, bit/s, positive.
+/// rtt_s : array_like of float, (N,)
+///     Round-trip times, s.
 #[pyclass(frozen, module = "cr2fast")]
 pub struct LinkStates(pub Vec<link::LinkState>);
 
@@ -124,7 +138,9 @@ impl LinkStates {
     }
 }
 
-/// A validated cost table; model 0 is the device's.
+/// A validated cost table (schema ``cr2fast.cost_table/1``); the first model is the device's.
+///
+/// Immutable. Units are SI: seconds, joules, watts, hertz, bits, metres.
 #[pyclass(frozen, module = "cr2fast")]
 pub struct CostTable(pub cost::CostTable);
 
@@ -161,6 +177,12 @@ impl CostTable {
 
 #[pymethods]
 impl CostTable {
+    /// Read a ``cost_table.json``.
+    ///
+    /// Raises
+    /// ------
+    /// CostTableError
+    ///     Unknown schema, a missing or negative field, no reference model; the field is named.
     #[staticmethod]
     fn read(path: std::path::PathBuf) -> PyResult<Self> {
         let json = std::fs::read_to_string(&path).map_err(|e| match e.raw_os_error() {
@@ -173,53 +195,70 @@ impl CostTable {
         Self::from_json(&json)
     }
 
+    /// Parse the text of a ``cost_table.json``.
     #[staticmethod]
     fn from_json(text: &str) -> PyResult<Self> {
         cost::CostTable::from_json(text).map(Self).map_err(core)
     }
 
+    /// Canonical JSON text: sorted keys, T0 and E0 as they are now.
     fn to_json(&self) -> String {
         self.0.table().to_json()
     }
 
+    /// Model names, the device's first.
     #[getter]
     fn models(&self) -> Vec<String> {
         self.0.models()
     }
 
+    /// The model whose normalised cost is 1.
     #[getter]
     fn reference_model(&self) -> String {
         self.0.models()[self.0.table().reference].clone()
     }
 
+    /// ``measured`` or ``estimated``.
     #[getter]
     fn source(&self) -> String {
         format!("{:?}", self.0.table().source).to_lowercase()
     }
 
+    /// SHA-256 of the canonical JSON without T0 and E0.
     #[getter]
     fn sha256(&self) -> String {
         self.0.table().hash()
     }
 
+    /// (T0 in s, E0 in J), or None while unset.
     #[getter]
     fn normalizers(&self) -> Option<(f64, f64)> {
         self.0.normalizers().map(|n| (n.latency_s, n.energy_j))
     }
 
+    /// Whether every model's power is known.
     #[getter]
     fn has_energy(&self) -> bool {
         self.0.table().energy_known()
     }
 
+    /// The same table with these models in this order, the device's first.
     fn select(&self, models: Vec<String>) -> PyResult<Self> {
         self.0.select(&models).map(Self).map_err(core)
     }
 
+    /// The same table with T0 (s) and E0 (J) set.
     fn with_normalizers(&self, latency_s: f64, energy_j: f64) -> PyResult<Self> {
         self.0.with_normalizers(Normalizers { latency_s, energy_j }).map(Self).map_err(core)
     }
 
+    /// The same table with T0 and E0 set to the reference model's means over these requests.
+    ///
+    /// Parameters
+    /// ----------
+    /// n_input_tokens : array_like, (N,)
+    /// n_output_tokens : array_like, (N, M)
+    /// states : LinkStates, N of them
     fn normalized_on(
         &self,
         n_input_tokens: &Bound<'_, PyAny>,
@@ -231,10 +270,21 @@ impl CostTable {
         self.0.normalize_on(&n_in, &n_out, &states.0).map(Self).map_err(core)
     }
 
+    /// `n` link states of a seed: distances, fading, then Shannon rates (equations 6-9).
+    ///
+    /// State i depends on (seed, i) alone, so a longer sample extends a shorter one.
     fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> LinkStates {
         LinkStates(py.detach(|| self.0.link().sample(n, seed)))
     }
 
+    /// Normalised costs c_m(x, ξ), (N, M) float32 (equations 6-18).
+    ///
+    /// Parameters
+    /// ----------
+    /// n_input_tokens : array_like, (N,)
+    /// n_output_tokens : array_like, (N, M)
+    ///     True or predicted lengths, in the order of `models`.
+    /// states : LinkStates, N of them
     fn cost<'py>(
         &self,
         py: Python<'py>,
@@ -248,6 +298,7 @@ impl CostTable {
         out2(py, out, n, m)
     }
 
+    /// Latencies t_m in s, (N, M) float64; arguments as of `cost`.
     fn latency_s<'py>(
         &self,
         py: Python<'py>,
@@ -258,6 +309,7 @@ impl CostTable {
         self.physical(py, Quantity::LatencyS, n_input_tokens, n_output_tokens, states)
     }
 
+    /// Energies e_m in J, (N, M) float64; arguments as of `cost`. Refused where power is unmeasured.
     fn energy_j<'py>(
         &self,
         py: Python<'py>,

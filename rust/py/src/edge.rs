@@ -1,6 +1,5 @@
 //! `EdgeSelector` and `Selection`.
 
-use cr2fast_core::artifact;
 use cr2fast_core::edge::{self, Batch, Rule};
 use cr2fast_core::router::Router as CoreRouter;
 use numpy::{PyArray1, PyUntypedArrayMethods};
@@ -9,9 +8,19 @@ use pyo3::prelude::*;
 use crate::arrays::{out1, real, vector_f32};
 use crate::costs::{LinkState, LinkStates};
 use crate::errors::{Cr2Error, core};
-use crate::router::{Router, check_width};
+use crate::router::{Router, check_width, open};
 
 /// A selected model, with the numbers behind it.
+///
+/// Attributes
+/// ----------
+/// model : str
+/// utility : float
+///     accuracy - λ · cost.
+/// accuracy : float
+///     The teacher's probability that the model answers correctly.
+/// cost : float
+///     Normalised cost c.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Selection {
     model: String,
@@ -30,7 +39,15 @@ impl Selection {
     }
 }
 
-/// Models selected for N queries.
+/// Models selected for N queries; arrays are (N,).
+///
+/// Attributes
+/// ----------
+/// models : list of str
+///     Names that `index` points into, the device's first.
+/// index : ndarray of int64
+/// utility, accuracy, cost : ndarray
+///     As of :class:`Selection`.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Selections {
     models: Vec<String>,
@@ -51,7 +68,9 @@ impl Selections {
     }
 }
 
-/// Stage two at one λ.
+/// Stage two, at the edge: the allowed model of greatest utility p - λ·c (equations 33-35).
+///
+/// Immutable and safe to share between threads. Needs numpy alone.
 #[pyclass(frozen, module = "cr2fast")]
 pub struct EdgeSelector {
     inner: edge::EdgeSelector,
@@ -95,7 +114,10 @@ impl EdgeSelector {
     /// One flag a model from a set of names or a sequence of M booleans.
     fn available(&self, obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<bool>>> {
         let Some(obj) = obj else { return Ok(None) };
-        if let Ok(flags) = obj.extract::<Vec<bool>>() {
+        // An empty sequence is no names: nothing is up.
+        if let Ok(flags) = obj.extract::<Vec<bool>>()
+            && !flags.is_empty()
+        {
             return Ok(Some(flags));
         }
         let names: Vec<String> =
@@ -117,19 +139,34 @@ impl EdgeSelector {
 
 #[pymethods]
 impl EdgeSelector {
+    /// Read a ``router.safetensors``.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : path
+    /// lam : float
+    ///     Cost weight λ; the device's.
+    /// rule : {"edge-only", "inclusive", "fallback"}
+    ///     Edge models; or all models, which may send a query back; or one fixed model.
+    /// fallback : str, optional
+    ///     The model of ``rule="fallback"``.
+    /// encoder : EncoderInfo, optional
+    ///     The encoder at hand; another one than the router's is an error.
     #[staticmethod]
-    #[pyo3(signature = (path, lam, rule="edge-only", fallback=None))]
+    #[pyo3(signature = (path, lam, rule="edge-only", fallback=None, encoder=None))]
     fn load(
         py: Python<'_>,
         path: std::path::PathBuf,
         lam: f64,
         rule: &str,
         fallback: Option<String>,
+        encoder: Option<(String, String)>,
     ) -> PyResult<Self> {
-        let router = py.detach(|| artifact::load(&path)).map_err(core)?;
+        let router = open(py, &path, encoder)?;
         Self::bind(&router, lam, rule, fallback)
     }
 
+    /// The same from a router in memory.
     #[staticmethod]
     #[pyo3(signature = (router, lam, rule="edge-only", fallback=None))]
     fn from_router(
@@ -141,16 +178,35 @@ impl EdgeSelector {
         Self::bind(&router.0, lam, rule, fallback)
     }
 
+    /// Cost weight λ.
     #[getter]
     fn lam(&self) -> f64 {
         self.inner.lam()
     }
 
+    /// Model names, the device's first.
     #[getter]
     fn models(&self) -> Vec<String> {
         self.models.clone()
     }
 
+    /// Select for one deferred query.
+    ///
+    /// Parameters
+    /// ----------
+    /// embedding : ndarray of float32, (d,)
+    /// n_input_tokens : float
+    ///     L_in.
+    /// state : LinkState
+    ///     ξ.
+    /// available : iterable of str, or M booleans, optional
+    ///     Models that are up; all by default.
+    /// n_output_tokens : array_like, (M,), optional
+    ///     Known output lengths; predicted when absent.
+    ///
+    /// Returns
+    /// -------
+    /// Selection
     #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None))]
     #[allow(clippy::too_many_arguments)]
     fn select(
@@ -172,6 +228,7 @@ impl EdgeSelector {
         Ok(self.selection(s))
     }
 
+    /// Select for N deferred queries: the arguments of :meth:`select` with a leading axis.
     #[pyo3(signature = (embeddings, n_input_tokens, states, available=None, n_output_tokens=None, threads=1))]
     #[allow(clippy::too_many_arguments)]
     fn select_batch<'py>(

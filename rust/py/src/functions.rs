@@ -25,6 +25,30 @@ fn same_shape(what: &str, expected: &[usize], got: &[usize]) -> PyResult<()> {
     Err(Cr2Error::new_err(format!("{what}: expected shape {expected:?}, got {got:?}")))
 }
 
+/// Thresholds of conformal risk control, (L, A) float32 (equations 62-68).
+///
+/// Accept where score >= threshold: +inf defers all, -inf accepts all. For each row, with
+/// k = floor(alpha (N+1)) - 1, exact for alpha as it is written in decimal, the threshold is the least
+/// float above the (k+1)-th largest score among the samples that prefer the edge. Then, for a score
+/// frozen beforehand and exchangeable samples, E[1[prefers edge] 1[score >= threshold]] <= alpha, for
+/// each row by itself.
+///
+/// Parameters
+/// ----------
+/// scores : ndarray of float32, (L, N)
+///     One row a cost weight; finite.
+/// prefers_edge : ndarray of bool, (L, N)
+///     Whether the full-information choice is an edge model.
+/// alphas : array_like of float, (A,)
+///     Risk levels in (0, 1).
+/// on_infeasible : {"raise", "defer"}
+///     For alpha < 1/(N+1): an error, or +inf.
+/// threads : int
+///     0: one a core.
+///
+/// Raises
+/// ------
+/// InfeasibleAlphaError, Cr2Error, TypeError
 #[pyfunction]
 #[pyo3(signature = (scores, prefers_edge, alphas, on_infeasible="raise", threads=1))]
 fn crc_thresholds<'py>(
@@ -45,6 +69,13 @@ fn crc_thresholds<'py>(
     out2(py, out, l, alphas.len())
 }
 
+/// Fraction of samples that prefer the edge and have score >= threshold, (L, A) float64.
+///
+/// Parameters
+/// ----------
+/// scores : ndarray of float32, (L, N)
+/// prefers_edge : ndarray of bool, (L, N)
+/// thresholds : ndarray of float32, (L, A)
 #[pyfunction]
 fn empirical_risk<'py>(
     py: Python<'py>,

@@ -2,11 +2,11 @@
 
 use cr2fast_core::artifact;
 use cr2fast_core::router::{Calibration, Encoder, IdSet, Router as CoreRouter};
-use numpy::{PyArray1, PyArray2};
+use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::arrays::{matrix_f32, out1, out2, real};
+use crate::arrays::{matrix_f32, out2, real};
 use crate::costs::CostTable;
 use crate::errors::{Cr2Error, core};
 
@@ -58,11 +58,6 @@ impl Router {
     #[getter]
     fn costs(&self) -> CostTable {
         CostTable(self.0.costs.clone())
-    }
-
-    #[getter]
-    fn temperature(&self) -> f64 {
-        self.0.gate.weights().temperature()
     }
 
     /// (gate, teacher) parameter counts.
@@ -165,17 +160,6 @@ impl Router {
         let calibration = Calibration { lams, alphas, thresholds, n, reference, lengths, ids };
         self.0.with_calibration(calibration).map(Self).map_err(core)
     }
-
-    /// One threshold, as a margin.
-    fn threshold(&self, lam: f64, alpha: f64) -> PyResult<f32> {
-        self.0.threshold(lam, alpha).map(|t| t.2).map_err(core)
-    }
-
-    /// T0-free view of the grid, for reports.
-    #[getter]
-    fn lams<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyArray1<f64>>> {
-        self.0.calibration.as_ref().map(|c| out1(py, &c.lams))
-    }
 }
 
 impl Router {
@@ -200,4 +184,20 @@ pub fn check_width<'py>(
         )));
     }
     Ok(x)
+}
+
+/// Read an artifact, and refuse another encoder's.
+pub fn open(
+    py: Python<'_>,
+    path: &std::path::Path,
+    encoder: Option<(String, String)>,
+) -> PyResult<CoreRouter> {
+    py.detach(|| {
+        let router = artifact::load(path)?;
+        if let Some((id, sha256)) = encoder {
+            router.check_encoder(&Encoder { id, sha256 })?;
+        }
+        Ok(router)
+    })
+    .map_err(core)
 }

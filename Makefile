@@ -1,0 +1,53 @@
+# `make help` lists the targets. Each sets up what it needs in .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+BUILT := .venv/.built
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench wheel stub clean risk
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+
+.venv/.tools: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q --group dev
+	@touch $@
+
+# An editable install, built with optimisation; again when Rust or the project file changed.
+$(BUILT): $(RUST_SOURCES) pyproject.toml .venv/.tools
+	@command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs"; exit 1; }
+	. $(BIN)/activate && maturin develop --release --extras lab
+	@touch $@
+
+demo: $(BUILT)  ## fit, calibrate, route and plot; CR2FAST_DATA=DIR for real data (out: ./demo)
+	$(BIN)/cr2fast demo --out demo
+
+test: $(BUILT)  ## all tests: Rust, Python, statistics, README
+	cargo test --profile checked -p cr2fast-core -p cr2fast-train
+	$(BIN)/python -m pytest
+
+check: $(BUILT)  ## formatting, lints, types, stub against module
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
+
+bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)
+	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
+
+risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
+	$(BIN)/python benches/risk_over_seeds.py
+
+wheel: .venv/.tools  ## build the wheel into dist/
+	. $(BIN)/activate && maturin build --release --out dist
+
+clean:  ## remove what make made
+	rm -rf .venv target dist demo python/cr2fast/*.so

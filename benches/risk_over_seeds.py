@@ -1,0 +1,85 @@
+"""Realised risk on the test split against alpha, over seeds of split, training and link states.
+
+    CR2FAST_DATA=DIR python benches/risk_over_seeds.py [--seeds 5] [--out risk.json]
+
+For each seed and length mode a router is fitted, calibrated and evaluated; then, for each mode, the
+seeds are pooled. Printed: at how many of the grid's cells the 95 % binomial interval of the realised
+risk reaches down to alpha, and where it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import cr2fast
+from cr2fast.datasets import load_folder
+from cr2fast.intervals import binomial_interval
+from cr2fast.jsontext import json_ready
+
+MODES = ("predicted", "known")
+
+
+def one_seed(problem, seed, lengths):
+    train, calibration, test = problem.table.split(seed=seed)
+    router = cr2fast.fit(train, problem.costs, seed=seed, lengths=lengths)
+    router.calibrate(calibration, problem.costs, seed=seed)
+    return cr2fast.evaluate(router, test, problem.costs, seed=seed)
+
+
+def pooled(evaluations):
+    """Counts of all seeds together; the test splits overlap, so this is a mean, not 5 N samples."""
+    first = evaluations[0]
+    counts = sum(e.false_acceptances for e in evaluations)
+    n = sum(e.n for e in evaluations)
+    low = np.array([[binomial_interval(int(k), n)[0] for k in row] for row in counts])
+    return counts / n, low, low <= first.alphas
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("CR2FAST_DATA"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not args.data:
+        sys.exit("risk_over_seeds: --data DIR or CR2FAST_DATA is needed: real outcomes")
+    problem = load_folder(args.data)
+    document = {}
+    for lengths in MODES:
+        evaluations = []
+        for seed in range(args.seeds):
+            e = one_seed(problem, seed, lengths)
+            evaluations.append(e)
+            rejected = int((e.p_value < 0.025).sum())
+            print(
+                f"{lengths} lengths, seed {seed}: interval reaches alpha at {e.compatible.sum()} of "
+                f"{e.compatible.size} cells; p < 0.025 at {rejected}; least p {e.p_value.min():.4f}",
+                flush=True,
+            )
+        risk, low, good = pooled(evaluations)
+        alphas, lams = evaluations[0].alphas, evaluations[0].lams
+        print(f"{lengths} lengths, {args.seeds} seeds pooled: {good.sum()} of {good.size} cells")
+        for j, alpha in enumerate(alphas):
+            # Where nearly everything is accepted, the risk is far below alpha whatever the rule does.
+            active = risk[:, j] > alpha / 2
+            print(
+                f"  alpha {alpha:g}: mean risk over the {active.sum()} active lam "
+                f"{risk[active, j].mean():.5f}, highest {risk[:, j].max():.5f}; "
+                f"cells {good[:, j].sum()}/{len(lams)}"
+            )
+        document[lengths] = {
+            "lams": lams, "alphas": alphas, "risk": risk, "low": low, "compatible": good,
+            "p_values": [e.p_value for e in evaluations],
+        }  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps(json_ready(document)))
+
+
+if __name__ == "__main__":
+    main()

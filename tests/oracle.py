@@ -1,0 +1,215 @@
+"""Slow, plain-NumPy twins of every Rust kernel: the definition, not the implementation.
+
+Double precision throughout, one loop a formula; equation numbers are the paper's (arXiv 2605.12001).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import erf
+
+import numpy as np
+
+_erf = np.vectorize(erf, otypes=[float])
+
+
+def gelu(x):
+    return 0.5 * x * (1 + _erf(np.asarray(x, float) / np.sqrt(2)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x, float)))
+
+
+def layer_norm(x, gain, bias):
+    x = np.asarray(x, float)
+    mean = x.mean(-1, keepdims=True)
+    var = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-5) * gain + bias
+
+
+def psi(lam):
+    """Features of lambda (49)."""
+    log = np.log(lam)
+    f = np.array([0.5, 1, 2, 4])
+    return np.concatenate([[log], np.sin(2 * np.pi * f * log), np.cos(2 * np.pi * f * log)])
+
+
+def gate_margins(w, x, lams):
+    """Margins (L, N) of the gate (50-52); w maps artifact tensor names to arrays."""
+    hidden = layer_norm(x, w["gate.ln.weight"], w["gate.ln.bias"]) @ w["gate.w1"].T.astype(float)
+    hidden = hidden + w["gate.b1"]
+    out = []
+    for lam in lams:
+        film = w["gate.film.weight"].astype(float) @ psi(lam) + w["gate.film.bias"]
+        gamma, beta = np.split(film, 2)
+        out.append(gelu(gamma * hidden + beta) @ w["gate.w2"].astype(float) + w["gate.b2"][0])
+    return np.array(out)
+
+
+def teacher_accuracies(w, x):
+    """p (N, M) of the heads (36-39)."""
+    out = []
+    for m in range(len(w["teacher.b2"])):
+        z = layer_norm(x, w["teacher.ln.weight"][m], w["teacher.ln.bias"][m])
+        hidden = gelu(z @ w["teacher.w1"][m].T.astype(float) + w["teacher.b1"][m])
+        out.append(sigmoid(hidden @ w["teacher.w2"][m].astype(float) + w["teacher.b2"][m]))
+    return np.stack(out, axis=1)
+
+
+def lengths(w, x, n_input):
+    """Expected output tokens (N, M) of the length heads."""
+    slope, offset, smear, longest = w["length.scalars"].T
+    log = x.astype(float) @ w["length.weight"].T.astype(float)
+    log = log + slope * np.log1p(n_input)[:, None] + offset + smear
+    return np.clip(np.exp(log) - 1, 0, longest)
+
+
+def _mix(z):
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniforms(seed, count):
+    """SplitMix64 read at counters 0..count-1, as numbers in [0, 1)."""
+    with np.errstate(over="ignore"):
+        start = _mix(np.uint64(seed) ^ np.uint64(0x6372326661737421))
+        i = np.arange(1, count + 1, dtype=np.uint64)
+        z = _mix(start + i * np.uint64(0x9E3779B97F4A7C15))
+    return (z >> np.uint64(11)).astype(float) / 2**53
+
+
+def link_states(link, n, seed):
+    """Rates (bit/s) of sampled states (6-9): (n,) up, (n,) down."""
+    u = uniforms(seed, 3 * n).reshape(n, 3)
+    low, high = link["distance_m"]["low"], link["distance_m"]["high"]
+    d = low + (high - low) * u[:, 0]
+    fading = np.maximum(-link["fading"]["mean"] * np.log1p(-u[:, 1:]), 1e-12)
+    gain = 10 ** (link["reference_gain_db"] / 10) * fading * d[:, None] ** -link["path_loss_exponent"]
+    n0 = 10 ** ((link["noise_psd_dbm_hz"] - 30) / 10)
+    rates = []
+    for k, (b, p) in enumerate(
+        [(link["bandwidth_ul_hz"], link["tx_power_ue_w"]), (link["bandwidth_dl_hz"], link["tx_power_ap_w"])]
+    ):
+        rates.append(b * np.log2(1 + p * gain[:, k] / (b * n0)))
+    return rates[0], rates[1]
+
+
+def work(form, tokens, kappa):
+    return tokens + (kappa * tokens**2 if form == "quadratic" else 0)
+
+
+def latency_energy(table, n_in, n_out, rate_ul, rate_dl, rtt):
+    """t (N, M) in s and e (N, M) in J (10-16); `table` is the parsed JSON."""
+    link, ue = table["link"], table["ue"]
+    t, e = [], []
+    for k, m in enumerate(table["models"]):
+        inference = (
+            m["tau0_s"]
+            + m["beta_pre_s"] * work(m["phi_pre"], n_in, m.get("kappa_pre", 0))
+            + m["beta_dec_s"] * work(m["phi_dec"], n_out[:, k], m.get("kappa_dec", 0))
+        )
+        if m["tier"] == "device":
+            t.append(inference)
+            e.append(m["p_active_w"] * inference)
+            continue
+        up = n_in * link["bits_per_input_token"] / rate_ul
+        down = n_out[:, k] * link["bits_per_output_token"] / rate_dl
+        t.append(up + rtt + inference + down)
+        e.append(
+            ue["p_tx_w"] * up
+            + ue["p_rx_w"] * down
+            + ue["p_idle_w"] * (rtt + inference)
+            + m["p_active_w"] * inference
+        )
+    return np.stack(t, 1), np.stack(e, 1)
+
+
+def costs(table, t, e, t0, e0):
+    """c (N, M) (17-18)."""
+    raw = table["weights"]["latency"] * t / t0 + table["weights"]["energy"] * e / e0
+    names = [m["name"] for m in table["models"]]
+    return raw / raw[:, [names.index(table["reference_model"])]]
+
+
+def choose(p, c, lam, candidates):
+    """Index of the full-information choice by both tie rules (26-29)."""
+    u = {m: float(p[m]) - lam * float(c[m]) for m in candidates}
+    best = max(u.values())
+    tied = [m for m in candidates if u[m] == best]
+    return 0 if 0 in tied else min(tied, key=lambda m: (c[m], m))
+
+
+def margin(p, c, lam):
+    """Delta = u_0 - max over edge models of u_m (46)."""
+    u = [float(a) - lam * float(b) for a, b in zip(p, c, strict=True)]
+    return u[0] - max(u[1:])
+
+
+def floor_product(alpha, n):
+    """floor(alpha (N+1)), exact for alpha as written in decimal."""
+    return int(Fraction(repr(float(alpha))) * (n + 1) // 1)
+
+
+def crc_threshold(scores, prefers_edge, alpha):
+    """The infimum of thresholds with (d + 1)/(N + 1) <= alpha, by trying every one (62-68).
+
+    An infimum that is not attained is represented by the next float up.
+    """
+    n = len(scores)
+    budget = floor_product(alpha, n)
+    positives = scores[prefers_edge]
+
+    def fits(tau):
+        return int((positives >= tau).sum()) + 1 <= budget
+
+    if budget < 1:
+        return np.float32(np.inf)
+    if fits(-np.inf):
+        return np.float32(-np.inf)
+    candidates = np.nextafter(np.unique(positives), np.float32(np.inf), dtype=np.float32)
+    return min(c for c in candidates if fits(c))
+
+
+def crc_thresholds_by_sorting(scores, prefers_edge, alphas):
+    """The same for (L, N), by sorting: the baseline that a NumPy user would write."""
+    n = scores.shape[1]
+    out = np.full((len(scores), len(alphas)), np.inf, np.float32)
+    for i, (s, r) in enumerate(zip(scores, prefers_edge, strict=True)):
+        top = np.sort(s[r])[::-1]
+        for j, alpha in enumerate(alphas):
+            k = floor_product(alpha, n) - 1
+            if k >= 0:
+                out[i, j] = np.nextafter(top[k], np.float32(np.inf)) if k < len(top) else -np.inf
+    return out
+
+
+def empirical_risk(scores, prefers_edge, thresholds):
+    return np.array(
+        [[(r & (s >= t)).mean() for t in ts] for s, r, ts in zip(scores, prefers_edge, thresholds, strict=True)]
+    )
+
+
+def ridge_lengths(x, n_in, n_out, ridge):
+    """Ridge coefficients of log(1 + L_out) on (x, log(1 + L_in)), centred: (d + 1, M)."""
+    f = np.hstack([x.astype(float), np.log1p(n_in)[:, None]])
+    f = f - f.mean(0)
+    t = np.log1p(n_out)
+    return np.linalg.solve(f.T @ f + ridge * np.eye(f.shape[1]), f.T @ (t - t.mean(0)))
+
+
+def read_tensors(data):
+    """Tensors of a safetensors file, by its specification."""
+    import json
+
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    kinds = {"F32": np.float32, "F64": np.float64, "U64": np.uint64}
+    out = {}
+    for name, t in header.items():
+        if name != "__metadata__":
+            a, b = t["data_offsets"]
+            raw = data[8 + size + a : 8 + size + b]
+            out[name] = np.frombuffer(raw, kinds[t["dtype"]]).reshape(t["shape"])
+    return out
