@@ -86,11 +86,16 @@ def link_states(link, n, seed):
     low, high = link["distance_m"]["low"], link["distance_m"]["high"]
     d = low + (high - low) * u[:, 0]
     fading = np.maximum(-link["fading"]["mean"] * np.log1p(-u[:, 1:]), 1e-12)
-    gain = 10 ** (link["reference_gain_db"] / 10) * fading * d[:, None] ** -link["path_loss_exponent"]
+    gain = (
+        10 ** (link["reference_gain_db"] / 10) * fading * d[:, None] ** -link["path_loss_exponent"]
+    )
     n0 = 10 ** ((link["noise_psd_dbm_hz"] - 30) / 10)
     rates = []
     for k, (b, p) in enumerate(
-        [(link["bandwidth_ul_hz"], link["tx_power_ue_w"]), (link["bandwidth_dl_hz"], link["tx_power_ap_w"])]
+        [
+            (link["bandwidth_ul_hz"], link["tx_power_ue_w"]),
+            (link["bandwidth_dl_hz"], link["tx_power_ap_w"]),
+        ]
     ):
         rates.append(b * np.log2(1 + p * gain[:, k] / (b * n0)))
     return rates[0], rates[1]
@@ -187,7 +192,10 @@ def crc_thresholds_by_sorting(scores, prefers_edge, alphas):
 
 def empirical_risk(scores, prefers_edge, thresholds):
     return np.array(
-        [[(r & (s >= t)).mean() for t in ts] for s, r, ts in zip(scores, prefers_edge, thresholds, strict=True)]
+        [
+            [(r & (s >= t)).mean() for t in ts]
+            for s, r, ts in zip(scores, prefers_edge, thresholds, strict=True)
+        ]
     )
 
 

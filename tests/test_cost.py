@@ -49,7 +49,13 @@ def test_costs_equal_plain_numpy(rows, weight, form, seed):
     table["weights"] = {"latency": weight, "energy": 1 - weight}
     table["normalizers"] = {"T0_s": 3.0, "E0_j": 250.0}
     for k, m in enumerate(table["models"]):
-        m |= {"phi_pre": form, "phi_dec": form, "kappa_pre": 1e-4, "kappa_dec": 2e-4, "tau0_s": 0.1 * k}
+        m |= {
+            "phi_pre": form,
+            "phi_dec": form,
+            "kappa_pre": 1e-4,
+            "kappa_dec": 2e-4,
+            "tau0_s": 0.1 * k,
+        }
     costs = read(table)
     data = np.array(rows)
     n_in, n_out = data[:, 0], data[:, 1:]
@@ -67,7 +73,9 @@ def test_normalizers_are_means_of_the_reference_model(problem):
     t = problem.table
     states = problem.costs.sample_states(len(t), 0)
     args = (t.n_input_tokens, t.n_output_tokens, states)
-    with pytest.raises(cr2fast.CostTableError, match="normalizers: expected T0_s and E0_j set, got null"):
+    with pytest.raises(
+        cr2fast.CostTableError, match="normalizers: expected T0_s and E0_j set, got null"
+    ):
         problem.costs.cost(*args)
     costs = problem.costs.normalized_on(*args)
     t0, e0 = costs.normalizers
@@ -101,10 +109,18 @@ BAD = [
     (("schema",), "cr2fast.cost_table/9", 'schema: expected "cr2fast.cost_table/1", got "cr2fast'),
     (("schema",), ..., "schema: .*no such field"),
     (("reference_model",), "gpt", "reference_model: expected one of the models"),
-    (("models", 2, "p_active_w"), -1, r"models\[2\] \(edge-2\).p_active_w: expected a number, at least 0"),
+    (
+        ("models", 2, "p_active_w"),
+        -1,
+        r"models\[2\] \(edge-2\).p_active_w: expected a number, at least 0",
+    ),
     (("models", 2, "p_active_w"), None, "p_active_w: expected watts.*unmeasured"),
     (("models", 1, "beta_dec_s"), -0.1, "beta_dec_s: expected a number, at least 0"),
-    (("models", 1, "beta_dec_s"), None, r"models\[1\].beta_dec_s: expected a number, got null \(unmeasured\)"),
+    (
+        ("models", 1, "beta_dec_s"),
+        None,
+        r"models\[1\].beta_dec_s: expected a number, got null \(unmeasured\)",
+    ),
     (("models", 1, "beta_dec_s"), ..., "missing field `beta_dec_s`"),
     (("models", 1, "beta_dec_s"), "fast", "file: expected the fields of the schema"),
     (("models", 1, "phi_pre"), "cubic", "unknown variant `cubic`"),
@@ -161,9 +177,15 @@ def test_bad_batches_are_named():
     states = costs.sample_states(2, 0)
     for args, words in (
         (([1, 2, 3], [[1] * 4] * 2, states), r"n_output_tokens: expected shape \(3, 4\)"),
-        (([1, 2], [[1] * 3] * 2, states), r"n_output_tokens: expected shape \(2, 4\), got \[2, 3\]"),
+        (
+            ([1, 2], [[1] * 3] * 2, states),
+            r"n_output_tokens: expected shape \(2, 4\), got \[2, 3\]",
+        ),
         (([1, -2], [[1] * 4] * 2, states), r"n_input_tokens\[1\]: expected a token count"),
-        (([1, 2], [[1, 1, 1, np.nan]] * 2, states), r"n_output_tokens\[3\]: expected a token count"),
+        (
+            ([1, 2], [[1, 1, 1, np.nan]] * 2, states),
+            r"n_output_tokens\[3\]: expected a token count",
+        ),
         (([1], [[1] * 4], states), "states: expected length 1, got length 2"),
     ):
         with pytest.raises(cr2fast.Cr2Error, match=words):

@@ -58,8 +58,16 @@ def test_an_empty_batch_is_empty(device):
         (np.zeros((1, 40), np.float32), ValueError, "one dimension"),
         ([0.0] * 40, TypeError, "embedding: .*got list"),
         (None, TypeError, "embedding: .*got NoneType"),
-        (np.full(40, np.nan, np.float32), ValueError, "embedding: expected finite numbers, got NaN at"),
-        (np.full(40, np.inf, np.float32), ValueError, "embedding: expected finite numbers, got inf"),
+        (
+            np.full(40, np.nan, np.float32),
+            ValueError,
+            "embedding: expected finite numbers, got NaN at",
+        ),
+        (
+            np.full(40, np.inf, np.float32),
+            ValueError,
+            "embedding: expected finite numbers, got inf",
+        ),
         (np.zeros(0, np.float32), ValueError, "expected length 40, got length 0"),
     ],
 )
@@ -71,7 +79,9 @@ def test_bad_embeddings_are_named(device, x, kind, words):
 def test_bad_batches_are_named(device):
     x = np.zeros((3, 40), np.float32)
     x[2, 5] = np.nan
-    with pytest.raises(cr2fast.Cr2Error, match="embeddings: expected finite numbers, got NaN at flat index 85"):
+    with pytest.raises(
+        cr2fast.Cr2Error, match="embeddings: expected finite numbers, got NaN at flat index 85"
+    ):
         device.margins(x)
     with pytest.raises(cr2fast.Cr2Error, match=r"expected shape \(N, 40\), got \[3, 20\]"):
         device.route_batch(np.zeros((3, 20), np.float32))
@@ -89,11 +99,15 @@ def test_strided_and_readonly_embeddings_are_read_right(device, problem):
 
 
 def test_operating_points_off_the_grid_name_the_nearest(artifact):
-    with pytest.raises(cr2fast.OperatingPointError, match="lam=0.95 is not on the calibrated grid.*0.78 and 1"):
+    with pytest.raises(
+        cr2fast.OperatingPointError, match="lam=0.95 is not on the calibrated grid.*0.78 and 1"
+    ):
         cr2fast.DeviceRouter.load(artifact, 0.95, 0.05)
     with pytest.raises(cr2fast.OperatingPointError, match="lam=500 .*nearest 20"):
         cr2fast.DeviceRouter.load(artifact, 500.0, 0.05)
-    with pytest.raises(cr2fast.OperatingPointError, match=r"alpha=0.03 is not calibrated: .*\[0.01, 0.05, 0.1\]"):
+    with pytest.raises(
+        cr2fast.OperatingPointError, match=r"alpha=0.03 is not calibrated: .*\[0.01, 0.05, 0.1\]"
+    ):
         cr2fast.DeviceRouter.load(artifact, 1.0, 0.03)
     with pytest.raises(cr2fast.Cr2Error, match="alpha: expected a risk level"):
         cr2fast.DeviceRouter.load(artifact, 1.0, 0.0)

@@ -27,7 +27,11 @@ def world(artifact, splits):
 
 @pytest.mark.parametrize(
     ("rule", "fallback", "candidates"),
-    [("edge-only", None, (1, 2, 3)), ("inclusive", None, (0, 1, 2, 3)), ("fallback", "edge-2", (2,))],
+    [
+        ("edge-only", None, (1, 2, 3)),
+        ("inclusive", None, (0, 1, 2, 3)),
+        ("fallback", "edge-2", (2,)),
+    ],
 )
 def test_selection_is_the_best_utility(artifact, world, rule, fallback, candidates):
     _, test, states, p, c = world
@@ -50,7 +54,11 @@ def test_single_equals_batch(edge, world):
     for i in range(0, len(test), 41):
         one = edge.select(test.embeddings[i], test.n_input_tokens[i], states[i])
         assert one.model == got.models[got.index[i]]
-        assert (one.utility, one.accuracy, one.cost) == (got.utility[i], got.accuracy[i], got.cost[i])
+        assert (one.utility, one.accuracy, one.cost) == (
+            got.utility[i],
+            got.accuracy[i],
+            got.cost[i],
+        )
 
 
 def test_known_lengths_change_what_is_chosen(edge, world):

@@ -35,8 +35,9 @@ def test_margins_equal_plain_numpy(fitted, tensors, problem):
 @given(arrays(np.float32, (3, 40), elements=st.floats(-50, 50, width=32)))
 def test_margins_equal_plain_numpy_on_any_input(fitted, tensors, x):
     expected = oracle.gate_margins(tensors, x, LAMS)
-    scale = max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(fitted.margins(x, LAMS), expected, atol=1e-4 * scale)
+    # LayerNorm divides the rounding of the mean by at least sqrt(1e-5): 316 roundings of |x| a unit.
+    slack = 1e-4 * max(1.0, np.abs(expected).max()) + 20 * 316 * 6e-8 * np.abs(x).max()
+    np.testing.assert_allclose(fitted.margins(x, LAMS), expected, atol=slack)
 
 
 def test_single_batch_threads_and_grid_give_the_same_bits(artifact, router, problem):

@@ -27,5 +27,7 @@ def test_batch_equals_single_and_threads(fitted, problem):
 
 
 def test_other_widths_are_refused(fitted):
-    with pytest.raises(cr2fast.Cr2Error, match=r"embeddings: expected shape \(N, 40\), got \[2, 41\]"):
+    with pytest.raises(
+        cr2fast.Cr2Error, match=r"embeddings: expected shape \(N, 40\), got \[2, 41\]"
+    ):
         fitted.accuracies(np.zeros((2, 41), np.float32))

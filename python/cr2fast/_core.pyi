@@ -7,6 +7,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __version__: str
+__all__ = [
+    "ArtifactError",
+    "CostTable",
+    "CostTableError",
+    "Cr2Error",
+    "Decision",
+    "DeviceRouter",
+    "EdgeSelector",
+    "InfeasibleAlphaError",
+    "LinkState",
+    "LinkStates",
+    "OperatingPointError",
+    "Router",
+    "Selection",
+    "Selections",
+    "SplitOverlapError",
+    "__version__",
+    "allowed_false_acceptances",
+    "choices",
+    "crc_thresholds",
+    "empirical_risk",
+    "fit",
+    "reference_margins",
+    "simd_level",
+]
 
 class Cr2Error(ValueError): ...
 class ArtifactError(Cr2Error): ...
@@ -30,7 +55,9 @@ class LinkState:
 
 @final
 class LinkStates:
-    def __new__(cls, rate_ul_bps: ArrayLike, rate_dl_bps: ArrayLike, rtt_s: ArrayLike) -> LinkStates: ...
+    def __new__(
+        cls, rate_ul_bps: ArrayLike, rate_dl_bps: ArrayLike, rtt_s: ArrayLike
+    ) -> LinkStates: ...
     @property
     def rate_ul_bps(self) -> NDArray[np.float64]: ...
     @property
@@ -200,7 +227,7 @@ class Router:
         self,
     ) -> tuple[list[float], list[float], NDArray[np.float32], int, str, str] | None: ...
     def check_models(self, what: str, models: Sequence[str]) -> None: ...
-    def check_encoder(self, id: str, sha256: str) -> None: ...
+    def check_encoder(self, name: str, sha256: str) -> None: ...
     def check_disjoint(self, what: str, ids: Sequence[str], calibration: bool) -> None: ...
     def margins(
         self, embeddings: NDArray[np.float32], lams: ArrayLike, threads: int

@@ -49,8 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cr2fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=raw)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=about, description=about, epilog=epilog, formatter_class=raw
+        )
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         return sub
@@ -60,11 +64,18 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", type=Path, help=f"data folder{note}", required=required)
         sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder")
         sub.add_argument("--encoder-id", help="name of the encoder behind the embeddings")
-        sub.add_argument("--encoder-file", type=Path, help="its model file, to record the sha256 of")
+        sub.add_argument(
+            "--encoder-file", type=Path, help="its model file, to record the sha256 of"
+        )
 
     def split(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--split", type=_numbers, default=(0.6, 0.2, 0.2), metavar="A,B,C",
-                         help="fractions for training, calibration, test (default 0.6,0.2,0.2)")  # fmt: skip
+        sub.add_argument(
+            "--split",
+            type=_numbers,
+            default=(0.6, 0.2, 0.2),
+            metavar="A,B,C",
+            help="fractions for training, calibration, test (default 0.6,0.2,0.2)",
+        )
         sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
 
     def training(sub: argparse.ArgumentParser) -> None:
@@ -77,27 +88,46 @@ def _parser() -> argparse.ArgumentParser:
     training(sub)
     sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
     sub.add_argument("--alpha", type=float, default=0.01, help="risk level to show (default 0.01)")
-    sub.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default demo)")
+    sub.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder to write (default demo)"
+    )
 
     sub = command("fit", _fit, "Train a router on the first part of the data.", _DATA_HELP)
     data(sub, required=True)
     split(sub)
     training(sub)
-    sub.add_argument("--lengths", choices=("predicted", "known"), default="predicted",
-                     help="output lengths behind the gate's targets (default predicted)")  # fmt: skip
+    sub.add_argument(
+        "--lengths",
+        choices=("predicted", "known"),
+        default="predicted",
+        help="output lengths behind the gate's targets (default predicted)",
+    )
     sub.add_argument("--lam-range", type=_numbers, default=(0.1, 20.0), metavar="LOW,HIGH",
                      help="cost weights to learn (default 0.1,20)")  # fmt: skip
-    sub.add_argument("-o", "--out", type=Path, default=Path("router.safetensors"), help="file to write")
+    sub.add_argument(
+        "-o", "--out", type=Path, default=Path("router.safetensors"), help="file to write"
+    )
 
-    sub = command("calibrate", _calibrate, "Set thresholds on the second part of the data.", _DATA_HELP)
+    sub = command(
+        "calibrate", _calibrate, "Set thresholds on the second part of the data.", _DATA_HELP
+    )
     sub.add_argument("router", type=Path, help="a fitted router.safetensors")
     data(sub, required=True)
     split(sub)
-    sub.add_argument("--alphas", type=_numbers, default=(0.002, 0.005, 0.01, 0.02, 0.05), help="risk levels, with commas")
-    sub.add_argument("--lams", type=_numbers, help="cost weights, with commas (default: 32, log-spaced)")
+    sub.add_argument(
+        "--alphas",
+        type=_numbers,
+        default=(0.002, 0.005, 0.01, 0.02, 0.05),
+        help="risk levels, with commas",
+    )
+    sub.add_argument(
+        "--lams", type=_numbers, help="cost weights, with commas (default: 32, log-spaced)"
+    )
     sub.add_argument("--reference", choices=("teacher", "outcomes"), default="teacher",
                      help="what makes a local acceptance false (default teacher)")  # fmt: skip
-    sub.add_argument("--on-infeasible", choices=("raise", "defer"), default="raise", help="when alpha < 1/(N+1)")
+    sub.add_argument(
+        "--on-infeasible", choices=("raise", "defer"), default="raise", help="when alpha < 1/(N+1)"
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
 
@@ -105,17 +135,28 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     data(sub, required=True)
     split(sub)
-    sub.add_argument("--alpha", type=float, default=0.01, help="risk level of the table (default 0.01)")
-    sub.add_argument("--deferred", choices=("edge-only", "inclusive"), default="edge-only", help="where deferred queries may go")
+    sub.add_argument(
+        "--alpha", type=float, default=0.01, help="risk level of the table (default 0.01)"
+    )
+    sub.add_argument(
+        "--deferred",
+        choices=("edge-only", "inclusive"),
+        default="edge-only",
+        help="where deferred queries may go",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
-    sub.add_argument("--plots", type=Path, metavar="DIR", help="also write plots and report.json there")
+    sub.add_argument(
+        "--plots", type=Path, metavar="DIR", help="also write plots and report.json there"
+    )
 
     sub = command("route", _route, "Decide for embeddings of a .npy file, (N, d) or (d,) float32.")
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
     sub.add_argument("--alpha", type=float, default=0.01, help="risk level (default 0.01)")
     sub.add_argument("--embeddings", type=Path, required=True, metavar="X.npy")
-    sub.add_argument("--n-input-tokens", type=float, help="L_in: with it, deferred queries get an edge model")
+    sub.add_argument(
+        "--n-input-tokens", type=float, help="L_in: with it, deferred queries get an edge model"
+    )
     sub.add_argument("--rate-ul-bps", type=float, default=20e6, help="uplink rate (default 20e6)")
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")
     sub.add_argument("--rtt-s", type=float, default=0.018, help="round trip, s (default 0.018)")
@@ -130,7 +171,9 @@ def _problem(args: argparse.Namespace) -> Any:
     from cr2fast.encoder import EncoderInfo
 
     name = args.encoder_id or "unknown"
-    encoder = EncoderInfo.of_file(args.encoder_file, name) if args.encoder_file else EncoderInfo(name)
+    encoder = (
+        EncoderInfo.of_file(args.encoder_file, name) if args.encoder_file else EncoderInfo(name)
+    )
     return load_folder(args.data, args.costs, encoder)
 
 
@@ -159,8 +202,11 @@ def _demo(args: argparse.Namespace) -> Any:
     args.data = args.data or (Path(p) if (p := os.environ.get("CR2FAST_DATA")) else None)
     if args.data is None:
         problem, source = make_routing_problem(seed=args.seed), "SYNTHETIC (made up)"
-        _say(args, "No --data and no CR2FAST_DATA: this is a synthetic problem "
-                   "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models.")  # fmt: skip
+        _say(
+            args,
+            "No --data and no CR2FAST_DATA: this is a synthetic problem "
+            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models.",
+        )
     else:
         problem, source = _problem(args), str(args.data)
     result = demo.run(
@@ -185,13 +231,22 @@ def _fit(args: argparse.Namespace) -> Any:
         raise Cr2Error(f"lam-range: expected two numbers, got {args.lam_range}")
     costs, train = _part(args, 0)
     router = fit(
-        train, costs, seed=args.seed, lengths=args.lengths, lam_range=args.lam_range, **_options(args)
+        train,
+        costs,
+        seed=args.seed,
+        lengths=args.lengths,
+        lam_range=args.lam_range,
+        **_options(args),
     )
     router.save(args.out)
     record = router.training
-    _say(args, f"wrote {args.out}: {router.parameters['gate']:,} gate and {router.parameters['teacher']:,} "
-               f"teacher parameters, fitted on {record['n_train']} queries, checkpoints chosen on "
-               f"{record['n_holdout']}; next: cr2fast calibrate {args.out} --data {args.data}")  # fmt: skip
+    sizes = router.parameters
+    _say(
+        args,
+        f"wrote {args.out}: {sizes['gate']:,} gate and {sizes['teacher']:,} teacher parameters, "
+        f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
+        f"next: cr2fast calibrate {args.out} --data {args.data}",
+    )
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
 
 
@@ -236,7 +291,9 @@ def _route(args: argparse.Namespace) -> Any:
     try:
         x = np.load(args.embeddings, allow_pickle=False)
     except ValueError as error:
-        raise Cr2Error(f"embeddings: expected a .npy file, got {args.embeddings}: {error}") from error
+        raise Cr2Error(
+            f"embeddings: expected a .npy file, got {args.embeddings}: {error}"
+        ) from error
     if not isinstance(x, np.ndarray) or x.ndim not in (1, 2):
         raise Cr2Error("embeddings: expected one array of shape (N, d) or (d,)")
     x = np.atleast_2d(x)
@@ -271,14 +328,15 @@ def _inspect(args: argparse.Namespace) -> Any:
         "dim": router.dim,
         "parameters": router.parameters,
         "cost_table": {"source": router.costs.source, "sha256": router.costs.sha256},
-        "calibration": calibration and {k: getattr(v, "tolist", lambda v=v: v)() for k, v in calibration.items()},
+        "calibration": calibration
+        and {k: getattr(v, "tolist", lambda v=v: v)() for k, v in calibration.items()},
         "training": router.training,
     }
     lines = [
         f"{args.router}: {info['bytes'] / 1e6:.2f} MB",
         f"models       {', '.join(router.models)} (the first is the device's)",
         f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)",
-        f"parameters   gate {router.parameters['gate']:,}, teacher {router.parameters['teacher']:,}",
+        "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",
     ]
     if calibration is None:
@@ -290,7 +348,8 @@ def _inspect(args: argparse.Namespace) -> Any:
             f"{calibration['lengths']} lengths",
             f"lam          {' '.join(f'{v:g}' for v in lams)}",
             f"alpha        {' '.join(f'{v:g}' for v in alphas)}",
-            "promise      per lam, marginal: P(kept local although the reference prefers the edge) <= alpha",
+            "promise      per lam, marginal: "
+            "P(kept local although the reference prefers the edge) <= alpha",
         ]
     _say(args, "\n".join(lines))
     return info

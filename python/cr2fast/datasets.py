@@ -74,7 +74,7 @@ def synthetic_costs(models: int = 4) -> CostTable:
         "schema": "cr2fast.cost_table/1",
         "name": "synthetic testbed",
         "source": "estimated",
-        "note": "Made up for tests and demonstrations; link constants of arXiv 2605.12001, Table I.",
+        "note": "Made up for tests and demonstrations; link of arXiv 2605.12001, Table I.",
         "weights": {"latency": 0.5, "energy": 0.5},
         "reference_model": names[-1],
         "normalizers": {"T0_s": None, "E0_j": None},

@@ -1,7 +1,7 @@
 """The whole way in one call: outcomes and costs in, a routed test split out.
 
-fit -> calibrate -> save -> load on a "device" and on an "edge" -> route -> evaluate -> report. Twice:
-with predicted output lengths, as deployed, and with known ones, the paper's assumption.
+fit -> calibrate -> save -> load on a "device" and on an "edge" -> route -> evaluate -> report.
+Twice: with predicted output lengths, as deployed, and with known ones, the paper's assumption.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cr2fast import report
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector
 from cr2fast.datasets import RoutingProblem
 from cr2fast.evaluation import Evaluation, evaluate
-from cr2fast.router import Lengths, Router, fit
+from cr2fast.router import CalibrationReport, Lengths, Router, fit
 from cr2fast.table import RoutingTable
 
 MODES: tuple[Lengths, ...] = ("predicted", "known")
@@ -82,30 +82,38 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     train, calibration, test = problem.table.split(seed=seed)
     say(f"data: {source}; {len(train)} train, {len(calibration)} calibration, {len(test)} test")
-    routers, reports, seconds = {}, {}, {}
+    routers: dict[str, Router] = {}
+    reports: dict[str, CalibrationReport] = {}
+    seconds: dict[str, dict[str, float]] = {}
     for lengths in MODES:
         start = time.perf_counter()
         routers[lengths] = fit(
             train, problem.costs, seed=seed, lengths=lengths, progress=progress, **options
         )
         middle = time.perf_counter()
-        reports[lengths] = routers[lengths].calibrate(calibration, problem.costs, seed=seed)
+        reports[lengths] = routers[lengths].calibrate(
+            calibration, problem.costs, seed=seed, on_infeasible="defer"
+        )
         end = time.perf_counter()
         seconds[lengths] = {"fit_s": middle - start, "calibrate_s": end - middle}
         say(f"{lengths} lengths: fit {middle - start:.1f} s, calibrate {end - middle:.2f} s")
     router, calibrated = routers["predicted"], reports["predicted"]
     artifact = out / "router.safetensors"
     router.save(artifact)
-    say(f"{artifact}: {artifact.stat().st_size / 1e6:.2f} MB, gate {router.parameters['gate']:,} and "
-        f"teacher {router.parameters['teacher']:,} parameters (predicted lengths)")  # fmt: skip
+    sizes = ", ".join(f"{k} {v:,}" for k, v in router.parameters.items())
+    say(f"{artifact}: {artifact.stat().st_size / 1e6:.2f} MB; parameters: {sizes}")
     say(calibrated.statement)
 
     live = _live(artifact, router, test, lam, alpha, seed)
     say(f"device at lam={lam:g}, alpha={alpha:g}: kept {live['kept']} of {len(test)} queries; "
         f"the edge gave the rest to {live['edge']}")  # fmt: skip
-    evaluations = {k: evaluate(r, test, problem.costs, seed=seed) for k, r in routers.items()}
+    evaluations: dict[str, Evaluation] = {
+        k: evaluate(r, test, problem.costs, seed=seed) for k, r in routers.items()
+    }
     for mode, e in evaluations.items():
-        say(f"\n{mode} lengths, alpha = {alpha:g}, {e.n} test queries ({e.n_answerable} answerable)")
+        say(
+            f"\n{mode} lengths, alpha = {alpha:g}, {e.n} test queries ({e.n_answerable} answerable)"
+        )
         say(report.table(e, alpha))
         say(report.compatibility(e))
     summary = {

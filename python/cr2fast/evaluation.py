@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast.intervals import binomial_interval, risk_tail
-from cr2fast.router import Lengths, Router
+from cr2fast.router import Lengths, Router, check_seed
 
 if TYPE_CHECKING:
     from cr2fast.table import RoutingTable
@@ -221,12 +221,14 @@ def evaluate(
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     lams, alphas = calibration["lams"], calibration["alphas"]
-    states = table.sample_states(len(test), _TEST_STREAM + seed)
+    states = table.sample_states(len(test), _TEST_STREAM + check_seed(seed))
     seen = router.decision_costs(test, states, lengths)
     accuracies = router.accuracies(test.embeddings)
     trusted = router.reference_accuracies(test, calibration["reference"])
     prefers_edge = _core.reference_margins(trusted, seen, lams) < 0
-    local = router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
+    local = (
+        router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
+    )
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
     chosen = np.where(local, 0, at_edge[:, None, :])
 
@@ -249,7 +251,11 @@ def evaluate(
         share=np.stack([(chosen == m).mean(axis=2) for m in range(len(router.models))], axis=2),
         baselines={
             name: {k: world.outcome(choice)[k].tolist() for k in keep}
-            for name, choice in (("full_information", full), ("oracle", oracle), ("alone", everyone))
+            for name, choice in (
+                ("full_information", full),
+                ("oracle", oracle),
+                ("alone", everyone),
+            )
         },
         lengths=lengths,
         reference=calibration["reference"],

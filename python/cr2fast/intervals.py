@@ -1,7 +1,7 @@
 """Exact intervals and tests for counts, with numpy alone.
 
-In: counts. Out: Clopper-Pearson bounds of a proportion, found by bisection on the binomial tail; and
-the tail of the beta-binomial law that a calibrated risk follows.
+In: counts. Out: Clopper-Pearson bounds of a proportion, found by bisection on the binomial tail;
+and the tail of the beta-binomial law that a calibrated risk follows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def binomial_interval(count: int, n: int, level: float = 0.95) -> tuple[float, f
     (float, float)
     """
     if not (0 <= count <= n and n > 0 and 0 < level < 1):
-        raise ValueError(f"expected 0 <= count <= n, n > 0, 0 < level < 1, got {count}, {n}, {level}")
+        raise ValueError(
+            f"expected 0 <= count <= n, n > 0, 0 < level < 1, got {count}, {n}, {level}"
+        )
     tail = (1 - level) / 2
     low = 0.0 if count == 0 else _solve(count - 1, n, 1 - tail)
     high = 1.0 if count == n else _solve(count, n, tail)

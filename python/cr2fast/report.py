@@ -7,7 +7,7 @@ In: evaluations by mode. Out: text, ``pareto.png``, ``risk.png``, ``local_rate.p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
 def compatibility(evaluation: Evaluation) -> str:
     """One line a risk level: at how many cost weights the interval reaches down to alpha."""
     good = evaluation.compatible.sum(axis=0)
-    cells = [f"{a:g}: {k}/{len(evaluation.lams)}" for a, k in zip(evaluation.alphas, good, strict=True)]
+    cells = [
+        f"{a:g}: {k}/{len(evaluation.lams)}" for a, k in zip(evaluation.alphas, good, strict=True)
+    ]
     least = np.nanmin(evaluation.p_value) if np.isfinite(evaluation.p_value).any() else np.nan
     return (
         "lam at which the 95 % interval of the realised risk reaches down to alpha: "
@@ -67,7 +69,9 @@ def compatibility(evaluation: Evaluation) -> str:
     )
 
 
-def write(folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapping[str, Any]) -> list[Path]:
+def write(
+    folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapping[str, Any]
+) -> list[Path]:
     """Write plots and ``report.json``.
 
     Parameters
@@ -90,12 +94,12 @@ def write(folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapp
     path = folder / "report.json"
     path.write_text(json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n")
     first = next(iter(evaluations.values()))
-    plots = {
+    plots: dict[str, Callable[[Any], None]] = {
         "pareto.png": lambda ax: _plot_pareto(ax, evaluations),
         "risk.png": lambda ax: _plot_risk(ax, first),
         "local_rate.png": lambda ax: _plot_local(ax, first),
     }
-    figure = require("matplotlib.figure", "lab").Figure
+    figure: Any = require("matplotlib.figure", "lab").Figure
     for name, draw in plots.items():
         fig = figure(figsize=(7, 4.5), layout="constrained")
         draw(fig.subplots())
@@ -110,14 +114,18 @@ def _plot_pareto(ax: Any, evaluations: Mapping[str, Evaluation]) -> None:
     first = next(iter(evaluations.values()))
     for name, style in (("full_information", "--"), ("oracle", ":")):
         points = first.baselines[name]
-        label = name.replace("_", " ") + (" (uses the answers)" if name == "oracle" else " (no gate)")
+        label = name.replace("_", " ") + (
+            " (uses the answers)" if name == "oracle" else " (no gate)"
+        )
         order = np.argsort(points["cost"])
         ax.plot(
             np.array(points["cost"])[order], np.array(points["accuracy"])[order], style,
             color="grey", label=label,
         )  # fmt: skip
     alone = first.baselines["alone"]
-    ax.scatter(alone["cost"], alone["accuracy"], marker="x", color="black", label="each model alone")
+    ax.scatter(
+        alone["cost"], alone["accuracy"], marker="x", color="black", label="each model alone"
+    )
     ax.set(xlabel="mean normalised cost", ylabel="accuracy, all test queries")
     ax.legend(fontsize=8)
 
@@ -141,5 +149,7 @@ def _plot_risk(ax: Any, e: Evaluation) -> None:
 def _plot_local(ax: Any, e: Evaluation) -> None:
     for j, alpha in enumerate(e.alphas):
         ax.plot(e.lams, e.local_rate[:, j], marker=".", label=f"alpha = {alpha:g}")
-    ax.set(xscale="log", xlabel="cost weight λ", ylabel="fraction kept on the device", ylim=(0, 1.02))
+    ax.set(
+        xscale="log", xlabel="cost weight λ", ylabel="fraction kept on the device", ylim=(0, 1.02)
+    )
     ax.legend(fontsize=8)

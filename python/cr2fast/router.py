@@ -157,7 +157,7 @@ class Router:
         return cls(core)
 
     def save(self, path: str | Path) -> None:
-        """Write the artifact: to a temporary file, then renamed. The same router, the same bytes."""
+        """Write the artifact, to a temporary file first; the same router gives the same bytes."""
         self._core.save(path)
 
     def to_bytes(self) -> bytes:
@@ -270,7 +270,7 @@ class Router:
     def decision_costs(
         self, table: RoutingTable, states: LinkStates, lengths: Lengths
     ) -> npt.NDArray[np.float32]:
-        """c (N, M) as a decision maker sees it, with predicted or known lengths."""
+        """C (N, M) as a decision maker sees it, with predicted or known lengths."""
         if lengths not in ("predicted", "known"):
             raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
         n_output: npt.ArrayLike = table.n_output_tokens
@@ -339,7 +339,7 @@ class Router:
         lengths = lengths or self.lengths
         grid, levels = self._grid(lams), _ascending(alphas, "alphas")
         n = len(calibration)
-        states = self.costs.sample_states(n, _CALIBRATION_STREAM + seed)
+        states = self.costs.sample_states(n, _CALIBRATION_STREAM + check_seed(seed))
         c = self.decision_costs(calibration, states, lengths)
         p = self.reference_accuracies(calibration, reference)
         prefers_edge = _core.reference_margins(p, c, grid) < 0
@@ -376,14 +376,21 @@ class Router:
         outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
         if outside.size:
             raise Cr2Error(
-                f"lams: expected values in the trained range [{low}, {high}], got {outside.tolist()}; "
-                f"fit with lam_range wide enough"
+                f"lams: expected values in the trained range [{low}, {high}], got "
+                f"{outside.tolist()}; fit with lam_range wide enough"
             )
         return grid
 
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration else "not calibrated"
         return f"Router(models={self.models}, {state})"
+
+
+def check_seed(seed: int) -> int:
+    """`seed`, if it is one that link states and training can use."""
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise Cr2Error(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed!r}")
+    return int(seed)
 
 
 def _ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
@@ -428,8 +435,9 @@ def fit(
     threads : int
         0: one a core.
     **options
-        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, weight_decay, clip, dropout,
-        w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step, holdout, ridge.
+        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, weight_decay, clip,
+        dropout, w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step,
+        holdout, ridge.
 
     Returns
     -------
@@ -443,6 +451,7 @@ def fit(
     KeyboardInterrupt
         Ctrl-C, within a training step.
     """
+    seed = check_seed(seed)
     if costs.models != list(train.models):
         raise Cr2Error(
             f"models of the cost table: expected {list(train.models)} in this order, got "
@@ -466,7 +475,7 @@ def fit(
             train.n_output_tokens,
             costs,
             json.dumps(config),
-            tuple(train.encoder),
+            (train.encoder.id, train.encoder.sha256),
             list(train.query_ids),
             threads,
             call,

@@ -108,8 +108,7 @@ class RoutingTable:
     @property
     def answerable(self) -> npt.NDArray[np.bool_]:
         """(N,) whether some model answers the query."""
-        answerable: npt.NDArray[np.bool_] = self.correct.any(axis=1)
-        return answerable
+        return np.asarray(self.correct.any(axis=1))
 
     @classmethod
     def read(
@@ -158,9 +157,7 @@ class RoutingTable:
             models=models,
             categories=tuple(q["category"].cast(str).to_list()) if "category" in q else None,
             encoder=encoder or EncoderInfo(),
-            extra={
-                c: q[c].to_list() for c in q.columns if c not in (*QUERY_COLUMNS, "category")
-            },
+            extra={c: q[c].to_list() for c in q.columns if c not in (*QUERY_COLUMNS, "category")},
         )
 
     def take(self, rows: npt.ArrayLike) -> RoutingTable:
@@ -200,8 +197,8 @@ class RoutingTable:
             raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(self))
-        # A shuffle sorted by stratum, dealt out by a golden-ratio sequence: any run of positions, so
-        # any stratum, gets its share of each part within one or two queries; totals are exact.
+        # A shuffle sorted by stratum, dealt out by a golden-ratio sequence: any run of positions,
+        # so any stratum, gets its share of each part within one or two queries; totals are exact.
         if self.categories is not None:
             strata = np.unique(np.asarray(self.categories), return_inverse=True)[1]
             order = order[np.argsort(strata[order], kind="stable")]
@@ -216,15 +213,15 @@ class RoutingTable:
 
 
 def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str]) -> pl.DataFrame:
-    pl = require("polars", "lab")
+    polars = require("polars", "lab")
     if isinstance(source, (str, Path)):
         if not Path(source).is_file():
             raise FileNotFoundError(f"{what}: expected a Parquet file, got no file at {source}")
         try:
-            frame: pl.DataFrame = pl.read_parquet(source)
-        except (pl.exceptions.PolarsError, OSError) as error:
+            frame: pl.DataFrame = polars.read_parquet(source)
+        except (polars.exceptions.PolarsError, OSError) as error:
             raise Cr2Error(f"{what}: expected a Parquet file, got {source}: {error}") from error
-    elif isinstance(source, pl.DataFrame):
+    elif isinstance(source, polars.DataFrame):
         frame = source
     else:
         raise TypeError(f"{what}: expected a path or polars.DataFrame, got {type(source).__name__}")
@@ -243,13 +240,15 @@ def _align(
     q: pl.DataFrame, o: pl.DataFrame, models: Sequence[str], incomplete: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Queries with all outcomes, and their outcomes in wide form, row by row."""
-    pl = require("polars", "lab")
-    q = q.with_columns(pl.col("query_id").cast(pl.String))
-    o = o.with_columns(pl.col("query_id").cast(pl.String))
+    polars = require("polars", "lab")
+    q = q.with_columns(polars.col("query_id").cast(polars.String))
+    o = o.with_columns(polars.col("query_id").cast(polars.String))
     twice = q.filter(q["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
     if len(twice):
-        raise Cr2Error(f"queries: expected unique query_id, got duplicates: {_some(twice.to_list())}")
-    if o["correct"].dtype != pl.Boolean:
+        raise Cr2Error(
+            f"queries: expected unique query_id, got duplicates: {_some(twice.to_list())}"
+        )
+    if o["correct"].dtype != polars.Boolean:
         raise Cr2Error(f"outcomes.correct: expected Boolean, got {o['correct'].dtype}")
     known = set(o["model"].to_list())
     absent = [m for m in models if m not in known]
@@ -258,20 +257,20 @@ def _align(
             f"outcomes: expected every model of {list(models)}, got none of {absent}; "
             f"the file has {sorted(known)}"
         )
-    o = o.filter(pl.col("model").is_in(list(models)))
+    o = o.filter(polars.col("model").is_in(list(models)))
     again = o.filter(o.select("query_id", "model").is_duplicated())
     if len(again):
         pairs = again.select("query_id", "model").unique(maintain_order=True).rows()
         raise Cr2Error(f"outcomes: expected one row a (query_id, model), got more: {_some(pairs)}")
     wide = q.select("query_id")
     for m in models:
-        part = o.filter(pl.col("model") == m).select(
+        part = o.filter(polars.col("model") == m).select(
             "query_id",
-            pl.col("correct").alias(f"correct/{m}"),
-            pl.col("n_output_tokens").alias(f"tokens/{m}"),
+            polars.col("correct").alias(f"correct/{m}"),
+            polars.col("n_output_tokens").alias(f"tokens/{m}"),
         )
         wide = wide.join(part, on="query_id", how="left", maintain_order="left")
-    whole = ~wide.select(pl.any_horizontal(pl.all().is_null())).to_series()
+    whole = ~wide.select(polars.any_horizontal(polars.all().is_null())).to_series()
     if not whole.any():
         raise Cr2Error(
             "queries and outcomes: expected query ids in common, got none; "
@@ -297,14 +296,14 @@ def _tokens(column: pl.Series) -> npt.NDArray[np.uint32]:
 
 
 def _embeddings(q: pl.DataFrame) -> npt.NDArray[np.float32]:
-    pl = require("polars", "lab")
+    polars = require("polars", "lab")
     column = q["embedding"]
-    if isinstance(column.dtype, pl.List):
+    if isinstance(column.dtype, polars.List):
         widths = column.list.len().unique().to_list()
         if len(widths) != 1 or not widths[0]:
             raise Cr2Error(f"queries.embedding: expected one width, got {_some(sorted(widths))}")
         column = column.list.to_array(widths[0])
-    if not isinstance(column.dtype, pl.Array) or not column.dtype.inner.is_float():  # type: ignore[union-attr]
+    if not isinstance(column.dtype, polars.Array) or not column.dtype.inner.is_float():
         raise Cr2Error(f"queries.embedding: expected lists of float32, got {column.dtype}")
     if column.explode().null_count():
         raise Cr2Error("queries.embedding: expected no nulls inside, got some")

@@ -84,8 +84,8 @@ impl Router {
         self.0.check_models(what, &models).map_err(core)
     }
 
-    fn check_encoder(&self, id: String, sha256: String) -> PyResult<()> {
-        self.0.check_encoder(&Encoder { id, sha256 }).map_err(core)
+    fn check_encoder(&self, name: String, sha256: String) -> PyResult<()> {
+        self.0.check_encoder(&Encoder { id: name, sha256 }).map_err(core)
     }
 
     /// Refuse ids seen in training, and in calibration when `calibration` is true.

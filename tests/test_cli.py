@@ -1,0 +1,196 @@
+"""The command line, as a person types it: every command, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import cr2fast
+from cr2fast import cli
+from cr2fast.datasets import make_routing_problem
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data folder on disk, made from a synthetic problem."""
+    where = tmp_path_factory.mktemp("data")
+    problem = make_routing_problem(n=900, d=16, models=3, seed=4)
+    t = problem.table
+    pl.DataFrame(
+        {
+            "query_id": t.query_ids,
+            "category": t.categories,
+            "n_input_tokens": t.n_input_tokens,
+            "embedding": t.embeddings,
+        }
+    ).write_parquet(where / "queries.parquet")
+    pl.concat(
+        pl.DataFrame(
+            {
+                "query_id": t.query_ids,
+                "model": [m] * len(t),
+                "correct": t.correct[:, k],
+                "n_output_tokens": t.n_output_tokens[:, k],
+            }
+        )
+        for k, m in enumerate(t.models)
+    ).write_parquet(where / "outcomes.parquet")
+    (where / "cost_table.json").write_text(problem.costs.to_json())
+    return where
+
+
+EPOCHS = ["--teacher-epochs", "2", "--gate-epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def routed(folder, tmp_path_factory):
+    """A router made by fit and calibrate."""
+    path = tmp_path_factory.mktemp("cli") / "router.safetensors"
+    assert cli.main(["fit", "--data", str(folder), "-o", str(path), *EPOCHS]) == 0
+    assert cli.main(["calibrate", str(path), "--data", str(folder), "--alphas", "0.01,0.05"]) == 0
+    return path
+
+
+def run(capsys, *args):
+    code = cli.main([str(a) for a in args])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_fit_calibrate_evaluate_agree_with_python(routed, folder, capsys):
+    code, out, _ = run(capsys, "evaluate", routed, "--data", folder, "--alpha", 0.05, "--json")
+    assert code == 0
+    numbers = json.loads(out)
+    from cr2fast.datasets import load_folder
+
+    problem = load_folder(folder)
+    expected = cr2fast.evaluate(cr2fast.Router.load(routed), problem.table.split()[2])
+    np.testing.assert_array_equal(numbers["false_acceptances"], expected.false_acceptances)
+    np.testing.assert_array_equal(numbers["cost"], expected.cost)
+
+
+def test_evaluate_prints_a_table_and_plots(routed, folder, tmp_path, capsys):
+    code, out, _ = run(capsys, "evaluate", routed, "--data", folder, "--plots", tmp_path / "p")
+    assert code == 0
+    assert "95 % interval" in out
+    assert (tmp_path / "p" / "pareto.png").exists()
+
+
+def test_route_decides_as_the_device_does(routed, folder, tmp_path, capsys):
+    x = pl.read_parquet(folder / "queries.parquet")["embedding"].to_numpy()[:40]
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    args = ("--lam", 1, "--alpha", 0.05, "--embeddings", tmp_path / "x.npy", "--n-input-tokens", 90)
+    code, out, _ = run(capsys, "route", routed, *args, "--json")
+    assert code == 0
+    rows = json.loads(out)
+    local = cr2fast.DeviceRouter.load(routed, 1.0, 0.05).route_batch(x)
+    assert [r["local"] for r in rows] == local.tolist()
+    assert all(("model" in r) != r["local"] for r in rows)
+    code, out, _ = run(capsys, "route", routed, *args)
+    assert code == 0
+    assert len(out.splitlines()) == 40
+
+
+def test_inspect_says_what_is_inside(routed, capsys):
+    code, out, _ = run(capsys, "inspect", routed)
+    assert code == 0
+    for words in ("device-s, edge-1, edge-2", "N = 180", "promise", "0.01 0.05"):
+        assert words in out
+    code, out, _ = run(capsys, "inspect", routed, "--json")
+    assert json.loads(out)["calibration"]["n"] == 180
+
+
+def test_demo_on_a_folder(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CR2FAST_DATA", str(folder))
+    code, out, _ = run(capsys, "demo", "--out", tmp_path / "demo", *EPOCHS)
+    assert code == 0
+    assert "predicted lengths, alpha = 0.01" in out
+    assert "known lengths, alpha = 0.01" in out
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert names == {
+        "router.safetensors",
+        "report.json",
+        "pareto.png",
+        "risk.png",
+        "local_rate.png",
+    }
+    assert str(folder) in json.loads((tmp_path / "demo" / "report.json").read_text())["source"]
+
+
+def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CR2FAST_DATA", raising=False)
+    code, out, err = run(capsys, "demo", "--out", tmp_path, "--json", *EPOCHS)
+    assert code == 0
+    assert "synthetic problem" in err
+    assert "say nothing of real models" in err
+    result = json.loads(out)
+    assert result["source"].startswith("SYNTHETIC")
+    assert set(result["modes"]) == {"predicted", "known"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["inspect", "none.safetensors"], "No such file"),
+        (["fit", "--data", "none"], "data: expected a folder, got none"),
+        (["demo", "--data", "none"], "data: expected a folder"),
+        (["evaluate", "ROUTER", "--data", "DATA", "--alpha", "0.3"], "alpha=0.3: expected one of"),
+        (["calibrate", "ROUTER", "--data", "DATA", "--alphas", "0.001"], "infeasible with 180 calibration samples"),
+        (["calibrate", "ROUTER", "--data", "DATA", "--lams", "99"], "trained range"),
+        (["calibrate", "ROUTER", "--data", "DATA", "--split-seed", "5"], "disjoint from the training split"),
+        (["evaluate", "ROUTER", "--data", "DATA", "--split", "0.5,0.5"], "expected three fractions"),
+        (["route", "ROUTER", "--lam", "1.05", "--alpha", "0.05", "--embeddings", "GOOD"], "not on the calibrated grid"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "TEXT"], "expected a .npy file"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "WIDE"], r"expected shape \(N, 16\)"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "DOUBLE"], "float64"),
+    ],
+)  # fmt: skip
+def test_errors_name_what_is_wrong(args, words, routed, folder, tmp_path, capsys):
+    np.save(tmp_path / "GOOD.npy", np.zeros((1, 16), np.float32))
+    np.save(tmp_path / "WIDE.npy", np.zeros((1, 17), np.float32))
+    np.save(tmp_path / "DOUBLE.npy", np.zeros((1, 16)))
+    (tmp_path / "TEXT.npy").write_text("hello")
+    places = {"ROUTER": routed, "DATA": folder} | {
+        n: tmp_path / f"{n}.npy" for n in ("GOOD", "WIDE", "DOUBLE", "TEXT")
+    }
+    before = routed.read_bytes()
+    code, _, err = run(capsys, *[places.get(a, a) for a in args])
+    assert code == 2
+    assert err.startswith(f"cr2fast {args[0]}: error: ")
+    assert len(err.strip().splitlines()) == 1
+    import re
+
+    assert re.search(words, err)
+    assert routed.read_bytes() == before
+
+
+def test_a_pickle_in_disguise_is_not_opened(routed, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    code, _, err = run(
+        capsys, "route", routed, "--lam", 1, "--alpha", 0.05, "--embeddings", tmp_path / "x.npy"
+    )
+    assert code == 2
+    assert "expected a .npy file" in err
+
+
+@pytest.mark.parametrize(
+    "command", ["", "demo", "fit", "calibrate", "evaluate", "route", "inspect"]
+)
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*([command] if command else []), "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 6
+
+
+def test_it_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "cr2fast", "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == f"cr2fast {cr2fast.__version__}"

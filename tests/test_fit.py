@@ -1,0 +1,177 @@
+"""fit: reproducible, interruptible, honest about what it did, and strict about its input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cr2fast
+from cr2fast.datasets import make_routing_problem, synthetic_costs
+
+TINY = {"hidden": 8, "teacher_epochs": 2, "gate_epochs": 2, "batch": 64}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_routing_problem(n=600, d=16, seed=2)
+
+
+def test_run_to_run_the_bytes_are_the_same(small):
+    one, two = (cr2fast.fit(small.table, small.costs, seed=3, progress=False, **TINY) for _ in "ab")
+    assert one.to_bytes() == two.to_bytes()
+    other = cr2fast.fit(small.table, small.costs, seed=4, progress=False, **TINY)
+    assert other.to_bytes() != one.to_bytes()
+
+
+def test_parameter_counts_are_the_papers():
+    problem = make_routing_problem(n=200, d=384, models=4, seed=0)
+    router = cr2fast.fit(
+        problem.table, problem.costs, teacher_epochs=1, gate_epochs=1, progress=False
+    )
+    assert router.parameters == {"gate": 104_706, "teacher": 398_340}
+
+
+def test_it_learns(fitted, splits, problem):
+    """Held-out losses fall, and accuracies order queries better than chance."""
+    record = fitted.training
+    for stage in ("teacher", "gate"):
+        losses = record[stage]["held_out"]
+        best = record[stage]["best_epoch"]
+        assert losses[best - 1] == min(losses) < losses[0] or best == 1
+    test = splits[2]
+    p = fitted.accuracies(test.embeddings)
+    for m in range(4):
+        right, wrong = p[test.correct[:, m], m], p[~test.correct[:, m], m]
+        auc = (right[:, None] > wrong[None]).mean()
+        assert auc > 0.54, (m, auc)
+
+
+def test_the_gate_follows_the_teachers_margin(fitted, splits):
+    from cr2fast import _core
+
+    test = splits[2]
+    states = fitted.costs.sample_states(len(test), 9)
+    c = fitted.decision_costs(test, states, "predicted")
+    target = _core.reference_margins(fitted.accuracies(test.embeddings), c, [0.3, 1.0, 3.0])
+    margins = fitted.margins(test.embeddings, [0.3, 1.0, 3.0])
+    for row in range(3):
+        assert np.corrcoef(target[row], margins[row])[0, 1] > 0.5
+
+
+def test_the_record_says_what_was_done(fitted, splits):
+    record = fitted.training
+    assert record["n_train"] + record["n_holdout"] == len(splits[0])
+    assert record["config"]["lams_per_step"] == 8
+    assert len(record["teacher"]["loss"]) == record["config"]["teacher_epochs"]
+    assert record["monotone"]["pairs_with_dearer_local"] <= 1
+    assert {"r2_log", "mean_tokens", "mean_predicted"} <= set(record["length"]["held_out"][0])
+
+
+def test_the_monotone_penalty_is_dropped_where_local_is_dear(small):
+    table = json.loads(small.costs.to_json())
+    table["models"][0]["beta_dec_s"] = 1.0
+    costs = cr2fast.CostTable.from_json(json.dumps(table))
+    record = cr2fast.fit(small.table, costs, progress=False, **TINY).training["monotone"]
+    assert record["pairs_with_dearer_local"] > 0.9
+    assert record["w_mono_used"] == 0
+    record = cr2fast.fit(small.table, small.costs, progress=False, **TINY).training["monotone"]
+    assert record["pairs_with_dearer_local"] <= record["tolerance"]
+    assert record["w_mono_used"] == 1
+
+
+def test_known_lengths_make_another_gate_and_the_same_teacher(small):
+    a = cr2fast.fit(small.table, small.costs, progress=False, **TINY)
+    b = cr2fast.fit(small.table, small.costs, progress=False, lengths="known", **TINY)
+    x = small.table.embeddings
+    np.testing.assert_array_equal(a.accuracies(x), b.accuracies(x))
+    assert (a.margins(x, [1.0]) != b.margins(x, [1.0])).any()
+    assert (a.lengths, b.lengths) == ("predicted", "known")
+
+
+def test_progress_is_told(small):
+    seen = []
+    cr2fast.fit(small.table, small.costs, progress=lambda *p: seen.append(p), **TINY)
+    assert {stage for stage, *_ in seen} == {"teacher", "gate"}
+    assert all(0 < done <= total == 2 and np.isfinite(loss) for _, done, total, loss in seen)
+
+
+def test_an_error_in_the_callback_stops_the_fit(small):
+    def fail(*_):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        cr2fast.fit(small.table, small.costs, progress=fail, **(TINY | {"teacher_epochs": 10_000}))
+
+
+def test_ctrl_c_stops_the_fit_soon(small):
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        cr2fast.fit(small.table, small.costs, progress=False, **(TINY | {"teacher_epochs": 10_000}))
+    timer.join()
+    assert time.monotonic() - start < 60, "10,000 epochs would take minutes"
+
+
+def test_normalizers_are_set_on_the_training_split(small, fitted, splits, problem):
+    assert problem.costs.normalizers is None
+    states = problem.costs.sample_states(len(splits[0]), 0)
+    expected = problem.costs.normalized_on(
+        splits[0].n_input_tokens, splits[0].n_output_tokens, states
+    )
+    assert fitted.costs.normalizers == expected.normalizers
+
+
+def test_models_in_another_order_or_missing_are_refused(small):
+    order = ["device-s", "edge-2", "edge-1", "edge-3"]
+    with pytest.raises(
+        cr2fast.Cr2Error, match=r"cost table: expected .* in this order.*costs.select"
+    ):
+        cr2fast.fit(small.table, small.costs.select(order), progress=False, **TINY)
+    with pytest.raises(cr2fast.Cr2Error, match="models of the cost table"):
+        cr2fast.fit(small.table, synthetic_costs(5), progress=False, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 3}, "fit options: .*unknown field `epochs`"),
+        ({"hidden": 0}, "hidden: expected 1 to"),
+        ({"lr": -1.0}, "lr: expected a positive number, got -1"),
+        ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
+        ({"holdout": 0.9}, "holdout: expected"),
+        ({"lam_range": (1.0, 0.5)}, "lam_high: expected a number above lam_low"),
+        ({"lam_range": (0.0, 0.5)}, "lam_low: expected a positive number"),
+        ({"lengths": "guessed"}, "unknown variant `guessed`"),
+        ({"seed": -1}, "seed: expected a whole number"),
+    ],
+)
+def test_bad_options_are_named(small, options, words):
+    with pytest.raises(cr2fast.Cr2Error, match=words):
+        cr2fast.fit(small.table, small.costs, progress=False, **options)
+
+
+def test_too_few_queries_are_refused(small):
+    with pytest.raises(
+        cr2fast.Cr2Error, match="training split: expected at least 20 queries, got 5"
+    ):
+        cr2fast.fit(small.table.take(range(5)), small.costs, progress=False, **TINY)
+
+
+def test_a_diverging_fit_says_so(small):
+    with pytest.raises(cr2fast.Cr2Error, match="expected a finite loss|finite numbers|margin"):
+        cr2fast.fit(small.table, small.costs, progress=False, **(TINY | {"lr": 1e30}))
+
+
+def test_models_that_are_always_right_or_wrong_are_fine(small):
+    for value in (True, False):
+        table = replace(small.table, correct=np.full_like(small.table.correct, value))
+        router = cr2fast.fit(table, small.costs, progress=False, **TINY)
+        assert np.isfinite(router.accuracies(table.embeddings)).all()
