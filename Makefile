@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench wheel stub clean risk
+.PHONY: help demo test check bench wheel light clean risk
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	cargo clippy --workspace --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --workspace
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 
@@ -46,7 +47,14 @@ bench: $(BUILT)  ## time single decisions, batches and calibration (answers asse
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python benches/risk_over_seeds.py
 
+light: wheel  ## install the wheel beside numpy alone in a fresh environment, and route
+	rm -rf target/light && $(PYTHON) -m venv target/light
+	target/light/bin/pip install -q dist/*.whl
+	target/light/bin/pip list --format=freeze | grep -ivE '^(pip|setuptools|cr2fast|numpy)=' && exit 1 || true
+	cd target && light/bin/python ../tests/light_install.py
+
 wheel: .venv/.tools  ## build the wheel into dist/
+	rm -rf dist
 	. $(BIN)/activate && maturin build --release --out dist
 
 clean:  ## remove what make made

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,14 @@ def test_files_that_are_not_there(tmp_path, artifact):
     router = cr2fast.Router.load(artifact)
     with pytest.raises(FileNotFoundError):
         router.save(tmp_path / "no" / "folder" / "r.safetensors")
+
+
+def test_many_threads_may_save_to_one_path(artifact, tmp_path):
+    router = cr2fast.Router.load(artifact)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: router.save(tmp_path / "r.safetensors"), range(40)))
+    assert os.listdir(tmp_path) == ["r.safetensors"]
+    assert (tmp_path / "r.safetensors").read_bytes() == artifact.read_bytes()
 
 
 _FULL_DISK = """

@@ -111,6 +111,11 @@ def test_huge_but_finite_embeddings_never_give_a_silent_nan(router):
         router.margins(x, [1.0])
 
 
+def test_no_rows_and_no_lams_give_empty_answers(router):
+    assert router.margins(np.empty((0, 40), np.float32), LAMS).shape == (4, 0)
+    assert router.margins(np.zeros((3, 40), np.float32), []).shape == (0, 3)
+
+
 def test_a_constant_embedding_has_a_margin(router, tensors):
     x = np.full((1, 40), 0.5, np.float32)
     expected = oracle.gate_margins(tensors, x, LAMS)

@@ -65,6 +65,13 @@ def test_bad_states_are_named(args, words):
         cr2fast.LinkStates(*([a] for a in args))
 
 
+def test_more_states_than_memory_is_an_error(costs):
+    with pytest.raises(
+        cr2fast.Cr2Error, match="n: expected a number of states that fits in memory"
+    ):
+        costs.sample_states(2**60, 0)
+
+
 def test_ragged_states_are_refused():
     with pytest.raises(cr2fast.Cr2Error, match="three arrays of one length, got 1, 2, 1"):
         cr2fast.LinkStates([1e6], [1e6, 1e6], [0.0])

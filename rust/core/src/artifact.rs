@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -332,6 +333,9 @@ pub fn load(path: &Path) -> Result<Router> {
     from_bytes(&bytes)
 }
 
+/// Saves so far: two threads may save to one path, each through a temporary file of its own.
+static SAVES: AtomicU64 = AtomicU64::new(0);
+
 /// Write a file: to a temporary one beside it, synced, then renamed, so that a full disk or a crash
 /// leaves the old file whole.
 pub fn save(r: &Router, path: &Path) -> Result<()> {
@@ -340,7 +344,8 @@ pub fn save(r: &Router, path: &Path) -> Result<()> {
         path.file_name().ok_or_else(|| Error::argument("path", "a file name", path.display()))?;
     let mut temp_name = std::ffi::OsString::from(".");
     temp_name.push(name);
-    temp_name.push(format!(".{}.tmp", std::process::id()));
+    let turn = SAVES.fetch_add(1, Ordering::Relaxed);
+    temp_name.push(format!(".{}-{turn}.tmp", std::process::id()));
     let temp = path.with_file_name(temp_name);
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temp)?;

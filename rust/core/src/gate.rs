@@ -191,6 +191,9 @@ impl Gate {
         }
         check_finite("embeddings", xs)?;
         let (n, l) = (xs.len() / d, films.len());
+        if l == 0 {
+            return Ok(Vec::new());
+        }
         // Threads own rows, so they write (N, L); the transpose is cheap beside the GELUs.
         let mut by_row = vec![0.0; n * l];
         parallel::rows(threads, &mut by_row, l, |first, part| {

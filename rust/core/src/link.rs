@@ -158,19 +158,22 @@ impl Link {
     }
 
     /// `n` states of a seed. State i depends on (seed, i) alone: a longer sample extends a shorter.
-    pub fn sample(&self, n: usize, seed: u64) -> Vec<LinkState> {
-        (0..n as u64)
-            .map(|i| {
-                let u = |j: u64| uniform(seed, 3 * i + j);
-                let d = self.distance_m.quantile(u(0));
-                let z = |j| self.fading.quantile(u(j)).max(LEAST_FADING);
-                LinkState {
-                    rate_ul_bps: self.rate_bps(self.bandwidth_ul_hz, self.tx_power_ue_w, d, z(1)),
-                    rate_dl_bps: self.rate_bps(self.bandwidth_dl_hz, self.tx_power_ap_w, d, z(2)),
-                    rtt_s: self.rtt_s,
-                }
-            })
-            .collect()
+    pub fn sample(&self, n: usize, seed: u64) -> Result<Vec<LinkState>> {
+        let mut states = Vec::new();
+        states
+            .try_reserve_exact(n)
+            .map_err(|_| Error::argument("n", "a number of states that fits in memory", n))?;
+        states.extend((0..n as u64).map(|i| {
+            let u = |j: u64| uniform(seed, 3 * i + j);
+            let d = self.distance_m.quantile(u(0));
+            let z = |j| self.fading.quantile(u(j)).max(LEAST_FADING);
+            LinkState {
+                rate_ul_bps: self.rate_bps(self.bandwidth_ul_hz, self.tx_power_ue_w, d, z(1)),
+                rate_dl_bps: self.rate_bps(self.bandwidth_dl_hz, self.tx_power_ap_w, d, z(2)),
+                rtt_s: self.rtt_s,
+            }
+        }));
+        Ok(states)
     }
 }
 

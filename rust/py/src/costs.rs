@@ -273,8 +273,8 @@ impl CostTable {
     /// `n` link states of a seed: distances, fading, then Shannon rates (equations 6-9).
     ///
     /// State i depends on (seed, i) alone, so a longer sample extends a shorter one.
-    fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> LinkStates {
-        LinkStates(py.detach(|| self.0.link().sample(n, seed)))
+    fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> PyResult<LinkStates> {
+        py.detach(|| self.0.link().sample(n, seed)).map(LinkStates).map_err(core)
     }
 
     /// Normalised costs c_m(x, ξ), (N, M) float32 (equations 6-18).

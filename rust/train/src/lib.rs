@@ -166,7 +166,7 @@ pub fn fit(
     let epoch_costs = |epoch: usize| {
         // A seed for states of its own: the caller's seeds are small numbers.
         let seed = config.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
-        let states = costs.link().sample(n, seed);
+        let states = costs.link().sample(n, seed)?;
         Ok(costs.costs(data.n_input, n_output, &states, 0)?)
     };
     let dearer = dearer_local(&epoch_costs(0)?, m);
