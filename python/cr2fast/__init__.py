@@ -34,19 +34,20 @@ from cr2fast._core import (
 )
 
 if TYPE_CHECKING:
+    from cr2fast.calibration import CalibrationReport, default_lams
     from cr2fast.encoder import EncoderInfo
     from cr2fast.evaluation import Evaluation, evaluate
-    from cr2fast.router import CalibrationReport, Router, default_lams, fit
+    from cr2fast.router import Router, fit
     from cr2fast.table import RoutingTable
 
 # Name -> module. Loaded on first use, so that a device pays for numpy alone.
 _LAZY = {
-    "CalibrationReport": "router",
+    "CalibrationReport": "calibration",
     "EncoderInfo": "encoder",
     "Evaluation": "evaluation",
     "Router": "router",
     "RoutingTable": "table",
-    "default_lams": "router",
+    "default_lams": "calibration",
     "evaluate": "evaluation",
     "fit": "router",
 }

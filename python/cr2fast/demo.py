@@ -16,9 +16,10 @@ import numpy as np
 
 from cr2fast import report
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector
+from cr2fast.calibration import CalibrationReport
 from cr2fast.datasets import RoutingProblem
 from cr2fast.evaluation import Evaluation, evaluate
-from cr2fast.router import CalibrationReport, Lengths, Router, fit
+from cr2fast.router import Lengths, Router, fit
 from cr2fast.table import RoutingTable
 
 MODES: tuple[Lengths, ...] = ("predicted", "known")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
+from cr2fast.calibration import ALPHAS, CalibrationReport, ascending, default_lams
 from cr2fast.encoder import EncoderInfo
 from cr2fast.progress import epoch_bar
 
@@ -27,100 +27,8 @@ Lengths = Literal["predicted", "known"]
 Reference = Literal["teacher", "outcomes"]
 Progress = Callable[[str, float, int, float], None]
 
-ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 # Sampled link states of different purposes must not be the same draws.
 _CALIBRATION_STREAM = 1_000_003
-
-
-def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArray[np.float64]:
-    """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
-
-    The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
-
-    Parameters
-    ----------
-    low, high : float
-        Ends of the grid.
-    n : int
-        Points before duplicates of rounding are dropped.
-
-    Returns
-    -------
-    ndarray of float64, (L,)
-        Strictly ascending.
-    """
-    if not (0 < low < high < np.inf) or n < 2:
-        raise Cr2Error(f"lams: expected 0 < low < high and n >= 2, got {low}, {high}, {n}")
-    grid = np.geomspace(low, high, n)
-    if low <= 1 <= high:
-        grid[np.abs(np.log(grid)).argmin()] = 1.0
-    rounded = np.array([float(f"{x:.2g}") for x in grid])
-    return np.unique(np.clip(rounded, low, high))
-
-
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What a calibration did.
-
-    Attributes
-    ----------
-    lams, alphas : ndarray of float64, (L,), (A,)
-        The grid.
-    thresholds : ndarray of float32, (L, A)
-        Margins; accept where margin >= threshold. +inf defers all, -inf accepts all.
-    n : int
-        Calibration samples N.
-    allowed : tuple of (int or None), (A,)
-        False acceptances allowed on the calibration set, k = floor(alpha (N+1)) - 1; None where
-        alpha is infeasible.
-    empirical_risk : ndarray of float64, (L, A)
-        Fraction of the calibration set wrongly kept local. At most k / N by construction.
-    local_rate : ndarray of float64, (L, A)
-        Fraction of the calibration set accepted.
-    reference, lengths : str
-        What "wrongly" was measured against.
-    """
-
-    lams: npt.NDArray[np.float64]
-    alphas: npt.NDArray[np.float64]
-    thresholds: npt.NDArray[np.float32]
-    n: int
-    allowed: tuple[int | None, ...]
-    empirical_risk: npt.NDArray[np.float64]
-    local_rate: npt.NDArray[np.float64]
-    reference: str
-    lengths: str
-
-    @property
-    def infeasible(self) -> tuple[float, ...]:
-        """Risk levels that N samples cannot promise; every query is deferred there."""
-        pairs = zip(self.alphas.tolist(), self.allowed, strict=True)
-        return tuple(a for a, k in pairs if k is None)
-
-    @property
-    def statement(self) -> str:
-        """The guarantee, in words."""
-        against = (
-            "the full-information choice is an edge model"
-            if self.reference == "teacher"
-            else "the recorded answers make an edge model the better choice"
-        )
-        text = (
-            f"For each cost weight fixed in advance: the probability that a query is kept local "
-            f"although {against} is at most alpha, on average over calibration sets of {self.n} "
-            f"queries exchangeable with future ones. Not simultaneous over the grid; void if the "
-            f"query mix or the link distribution moves."
-        )
-        if self.infeasible:
-            text += f" Infeasible with {self.n} samples, all queries deferred: {self.infeasible}."
-        return text
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
-        data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
-        words = {np.inf: "defer all", -np.inf: "accept all"}
-        data["thresholds"] = [[words.get(t, t) for t in row] for row in data["thresholds"]]
-        return data | {"infeasible": list(self.infeasible), "statement": self.statement}
 
 
 class Router:
@@ -337,7 +245,7 @@ class Router:
         self.check_table(calibration, "calibration split", after_calibration=False)
         self.costs_for(costs)
         lengths = lengths or self.lengths
-        grid, levels = self._grid(lams), _ascending(alphas, "alphas")
+        grid, levels = self._grid(lams), ascending(alphas, "alphas")
         n = len(calibration)
         states = self.costs.sample_states(n, _CALIBRATION_STREAM + check_seed(seed))
         c = self.decision_costs(calibration, states, lengths)
@@ -371,7 +279,7 @@ class Router:
         low, high = float(config["lam_low"]), float(config["lam_high"])
         if lams is None:
             return default_lams(low, high)
-        grid = _ascending(lams, "lams")
+        grid = ascending(lams, "lams")
         slack = 1e-9
         outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
         if outside.size:
@@ -391,16 +299,6 @@ def check_seed(seed: int) -> int:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise Cr2Error(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed!r}")
     return int(seed)
-
-
-def _ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
-    array = np.sort(array)
-    if (np.diff(array) <= 0).any():
-        raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
-    return array
 
 
 def fit(

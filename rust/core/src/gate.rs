@@ -11,7 +11,8 @@
 //! operations in the same order.
 
 use crate::error::{Error, Result, check_finite, check_len};
-use crate::kernel::{Packed, PaddedVec, Simd};
+use crate::kernel::Simd;
+use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
 
 /// Size of ψ(λ).

@@ -8,7 +8,7 @@
 //! 2. sums over a vector use sixteen virtual lanes and one fixed tree, on every level;
 //! 3. GELU and the logistic function are our own polynomials: no libm on the path.
 //!
-//! The generic loops below are instantiated once a level (see [`crate::lanes`]), inside functions
+//! The generic loops below are instantiated once a level (see `lanes.rs`), inside functions
 //! compiled for that instruction set.
 
 // Loops must be inlined into the functions that enable their instructions; a tile is indexed by row
@@ -18,6 +18,7 @@
 use std::sync::OnceLock;
 
 use crate::lanes::{LANES, Lanes, Scalar};
+use crate::packed::{Packed, PaddedVec};
 
 /// Instruction sets that have a path of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,71 +88,6 @@ impl Simd {
     /// Which level this is.
     pub fn level(self) -> Level {
         self.0
-    }
-}
-
-/// Sixteen floats on one cache line, so that every vector load is aligned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C, align(64))]
-pub struct Block(pub [f32; LANES]);
-
-/// A vector padded with zeros to whole blocks.
-#[derive(Clone, Debug)]
-pub struct PaddedVec(Vec<Block>);
-
-impl PaddedVec {
-    /// Copy `xs` and pad.
-    pub fn new(xs: &[f32]) -> Self {
-        let mut blocks = vec![Block([0.0; LANES]); xs.len().div_ceil(LANES)];
-        for (block, chunk) in blocks.iter_mut().zip(xs.chunks(LANES)) {
-            block.0[..chunk.len()].copy_from_slice(chunk);
-        }
-        Self(blocks)
-    }
-
-    /// Number of blocks.
-    pub fn blocks(&self) -> usize {
-        self.0.len()
-    }
-
-    fn ptr(&self) -> *const f32 {
-        self.0.as_ptr().cast()
-    }
-}
-
-/// A dense layer's weights, packed `[output block][input][lane]` so that sixteen outputs advance
-/// together over the inputs and memory is read once, forwards.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    inputs: usize,
-    data: Vec<Block>,
-}
-
-impl Packed {
-    /// Pack a row-major (outputs, inputs) matrix; missing outputs of the last block are zero.
-    pub fn new(w: &[f32], outputs: usize, inputs: usize) -> Self {
-        assert_eq!(w.len(), outputs * inputs);
-        let mut data = vec![Block([0.0; LANES]); outputs.div_ceil(LANES) * inputs];
-        for o in 0..outputs {
-            for i in 0..inputs {
-                data[(o / LANES) * inputs + i].0[o % LANES] = w[o * inputs + i];
-            }
-        }
-        Self { inputs, data }
-    }
-
-    /// Inputs of the layer.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Outputs rounded up to whole blocks: the stride of an output row.
-    pub fn padded_outputs(&self) -> usize {
-        self.blocks() * LANES
-    }
-
-    fn blocks(&self) -> usize {
-        self.data.len().checked_div(self.inputs).unwrap_or(0)
     }
 }
 
@@ -226,8 +162,8 @@ unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
     scale: &[f32],
     out: &mut [f32],
 ) {
-    let (d, blocks, stride, rows) = (w.inputs, w.blocks(), w.padded_outputs(), scale.len());
-    let wp: *const f32 = w.data.as_ptr().cast();
+    let (d, blocks, stride, rows) = (w.inputs(), w.blocks(), w.padded_outputs(), scale.len());
+    let wp: *const f32 = w.ptr();
     let (xp, sp, op) = (x.as_ptr(), scale.as_ptr(), out.as_mut_ptr());
     let mut r = 0;
     while r < rows {
@@ -381,7 +317,7 @@ impl Simd {
 
     /// `out[r] = scale[r] · W x[r]` for each of `scale.len()` rows.
     pub fn dense(self, w: &Packed, x: &[f32], scale: &[f32], out: &mut [f32]) {
-        assert_eq!(x.len(), scale.len() * w.inputs);
+        assert_eq!(x.len(), scale.len() * w.inputs());
         assert_eq!(out.len(), scale.len() * w.padded_outputs());
         dispatch!(self, dense, [1, 1, 1], (w, x, scale, out));
     }

@@ -1,6 +1,6 @@
 //! Predicted output lengths, so that a deployed edge needs no true ones.
 //!
-//! In: embedding and L_in. Out: E[L_out,m] in tokens. One linear head a model for
+//! In: embedding and L_in. Out: the expected L_out of each model, in tokens. One linear head a model for
 //! log(1 + L_out), then Duan's smearing factor, because exp of a mean logarithm is not a mean:
 //! L̂_m = exp(w_m·e + a_m·log(1+L_in) + b_m)·s_m − 1, clipped to [0, longest answer in training].
 

@@ -2,7 +2,7 @@
 //!
 //! Two-stage routing after CR² (arXiv 2605.12001). Reading the modules in this order follows the
 //! data: [`link`] and [`cost`] price a request; [`teacher`] and [`length`] estimate what each model
-//! would do; [`reference`] is the full-information choice; [`gate`] is its on-device student;
+//! would do; [`mod@reference`] is the full-information choice; [`gate`] is its on-device student;
 //! [`crc`] turns a risk level into a threshold; [`device`] and [`edge`] decide; [`artifact`] stores.
 //! No Python, no training.
 
@@ -17,6 +17,7 @@ pub mod kernel;
 mod lanes;
 pub mod length;
 pub mod link;
+pub mod packed;
 pub mod parallel;
 pub mod reference;
 pub mod router;

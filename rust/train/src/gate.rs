@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::adamw::AdamW;
 use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
-use crate::gelu::gelu;
+use crate::heads::heads;
 use crate::losses::{bce, huber, monotone, softplus};
 use crate::nn;
 use crate::{Progress, Record, Report};
@@ -24,13 +24,13 @@ const HOLDOUT_LAMS: usize = 16;
 
 /// The gate.
 pub struct GateNet {
-    ln_weight: Var,   // (d,)
-    ln_bias: Var,     // (d,)
+    ln_weight: Var,   // (d, 1)
+    ln_bias: Var,     // (1, d)
     w1: Var,          // (d, h), transposed as in the teacher
-    b1: Var,          // (h,)
+    b1: Var,          // (1, h)
     film_weight: Var, // (9, 2h)
     film_bias: Var,   // (2h,)
-    w2: Var,          // (h, 1)
+    w2: Var,          // (h,)
     b2: Var,          // (1,)
     eta_t: Var,       // (1,)
 }
@@ -46,13 +46,13 @@ impl GateNet {
             0,
         )?;
         Ok(Self {
-            ln_weight: nn::constant(1.0, &[d], dtype)?,
-            ln_bias: nn::constant(0.0, &[d], dtype)?,
+            ln_weight: nn::constant(1.0, &[d, 1], dtype)?,
+            ln_bias: nn::constant(0.0, &[1, d], dtype)?,
             w1: nn::uniform(rng, &[d, h], d, dtype)?,
-            b1: nn::uniform(rng, &[h], d, dtype)?,
+            b1: nn::uniform(rng, &[1, h], d, dtype)?,
             film_weight: film,
             film_bias: Var::from_tensor(&start)?,
-            w2: nn::uniform(rng, &[h, 1], h, dtype)?,
+            w2: nn::uniform(rng, &[h], h, dtype)?,
             b2: nn::uniform(rng, &[1], h, dtype)?,
             eta_t: nn::constant(libm::expm1(FIRST_TEMPERATURE).ln(), &[1], dtype)?,
         })
@@ -75,19 +75,19 @@ impl GateNet {
         .to_vec()
     }
 
-    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B).
-    pub fn margins(&self, x: &Tensor, lams: &[f64], mask: Option<&Tensor>) -> TensorResult<Tensor> {
-        let h = self.b1.dim(0)?;
-        let x = x.broadcast_mul(&self.ln_weight)?.broadcast_add(&self.ln_bias)?;
-        let hidden = x.matmul(&self.w1)?.broadcast_add(&self.b1)?;
+    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B). LayerNorm's affine goes into weights and
+    /// bias, and the bias into FiLM's shift.
+    pub fn margins(&self, x: &Tensor, lams: &[f64], mask: Vec<f32>) -> TensorResult<Tensor> {
+        let h = self.b1.dim(1)?;
+        let w1 = self.w1.broadcast_mul(&self.ln_weight)?;
+        let bias = (self.ln_bias.matmul(&self.w1)? + self.b1.as_tensor())?;
         let psi: Vec<f64> = lams.iter().flat_map(|l| psi(*l)).collect();
         let psi = Tensor::from_vec(psi, (lams.len(), PSI), &nn::CPU)?.to_dtype(x.dtype())?;
-        let film = psi.matmul(&self.film_weight)?.broadcast_add(&self.film_bias)?.unsqueeze(1)?;
-        let (gamma, beta) = (film.narrow(2, 0, h)?, film.narrow(2, h, h)?);
-        let z = hidden.unsqueeze(0)?.broadcast_mul(&gamma)?.broadcast_add(&beta)?;
-        let z = nn::masked(gelu(&z)?, mask)?;
-        let (j, b, _) = z.dims3()?;
-        z.reshape((j * b, h))?.matmul(&self.w2)?.broadcast_add(&self.b2)?.reshape((j, b))
+        let film = psi.matmul(&self.film_weight)?.broadcast_add(&self.film_bias)?;
+        let gamma = film.narrow(1, 0, h)?;
+        let shift = (film.narrow(1, h, h)? + gamma.broadcast_mul(&bias)?)?;
+        let film = Tensor::cat(&[gamma, shift], 1)?;
+        heads(&x.matmul(&w1)?, &film, &self.w2, 1, mask)?.squeeze(2)?.broadcast_add(&self.b2)
     }
 
     /// T = softplus(η_T) + 1e-6.
@@ -184,6 +184,7 @@ pub fn fit(
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
     let held_x = x.index_select(&Tensor::new(holdout, &nn::CPU)?, 0)?;
     let held_targets = targets.margins(&(targets.costs)(0)?, holdout, &held_lams)?;
+    let held_units = HOLDOUT_LAMS * holdout.len() * config.hidden;
     let mut record = Record::new();
     let mut best = Vec::new();
     for epoch in 1..=config.gate_epochs {
@@ -193,9 +194,9 @@ pub fn fit(
         for (step, rows) in batches.iter().enumerate() {
             let lams = sample_lams(lam_rng, config);
             let bx = x.index_select(&Tensor::new(rows.as_slice(), &nn::CPU)?, 0)?;
-            let shape = [lams.len(), rows.len(), config.hidden];
-            let mask = nn::dropout_mask(dropout, config.dropout, &shape, DType::F32)?;
-            let margins = net.margins(&bx, &lams, mask.as_ref())?;
+            let units = lams.len() * rows.len() * config.hidden;
+            let mask = nn::dropout_mask(dropout, config.dropout, units);
+            let margins = net.margins(&bx, &lams, mask)?;
             let loss =
                 net.loss(&margins, &targets.margins(&costs, rows, &lams)?, w_mono, config)?;
             adam.step(&loss)?;
@@ -208,8 +209,12 @@ pub fn fit(
                 loss: sum / (step + 1) as f64,
             })?;
         }
-        let held =
-            net.loss(&net.margins(&held_x, &held_lams, None)?, &held_targets, 0.0, config)?;
+        let held = net.loss(
+            &net.margins(&held_x, &held_lams, vec![1.0; held_units])?,
+            &held_targets,
+            0.0,
+            config,
+        )?;
         let (loss, held) = (sum / batches.len() as f64, f64::from(held.to_scalar::<f32>()?));
         if !(loss.is_finite() && held.is_finite()) {
             return Err(TrainError::Diverged { stage: "gate", epoch, loss });

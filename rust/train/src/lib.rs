@@ -5,14 +5,15 @@
 //! the split is held out; [`teacher`] and [`length`] learn from the rest; they price and grade every
 //! query; [`gate`] learns that margin. Checkpoints are chosen on the held-out part.
 //!
-//! Automatic differentiation and matrix products are candle's; GELU and AdamW are fused here. The same seed, machine and
+//! Automatic differentiation and matrix products are candle's; the networks' upper
+//! half and AdamW are fused here. The same seed, machine and
 //! number of threads give the same weights.
 
 mod adamw;
 pub mod config;
 pub mod error;
 pub mod gate;
-mod gelu;
+mod heads;
 pub mod length;
 pub mod losses;
 mod nn;

@@ -28,35 +28,23 @@ pub fn constant(value: f64, shape: &[usize], dtype: DType) -> Result<Var> {
     Var::from_tensor(&Tensor::full(value, shape, &CPU)?.to_dtype(dtype)?)
 }
 
-/// Zeros and 1/(1−p), to multiply activations with; `None` when p = 0.
-pub fn dropout_mask(
-    rng: &mut ChaCha8Rng,
-    p: f64,
-    shape: &[usize],
-    dtype: DType,
-) -> Result<Option<Tensor>> {
+/// `n` entries 0 or 1/(1−p), to multiply activations with.
+pub fn dropout_mask(rng: &mut ChaCha8Rng, p: f64, n: usize) -> Vec<f32> {
     if p == 0.0 {
-        return Ok(None);
+        return vec![1.0; n];
     }
     let (keep, scale) = (1.0 - p, (1.0 / (1.0 - p)) as f32);
     // Sixteen random bits an element: p is honoured to 1/65536.
     let limit = (keep * 65536.0).round() as u32;
-    let n: usize = shape.iter().product();
-    let mut values = Vec::with_capacity(n + 3);
-    while values.len() < n {
+    let mut values = vec![0.0; n];
+    for chunk in values.chunks_mut(4) {
         let bits = rng.random::<u64>();
-        for k in 0..4 {
+        for (k, v) in chunk.iter_mut().enumerate() {
             let draw = (bits >> (16 * k)) as u32 & 0xffff;
-            values.push(if draw < limit { scale } else { 0.0 });
+            *v = if draw < limit { scale } else { 0.0 };
         }
     }
-    values.truncate(n);
-    Ok(Some(Tensor::from_vec(values, shape, &CPU)?.to_dtype(dtype)?))
-}
-
-/// Multiply by a mask when there is one.
-pub fn masked(x: Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-    mask.map_or(Ok(x.clone()), |m| x * m)
+    values
 }
 
 /// Rows scaled to mean 0 and variance 1: LayerNorm before its affine, which is what a head learns.

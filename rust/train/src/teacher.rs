@@ -9,19 +9,20 @@ use cr2fast_core::teacher::TeacherWeights;
 use crate::adamw::AdamW;
 use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
-use crate::gelu::gelu;
+use crate::heads::heads;
 use crate::losses::{bce, rank};
 use crate::nn;
 use crate::{Progress, Record, Report};
 
-/// All heads, stacked.
+/// All heads, side by side: M heads of h units are M·h columns of one matrix.
 pub struct TeacherNet {
-    ln_weight: Var, // (M, 1, d)
-    ln_bias: Var,   // (M, 1, d)
-    w1: Var, // (M, d, h): the transpose of the stored layout, so that batches multiply as they are
-    b1: Var, // (M, 1, h)
-    w2: Var, // (M, h, 1)
-    b2: Var, // (M, 1, 1)
+    ln_weight: Var, // (d, M, 1)
+    ln_bias: Var,   // (M, d)
+    w1: Var,        // (d, M, h)
+    b1: Var,        // (1, M·h)
+    w2: Var,        // (M·h,)
+    b2: Var,        // (M,)
+    own: Tensor,    // (M, M·h): 1 where a column belongs to a head
 }
 
 impl TeacherNet {
@@ -34,13 +35,18 @@ impl TeacherNet {
         dtype: DType,
     ) -> TensorResult<Self> {
         let rng = &mut nn::stream(seed, 1);
+        let width = models * hidden;
+        let own: Vec<f32> = (0..models * width)
+            .map(|i| f32::from(u8::from(i / width == i % width / hidden)))
+            .collect();
         Ok(Self {
-            ln_weight: nn::constant(1.0, &[models, 1, d], dtype)?,
-            ln_bias: nn::constant(0.0, &[models, 1, d], dtype)?,
-            w1: nn::uniform(rng, &[models, d, hidden], d, dtype)?,
-            b1: nn::uniform(rng, &[models, 1, hidden], d, dtype)?,
-            w2: nn::uniform(rng, &[models, hidden, 1], hidden, dtype)?,
-            b2: nn::uniform(rng, &[models, 1, 1], hidden, dtype)?,
+            ln_weight: nn::constant(1.0, &[d, models, 1], dtype)?,
+            ln_bias: nn::constant(0.0, &[models, d], dtype)?,
+            w1: nn::uniform(rng, &[d, models, hidden], d, dtype)?,
+            b1: nn::uniform(rng, &[1, width], d, dtype)?,
+            w2: nn::uniform(rng, &[width], hidden, dtype)?,
+            b2: nn::uniform(rng, &[models], hidden, dtype)?,
+            own: Tensor::from_vec(own, (models, width), &nn::CPU)?.to_dtype(dtype)?,
         })
     }
 
@@ -51,12 +57,17 @@ impl TeacherNet {
             .to_vec()
     }
 
-    /// Standardised rows (B, d) → logits (B, M).
-    pub fn logits(&self, x: &Tensor, mask: Option<&Tensor>) -> TensorResult<Tensor> {
-        let x = x.unsqueeze(0)?.broadcast_mul(&self.ln_weight)?.broadcast_add(&self.ln_bias)?;
-        let h = x.matmul(&self.w1)?.broadcast_add(&self.b1)?;
-        let h = nn::masked(gelu(&h)?, mask)?;
-        h.matmul(&self.w2)?.broadcast_add(&self.b2)?.squeeze(2)?.t()?.contiguous()
+    /// Standardised rows (B, d) → logits (B, M). LayerNorm's affine goes into weights and bias, so
+    /// that all heads are one product.
+    pub fn logits(&self, x: &Tensor, mask: Vec<f32>) -> TensorResult<Tensor> {
+        let (d, models, hidden) = self.w1.dims3()?;
+        let width = models * hidden;
+        let w1 = self.w1.broadcast_mul(&self.ln_weight)?.reshape((d, width))?;
+        let bias = self.ln_bias.matmul(&self.w1.reshape((d, width))?)?;
+        let bias = ((bias * &self.own)?.sum_keepdim(0)? + self.b1.as_tensor())?;
+        let film = Tensor::cat(&[bias.ones_like()?, bias], 1)?;
+        let logits = heads(&x.matmul(&w1)?, &film, &self.w2, models, mask)?.squeeze(0)?;
+        logits.broadcast_add(&self.b2)
     }
 
     /// w_cls·BCE + w_rank·rank.
@@ -64,7 +75,7 @@ impl TeacherNet {
         &self,
         x: &Tensor,
         y: &Tensor,
-        mask: Option<&Tensor>,
+        mask: Vec<f32>,
         c: &FitConfig,
     ) -> TensorResult<Tensor> {
         let logits = self.logits(x, mask)?;
@@ -72,14 +83,14 @@ impl TeacherNet {
     }
 
     fn weights(&self) -> TensorResult<TeacherWeights> {
-        let (models, d, hidden) = self.w1.dims3()?;
+        let (d, models, hidden) = self.w1.dims3()?;
         Ok(TeacherWeights {
             models,
             d,
             hidden,
-            ln_weight: nn::values(&self.ln_weight)?,
+            ln_weight: nn::values(&self.ln_weight.squeeze(2)?.t()?.contiguous()?)?,
             ln_bias: nn::values(&self.ln_bias)?,
-            w1: nn::values(&self.w1.transpose(1, 2)?.contiguous()?)?,
+            w1: nn::values(&self.w1.permute((1, 2, 0))?.contiguous()?)?,
             b1: nn::values(&self.b1)?,
             w2: nn::values(&self.w2)?,
             b2: nn::values(&self.b2)?,
@@ -102,6 +113,7 @@ pub fn fit(
     let (order, dropout) = (&mut nn::stream(config.seed, 2), &mut nn::stream(config.seed, 3));
     let held = Tensor::new(holdout, &nn::CPU)?;
     let (held_x, held_y) = (x.index_select(&held, 0)?, y.index_select(&held, 0)?);
+    let held_units = holdout.len() * models * config.hidden;
     let mut record = Record::new();
     let mut best = Vec::new();
     for epoch in 1..=config.teacher_epochs {
@@ -110,9 +122,9 @@ pub fn fit(
         for (step, rows) in batches.iter().enumerate() {
             let index = Tensor::new(rows.as_slice(), &nn::CPU)?;
             let (bx, by) = (x.index_select(&index, 0)?, y.index_select(&index, 0)?);
-            let shape = [models, rows.len(), config.hidden];
-            let mask = nn::dropout_mask(dropout, config.dropout, &shape, DType::F32)?;
-            let loss = net.loss(&bx, &by, mask.as_ref(), config)?;
+            let units = rows.len() * models * config.hidden;
+            let mask = nn::dropout_mask(dropout, config.dropout, units);
+            let loss = net.loss(&bx, &by, mask, config)?;
             adam.step(&loss)?;
             sum += f64::from(loss.to_scalar::<f32>()?);
             let done = (epoch - 1) as f64 + (step + 1) as f64 / batches.len() as f64;
@@ -123,7 +135,9 @@ pub fn fit(
                 loss: sum / (step + 1) as f64,
             })?;
         }
-        let held_loss = f64::from(bce(&net.logits(&held_x, None)?, &held_y)?.to_scalar::<f32>()?);
+        let held_loss = f64::from(
+            bce(&net.logits(&held_x, vec![1.0; held_units])?, &held_y)?.to_scalar::<f32>()?,
+        );
         let loss = sum / batches.len() as f64;
         if !(loss.is_finite() && held_loss.is_finite()) {
             return Err(TrainError::Diverged { stage: "teacher", epoch, loss });

@@ -1,0 +1,119 @@
+"""What a calibration is asked for, and what it reports.
+
+In: grids of lam and alpha, thresholds and counts. Out: :class:`CalibrationReport`, with the guarantee
+in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import Cr2Error
+
+ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
+
+
+def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArray[np.float64]:
+    """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
+
+    The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the grid.
+    n : int
+        Points before duplicates of rounding are dropped.
+
+    Returns
+    -------
+    ndarray of float64, (L,)
+        Strictly ascending.
+    """
+    if not (0 < low < high < np.inf) or n < 2:
+        raise Cr2Error(f"lams: expected 0 < low < high and n >= 2, got {low}, {high}, {n}")
+    grid = np.geomspace(low, high, n)
+    if low <= 1 <= high:
+        grid[np.abs(np.log(grid)).argmin()] = 1.0
+    rounded = np.array([float(f"{x:.2g}") for x in grid])
+    return np.unique(np.clip(rounded, low, high))
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration did.
+
+    Attributes
+    ----------
+    lams, alphas : ndarray of float64, (L,), (A,)
+        The grid.
+    thresholds : ndarray of float32, (L, A)
+        Margins; accept where margin >= threshold. +inf defers all, -inf accepts all.
+    n : int
+        Calibration samples N.
+    allowed : tuple of (int or None), (A,)
+        False acceptances allowed on the calibration set, k = floor(alpha (N+1)) - 1; None where
+        alpha is infeasible.
+    empirical_risk : ndarray of float64, (L, A)
+        Fraction of the calibration set wrongly kept local. At most k / N by construction.
+    local_rate : ndarray of float64, (L, A)
+        Fraction of the calibration set accepted.
+    reference, lengths : str
+        What "wrongly" was measured against.
+    """
+
+    lams: npt.NDArray[np.float64]
+    alphas: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float32]
+    n: int
+    allowed: tuple[int | None, ...]
+    empirical_risk: npt.NDArray[np.float64]
+    local_rate: npt.NDArray[np.float64]
+    reference: str
+    lengths: str
+
+    @property
+    def infeasible(self) -> tuple[float, ...]:
+        """Risk levels that N samples cannot promise; every query is deferred there."""
+        pairs = zip(self.alphas.tolist(), self.allowed, strict=True)
+        return tuple(a for a, k in pairs if k is None)
+
+    @property
+    def statement(self) -> str:
+        """The guarantee, in words."""
+        against = (
+            "the full-information choice is an edge model"
+            if self.reference == "teacher"
+            else "the recorded answers make an edge model the better choice"
+        )
+        text = (
+            f"For each cost weight fixed in advance: the probability that a query is kept local "
+            f"although {against} is at most alpha, on average over calibration sets of {self.n} "
+            f"queries exchangeable with future ones. Not simultaneous over the grid; void if the "
+            f"query mix or the link distribution moves."
+        )
+        if self.infeasible:
+            text += f" Infeasible with {self.n} samples, all queries deferred: {self.infeasible}."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
+        data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        words = {np.inf: "defer all", -np.inf: "accept all"}
+        data["thresholds"] = [[words.get(t, t) for t in row] for row in data["thresholds"]]
+        return data | {"infeasible": list(self.infeasible), "statement": self.statement}
+
+
+def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
+    """Sorted distinct numbers, (K,) float64; `what` names them in errors."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
+    array = np.sort(array)
+    if (np.diff(array) <= 0).any():
+        raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
+    return array
