@@ -78,6 +78,7 @@ def test_evaluate_prints_a_table_and_plots(routed, folder, tmp_path, capsys):
     code, out, _ = run(capsys, "evaluate", routed, "--data", folder, "--plots", tmp_path / "p")
     assert code == 0
     assert "95 % interval" in out
+    assert "void if the query mix" in out
     assert (tmp_path / "p" / "pareto.png").exists()
 
 
@@ -102,7 +103,10 @@ def test_inspect_says_what_is_inside(routed, capsys):
     assert code == 0
     for words in ("device-s, edge-1, edge-2", "N = 180", "promise", "0.01 0.05"):
         assert words in out
+    assert "void if the query mix" in out
     code, out, _ = run(capsys, "inspect", routed, "--json")
+    thresholds = json.loads(out)["calibration"]["thresholds"]
+    assert any(t == "accept all" for row in thresholds for t in row), "infinities are words"
     assert json.loads(out)["calibration"]["n"] == 180
 
 
@@ -149,6 +153,16 @@ def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "TEXT"], "expected a .npy file"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "WIDE"], r"expected shape \(N, 16\)"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "DOUBLE"], "float64"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "EMPTY"], "expected a .npy file"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "ZIP"], "expected a .npy file"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "FORGED"], "expected a .npy file"),
+        (["fit", "--data", "DATA", "-o", "none/r.safetensors"], "out: expected an existing folder"),
+        (["fit", "--data", "DATA", "--split-seed", "-1"], "seed: expected a whole number"),
+        (["demo", "--seed", "-1"], "seed: expected a whole number"),
+        (["demo", "--data", "DATA", "--alpha", "0.03"], "alpha=0.03: expected a point of"),
+        (["demo", "--data", "DATA", "--lam", "0.95"], "lam=0.95.*: expected a point of"),
+        (["demo", "--costs", "x.json"], "costs: expected it with --data"),
+        (["evaluate", "ROUTER", "--data", "DATA", "--deferred", "fallback"], "fallback: expected one of"),
     ],
 )  # fmt: skip
 def test_errors_name_what_is_wrong(args, words, routed, folder, tmp_path, capsys):
@@ -156,8 +170,17 @@ def test_errors_name_what_is_wrong(args, words, routed, folder, tmp_path, capsys
     np.save(tmp_path / "WIDE.npy", np.zeros((1, 17), np.float32))
     np.save(tmp_path / "DOUBLE.npy", np.zeros((1, 16)))
     (tmp_path / "TEXT.npy").write_text("hello")
+    (tmp_path / "EMPTY.npy").write_bytes(b"")
+    (tmp_path / "ZIP.npy").write_bytes(b"PK\x03\x04")
+    forged = (tmp_path / "GOOD.npy").read_bytes()
+    header = (
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 16), }".ljust(117)
+        + b"\n"
+    )
+    (tmp_path / "FORGED.npy").write_bytes(forged[:8] + len(header).to_bytes(2, "little") + header)
     places = {"ROUTER": routed, "DATA": folder} | {
-        n: tmp_path / f"{n}.npy" for n in ("GOOD", "WIDE", "DOUBLE", "TEXT")
+        n: tmp_path / f"{n}.npy"
+        for n in ("GOOD", "WIDE", "DOUBLE", "TEXT", "EMPTY", "ZIP", "FORGED")
     }
     before = routed.read_bytes()
     code, _, err = run(capsys, *[places.get(a, a) for a in args])
@@ -186,7 +209,17 @@ def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*([command] if command else []), "--help"])
     assert stop.value.code == 0
-    assert len(capsys.readouterr().out.splitlines()) >= 6
+    out = " ".join(capsys.readouterr().out.split())
+    for words in {
+        "": ["The usual order", "cr2fast calibrate router.safetensors", "query ids are checked"],
+        "demo": ["CR2FAST_DATA", "outcomes.parquet (query_id, model, correct"],
+        "fit": ["*queries.parquet", "behind the gate's targets"],
+        "calibrate": ["alpha < 1/(N+1)", "32, log-spaced"],
+        "evaluate": ["--fallback", "known"],
+        "route": ["(N, d) or (d,) float32", "L_in"],
+        "inspect": ["what it promises"],
+    }[command]:
+        assert words in out
 
 
 def test_it_runs_as_a_module():

@@ -126,7 +126,7 @@ BAD = [
     (("models", 1, "phi_pre"), "cubic", "unknown variant `cubic`"),
     (("models", 1, "name"), "device-s", "name: expected distinct model names"),
     (("models", 0, "tier"), "edge", "device model first"),
-    (("models",), [], "reference_model|models"),
+    (("models",), [], "reference_model: expected one of the models"),
     (("weights", "latency"), 0.7, "weights: expected latency . energy = 1"),
     (("weights", "energy"), -0.5, "weights.energy: expected a number, at least 0"),
     (("link", "kind"), "fibre", 'link.kind: expected "shannon"'),
@@ -134,7 +134,8 @@ BAD = [
     (("link", "rtt_s"), -1, "link.rtt_s: expected a number, at least 0"),
     (("link", "distance_m"), {"distribution": "uniform", "low": 0, "high": 1}, "link.distance_m"),
     (("link", "fading"), {"distribution": "exponential", "mean": -1}, "link.fading"),
-    (("link",), ..., "link"),
+    (("link",), ..., 'link.kind: expected "shannon", got "null"'),
+    (("normalizers",), {"T0_s": "x", "E0_j": "y"}, "normalizers: expected two positive numbers"),
     (("ue", "p_tx_w"), -1.2, "ue.p_tx_w: expected a number, at least 0"),
     (("normalizers", "T0_s"), 1.0, "normalizers: expected two positive numbers, or two nulls"),
 ]

@@ -168,6 +168,19 @@ def test_unknown_mode_is_named():
         cr2fast.crc_thresholds(*GOOD, [0.5], on_infeasible="maybe")
 
 
+def test_bools_of_other_bytes_are_refused():
+    """NumPy lets a view make a bool of any byte; read as Rust's it once meant "accept all"."""
+    scores = np.arange(50, dtype=np.float32)[None]
+    forged = np.full((1, 50), 2, np.uint8).view(bool)
+    assert forged.all()
+    with pytest.raises(
+        cr2fast.Cr2Error, match="prefers_edge: .*holding 0 and 1, got bytes up to 2"
+    ):
+        cr2fast.crc_thresholds(scores, forged, [0.5])
+    with pytest.raises(cr2fast.Cr2Error, match="prefers_edge: .*got bytes up to 2"):
+        cr2fast.empirical_risk(scores, forged, np.zeros((1, 1), np.float32))
+
+
 def test_strided_input_is_read_right():
     rng = np.random.default_rng(0)
     scores, prefers = rng.normal(size=(3, 40)).astype(np.float32), rng.random((3, 40)) < 0.5

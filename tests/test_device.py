@@ -98,6 +98,14 @@ def test_strided_and_readonly_embeddings_are_read_right(device, problem):
     np.testing.assert_array_equal(device.margins(frozen), expected)
 
 
+def test_unaligned_embeddings_are_read_right(device, problem):
+    """A vector cut out of a byte buffer, as a network service has it."""
+    x = problem.table.embeddings[0]
+    unaligned = np.frombuffer(b"\x00" + x.tobytes(), np.float32, offset=1)
+    assert not unaligned.flags.aligned
+    assert device.route(unaligned) == device.route(x)
+
+
 def test_operating_points_off_the_grid_name_the_nearest(artifact):
     with pytest.raises(
         cr2fast.OperatingPointError, match="lam=0.95 is not on the calibrated grid.*0.78 and 1"

@@ -107,6 +107,13 @@ def test_bad_input_is_named(edge, artifact):
             edge.select(x, tokens, state)
     with pytest.raises(cr2fast.Cr2Error, match="n_output_tokens"):
         edge.select(x, 10, state, n_output_tokens=[1.0, 2.0])
+    states = cr2fast.LinkStates([1e6] * 3, [1e6] * 3, [0.0] * 3)
+    with pytest.raises(
+        cr2fast.Cr2Error, match=r"n_output_tokens: expected shape \[3, 4\], got \[4, 3\]"
+    ):
+        edge.select_batch(
+            np.zeros((3, 40), np.float32), [9, 9, 9], states, n_output_tokens=np.ones((4, 3))
+        )
     with pytest.raises(cr2fast.Cr2Error, match="rule: expected"):
         cr2fast.EdgeSelector.load(artifact, 1.0, "cheapest")
     with pytest.raises(cr2fast.Cr2Error, match="fallback: expected one of the edge models"):

@@ -89,6 +89,24 @@ def test_deferred_variants(artifact, splits, evaluation):
     np.testing.assert_array_equal(inclusive.local_rate, evaluation.local_rate)
 
 
+def test_the_risk_is_about_the_calibrated_reference_whatever_the_edge_knows(
+    artifact, splits, evaluation
+):
+    router = cr2fast.Router.load(artifact)
+    known = cr2fast.evaluate(router, splits[2], seed=3, lengths="known")
+    assert known.lengths == "known"
+    np.testing.assert_array_equal(known.false_acceptances, evaluation.false_acceptances)
+    assert (known.share != evaluation.share).any()
+    assert known.statement == router.statement
+
+
+def test_no_answerable_query_has_no_accuracy_among_them(artifact, splits):
+    test = splits[2].take(np.flatnonzero(~splits[2].answerable))
+    e = cr2fast.evaluate(cr2fast.Router.load(artifact), test)
+    assert e.n_answerable == 0
+    assert np.isnan(e.accuracy_answerable).all()
+
+
 def test_intervals_reach_around_the_risk(evaluation):
     low, high = np.moveaxis(evaluation.risk_interval, 2, 0)
     assert (low <= evaluation.risk).all()
@@ -132,6 +150,10 @@ def test_what_it_refuses(artifact, splits, fitted):
         cr2fast.evaluate(cr2fast.Router(fitted._core), splits[2])
     with pytest.raises(cr2fast.Cr2Error, match="deferred: expected"):
         cr2fast.evaluate(router, splits[2], deferred="never")
+    with pytest.raises(
+        cr2fast.Cr2Error, match="fallback: expected it with deferred='fallback' alone"
+    ):
+        cr2fast.evaluate(router, splits[2], fallback="edge-1")
     with pytest.raises(cr2fast.Cr2Error, match="fallback: expected one of"):
         cr2fast.evaluate(router, splits[2], deferred="fallback")
     with pytest.raises(cr2fast.OperatingPointError, match="lam=0.5: expected one of"):

@@ -111,6 +111,21 @@ def test_huge_but_finite_embeddings_never_give_a_silent_nan(router):
         router.margins(x, [1.0])
 
 
+@pytest.mark.parametrize("size", [1e18, -1e18, 3e19])
+def test_a_variance_that_overflows_is_an_error_not_a_row_of_zeros(fitted, problem, size):
+    x = (problem.table.embeddings[:2] * size).astype(np.float32)
+    assert np.isfinite(x).all()
+    if abs(size) > 1e18:
+        with pytest.raises(cr2fast.Cr2Error, match="margin .*too large in magnitude"):
+            fitted.margins(x, [1.0])
+        with pytest.raises(cr2fast.Cr2Error, match="accuracy .*too large in magnitude"):
+            fitted.accuracies(x)
+    else:
+        # Large, but its variance still fits: LayerNorm takes the size away.
+        expected = fitted.margins(problem.table.embeddings[:2] * np.float32(np.sign(size)), [1.0])
+        np.testing.assert_allclose(fitted.margins(x, [1.0]), expected, atol=0.2)
+
+
 def test_no_rows_and_no_lams_give_empty_answers(router):
     assert router.margins(np.empty((0, 40), np.float32), LAMS).shape == (4, 0)
     assert router.margins(np.zeros((3, 40), np.float32), []).shape == (0, 3)

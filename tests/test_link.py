@@ -67,7 +67,7 @@ def test_bad_states_are_named(args, words):
 
 def test_more_states_than_memory_is_an_error(costs):
     with pytest.raises(
-        cr2fast.Cr2Error, match="n: expected a number of states that fits in memory"
+        cr2fast.Cr2Error, match="link states: expected a result that fits in memory"
     ):
         costs.sample_states(2**60, 0)
 

@@ -64,5 +64,13 @@ def test_bad_input_is_named():
         _core.reference_margins(good, good, [0.0])
     with pytest.raises(cr2fast.Cr2Error, match="first: expected under 3"):
         _core.choices(good, good, [1.0], first=3)
-    with pytest.raises(cr2fast.Cr2Error, match="M >= 2"):
+    with pytest.raises(cr2fast.Cr2Error, match="margins: expected a result that fits in memory"):
+        _core.reference_margins(
+            np.zeros((2_000_000, 2), np.float32),
+            np.zeros((2_000_000, 2), np.float32),
+            np.full(4_000_000, 1.0),
+        )
+    with pytest.raises(cr2fast.Cr2Error, match="lam: .*at most 1e12"):
+        _core.reference_margins(good, good, [1e300])
+    with pytest.raises(cr2fast.Cr2Error, match="2 <= M"):
         _core.choices(good[:, :1], good[:, :1], [1.0])

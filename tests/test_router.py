@@ -66,6 +66,7 @@ def test_the_default_grid_is_typable_and_holds_one():
 
 def test_a_report_says_the_guarantee_and_its_limits(fresh, splits):
     report = fresh.calibrate(splits[1])
+    assert fresh.statement == report.statement
     for words in (
         "fixed in advance",
         "at most alpha",
@@ -116,6 +117,11 @@ def test_calibration_that_overlaps_training_is_refused_by_id(fresh, splits, prob
         cr2fast.Router.load(artifact).calibrate(splits[0].take([7]))
 
 
+def test_single_precision_alphas_mean_what_is_written(fresh, splits):
+    fresh.calibrate(splits[1], alphas=np.float32([0.05]), lams=np.float32([0.2, 1.0]))
+    assert fresh.device(0.2, 0.05).alpha == 0.05
+
+
 def test_calibrating_leaves_devices_made_before_alone(fresh, splits):
     fresh.calibrate(splits[1], alphas=(0.1,))
     device = fresh.device(1.0, 0.1)
@@ -128,9 +134,15 @@ def test_an_uncalibrated_router_says_what_to_do(fresh, tmp_path):
     assert fresh.calibration is None
     with pytest.raises(cr2fast.OperatingPointError, match="run Router.calibrate"):
         fresh.device(1.0)
+    assert fresh.statement == "Not calibrated: no promise yet."
     fresh.save(tmp_path / "r.safetensors")
     with pytest.raises(cr2fast.OperatingPointError, match="run Router.calibrate"):
         cr2fast.DeviceRouter.load(tmp_path / "r.safetensors", 1.0)
+
+
+def test_an_encoder_must_be_an_encoder(artifact):
+    with pytest.raises(TypeError, match="encoder: expected an EncoderInfo, got str"):
+        cr2fast.Router.load(artifact, encoder="mpnet")
 
 
 def test_other_tables_are_refused(fresh, splits, problem):

@@ -69,6 +69,10 @@ def test_parquet_and_lists_of_doubles_read_the_same(tmp_path):
         (QUERIES, OUTCOMES[1:], {}, "1 queries lack some .'c'.; pass incomplete='drop'"),
         (QUERIES, OUTCOMES, {"incomplete": "maybe"}, "incomplete: expected"),
         (QUERIES, OUTCOMES, {"edge": ("m", "m")}, "models: expected a local and at least one edge model, distinct"),
+        (QUERIES, OUTCOMES, {"edge": "ml"}, "edge: expected a list of model names, got the string 'ml'"),
+        (QUERIES.with_columns(category=pl.Series(["x", None, "y"])), OUTCOMES, {}, r"no nulls, got some in \['category'\]"),
+        (QUERIES.with_columns(query_id=pl.Series([[1], [2], [3]])), OUTCOMES, {}, "queries: expected text in"),
+        (QUERIES, OUTCOMES.with_columns(pl.col("n_output_tokens").cast(pl.Float64)), {}, "outcomes.n_output_tokens of s: expected integers, got Float64"),
         (QUERIES, OUTCOMES, {"edge": ()}, "models: expected a local and at least one edge model"),
         (QUERIES[:0], OUTCOMES, {}, "queries: expected at least one row"),
         (QUERIES, OUTCOMES[:0], {}, "outcomes: expected at least one row"),
@@ -85,6 +89,36 @@ def test_parquet_and_lists_of_doubles_read_the_same(tmp_path):
 def test_bad_tables_are_named(queries, outcomes, options, words):
     with pytest.raises(cr2fast.Cr2Error, match=words):
         read(queries, outcomes, **options)
+
+
+def test_extra_outcome_columns_are_kept_and_names_are_no_globs(tmp_path):
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    QUERIES.write_parquet(folder / "q.parquet")
+    OUTCOMES.with_columns(score=pl.col("n_output_tokens") * 0.5).write_parquet(folder / "o.parquet")
+    t = read(folder / "q.parquet", folder / "o.parquet")
+    assert t.extra["score"] == [[0.5, 5.5, 10.5], [1.0, 6.0, 11.0], [1.5, 6.5, 11.5]]
+    assert t.take([2]).extra == {"note": ["three"], "score": [[1.5, 6.5, 11.5]]}
+    assert repr(t) == "RoutingTable(3 queries, d=2, models=('s', 'm', 'l'))"
+
+
+def test_categorical_columns_and_integer_ids_read(tmp_path):
+    ids = {"a": 1, "b": 2, "c": 3}
+    as_int = pl.col("query_id").replace_strict(ids)
+    t = read(
+        QUERIES.with_columns(as_int, pl.col("category").cast(pl.Categorical)),
+        OUTCOMES.with_columns(as_int, pl.col("model").cast(pl.Categorical)),
+    )
+    assert t.query_ids == ("1", "2", "3")
+    assert t.categories == ("x", "y", "x")
+
+
+@pytest.mark.parametrize("rows", [[9], [[0, 1]], [True, False], ["a"]])
+def test_rows_that_are_none_are_refused(rows):
+    with pytest.raises(cr2fast.Cr2Error, match="rows: expected"):
+        read().take(rows)
+    with pytest.raises(cr2fast.Cr2Error, match="expected at least one query"):
+        read().take([])
 
 
 def test_bad_files_are_named(tmp_path):
@@ -135,6 +169,11 @@ def test_every_query_is_as_likely_in_each_part(problem):
     rates = np.array([hits[i] / 600 for i in small.query_ids])
     assert abs(rates.mean() - 0.2) < 1e-9
     assert np.abs(rates - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 600)
+
+
+def test_bad_seeds_are_named(problem):
+    with pytest.raises(cr2fast.Cr2Error, match="seed: expected a whole number"):
+        problem.table.split(seed=-1)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.6), (1.5, -0.5), (), (0.999999, 0.000001)])

@@ -1,18 +1,19 @@
 """What a calibration is asked for, and what it reports.
 
-In: grids of lam and alpha, thresholds and counts. Out: :class:`CalibrationReport`, with the guarantee
-in words.
+In: grids of lam and alpha, thresholds and counts. Out: :class:`CalibrationReport`, with the
+guarantee in words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error
+from cr2fast._core import Cr2Error, allowed_false_acceptances
 
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -43,7 +44,42 @@ def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArr
     return np.unique(np.clip(rounded, low, high))
 
 
-@dataclass(frozen=True)
+def statement(n: int, reference: str, lengths: str, alphas: Sequence[float]) -> str:
+    """What thresholds from `n` samples promise, and what they do not.
+
+    Parameters
+    ----------
+    n : int
+        Calibration samples N.
+    reference : {"teacher", "outcomes"}
+    lengths : {"predicted", "known"}
+    alphas : sequence of float
+        Calibrated risk levels; the infeasible ones are named.
+    """
+    against = (
+        "the full-information choice"
+        if reference == "teacher"
+        else "the better choice by the recorded answers"
+    )
+    text = (
+        f"For each cost weight fixed in advance: the probability that a query is kept local "
+        f"although {against} ({lengths} output lengths) is an edge model is at most alpha, on "
+        f"average over calibration sets of {n} queries exchangeable with future ones. Not "
+        f"simultaneous over the grid; void if the query mix or the link distribution moves."
+    )
+    infeasible = tuple(a for a in alphas if allowed_false_acceptances(a, n) is None)
+    if infeasible:
+        text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
+    return text
+
+
+def threshold_words(thresholds: npt.NDArray[np.float32]) -> list[list[float | str]]:
+    """Thresholds (L, A) as numbers, the infinite ones as the words they mean."""
+    words = {np.inf: "defer all", -np.inf: "accept all"}
+    return [[words.get(t, t) for t in row] for row in thresholds.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
 class CalibrationReport:
     """What a calibration did.
 
@@ -85,32 +121,21 @@ class CalibrationReport:
     @property
     def statement(self) -> str:
         """The guarantee, in words."""
-        against = (
-            "the full-information choice is an edge model"
-            if self.reference == "teacher"
-            else "the recorded answers make an edge model the better choice"
-        )
-        text = (
-            f"For each cost weight fixed in advance: the probability that a query is kept local "
-            f"although {against} is at most alpha, on average over calibration sets of {self.n} "
-            f"queries exchangeable with future ones. Not simultaneous over the grid; void if the "
-            f"query mix or the link distribution moves."
-        )
-        if self.infeasible:
-            text += f" Infeasible with {self.n} samples, all queries deferred: {self.infeasible}."
-        return text
+        return statement(self.n, self.reference, self.lengths, self.alphas.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
         data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
-        words = {np.inf: "defer all", -np.inf: "accept all"}
-        data["thresholds"] = [[words.get(t, t) for t in row] for row in data["thresholds"]]
+        data["thresholds"] = threshold_words(self.thresholds)
         return data | {"infeasible": list(self.infeasible), "statement": self.statement}
 
 
 def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Sorted distinct numbers, (K,) float64; `what` names them in errors."""
-    array = np.asarray(values, dtype=np.float64)
+    raw = np.asarray(values)
+    # A float32 0.05 means 0.05, not the double nearest to its bits.
+    exact = [float(str(v)) for v in raw.ravel()] if raw.dtype == np.float32 else raw
+    array = np.asarray(exact, dtype=np.float64).reshape(raw.shape)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
         raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
     array = np.sort(array)

@@ -1,19 +1,16 @@
-"""Command line: ``cr2fast demo | fit | calibrate | evaluate | route | inspect``."""
+"""Command line: what can be typed. What it does is in :mod:`cr2fast.commands`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cr2fast import __version__
-from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, LinkState
+from cr2fast import __version__, commands
+from cr2fast._core import Cr2Error
 
 _DESCRIPTION = """\
 Route each LLM query to the device or to the edge, at a cost weight (lam) and a risk (alpha).
@@ -47,12 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("cr2fast", description=_DESCRIPTION, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"cr2fast {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
         name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+        sub = subparsers.add_parser(
             name, help=about, description=about, epilog=epilog, formatter_class=raw
         )
         sub.set_defaults(run=run)
@@ -83,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--gate-epochs", type=int, help="passes over the data (default 20)")
         sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
 
-    sub = command("demo", _demo, "Fit, calibrate, save, load, route, evaluate, plot.", _DATA_HELP)
+    sub = command(
+        "demo", commands.demo, "Fit, calibrate, save, load, route, evaluate, plot.", _DATA_HELP
+    )
     data(sub, required=False)
     training(sub)
     sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
@@ -92,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo"), help="folder to write (default demo)"
     )
 
-    sub = command("fit", _fit, "Train a router on the first part of the data.", _DATA_HELP)
+    sub = command("fit", commands.fit, "Train a router on the first part of the data.", _DATA_HELP)
     data(sub, required=True)
     split(sub)
     training(sub)
@@ -109,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "calibrate", _calibrate, "Set thresholds on the second part of the data.", _DATA_HELP
+        "calibrate",
+        commands.calibrate,
+        "Set thresholds on the second part of the data.",
+        _DATA_HELP,
     )
     sub.add_argument("router", type=Path, help="a fitted router.safetensors")
     data(sub, required=True)
@@ -131,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
 
-    sub = command("evaluate", _evaluate, "Route the third part of the data and count.", _DATA_HELP)
+    sub = command(
+        "evaluate", commands.evaluate, "Route the third part of the data and count.", _DATA_HELP
+    )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     data(sub, required=True)
     split(sub)
@@ -140,16 +144,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--deferred",
-        choices=("edge-only", "inclusive"),
+        choices=("edge-only", "inclusive", "fallback"),
         default="edge-only",
         help="where deferred queries may go",
+    )
+    sub.add_argument("--fallback", metavar="MODEL", help="the model of --deferred fallback")
+    sub.add_argument(
+        "--lengths",
+        choices=("predicted", "known"),
+        help="what the edge knows of output lengths (default: what calibration used)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument(
         "--plots", type=Path, metavar="DIR", help="also write plots and report.json there"
     )
 
-    sub = command("route", _route, "Decide for embeddings of a .npy file, (N, d) or (d,) float32.")
+    sub = command(
+        "route", commands.route, "Decide for embeddings of a .npy file, (N, d) or (d,) float32."
+    )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
     sub.add_argument("--alpha", type=float, default=0.01, help="risk level (default 0.01)")
@@ -161,198 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")
     sub.add_argument("--rtt-s", type=float, default=0.018, help="round trip, s (default 0.018)")
 
-    sub = command("inspect", _inspect, "Say what a router file holds, and what it promises.")
+    sub = command(
+        "inspect", commands.inspect, "Say what a router file holds, and what it promises."
+    )
     sub.add_argument("router", type=Path)
     return parser
-
-
-def _problem(args: argparse.Namespace) -> Any:
-    from cr2fast.datasets import load_folder
-    from cr2fast.encoder import EncoderInfo
-
-    name = args.encoder_id or "unknown"
-    encoder = (
-        EncoderInfo.of_file(args.encoder_file, name) if args.encoder_file else EncoderInfo(name)
-    )
-    return load_folder(args.data, args.costs, encoder)
-
-
-def _part(args: argparse.Namespace, index: int) -> tuple[Any, Any]:
-    """The costs, and the part of the data that a command may see."""
-    if len(args.split) != 3:
-        raise Cr2Error(f"split: expected three fractions, got {args.split}")
-    problem = _problem(args)
-    return problem.costs, problem.table.split(args.split, args.split_seed)[index]
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("teacher_epochs", "gate_epochs")
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-
-
-def _say(args: argparse.Namespace, text: str) -> None:
-    """Text for people: stdout, or stderr when stdout carries JSON."""
-    print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
-
-
-def _demo(args: argparse.Namespace) -> Any:
-    from cr2fast import demo
-    from cr2fast.datasets import make_routing_problem
-
-    args.data = args.data or (Path(p) if (p := os.environ.get("CR2FAST_DATA")) else None)
-    if args.data is None:
-        problem, source = make_routing_problem(seed=args.seed), "SYNTHETIC (made up)"
-        _say(
-            args,
-            "No --data and no CR2FAST_DATA: this is a synthetic problem "
-            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models.",
-        )
-    else:
-        problem, source = _problem(args), str(args.data)
-    result = demo.run(
-        problem,
-        args.out,
-        source=source,
-        lam=args.lam,
-        alpha=args.alpha,
-        seed=args.seed,
-        say=lambda text: _say(args, text),
-        **_options(args),
-    )
-    _say(args, "\nwrote " + ", ".join(str(f) for f in result.files))
-    modes = {k: e.to_dict() for k, e in result.evaluations.items()}
-    return result.summary | {"files": [str(f) for f in result.files], "modes": modes}
-
-
-def _fit(args: argparse.Namespace) -> Any:
-    from cr2fast.router import fit
-
-    if len(args.lam_range) != 2:
-        raise Cr2Error(f"lam-range: expected two numbers, got {args.lam_range}")
-    costs, train = _part(args, 0)
-    router = fit(
-        train,
-        costs,
-        seed=args.seed,
-        lengths=args.lengths,
-        lam_range=args.lam_range,
-        **_options(args),
-    )
-    router.save(args.out)
-    record = router.training
-    sizes = router.parameters
-    _say(
-        args,
-        f"wrote {args.out}: {sizes['gate']:,} gate and {sizes['teacher']:,} teacher parameters, "
-        f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
-        f"next: cr2fast calibrate {args.out} --data {args.data}",
-    )
-    return {"router": str(args.out), "parameters": router.parameters, "training": record}
-
-
-def _calibrate(args: argparse.Namespace) -> Any:
-    from cr2fast.router import Router
-
-    router = Router.load(args.router)
-    costs, part = _part(args, 1)
-    result = router.calibrate(
-        part,
-        costs,
-        alphas=args.alphas,
-        lams=args.lams,
-        reference=args.reference,
-        on_infeasible=args.on_infeasible,
-        seed=args.seed,
-    )
-    out = args.out or args.router
-    router.save(out)
-    _say(args, f"wrote {out}: {len(result.lams)} x {len(result.alphas)} operating points from "
-               f"{result.n} queries\n{result.statement}")  # fmt: skip
-    return {"router": str(out), "calibration": result.to_dict()}
-
-
-def _evaluate(args: argparse.Namespace) -> Any:
-    from cr2fast import report
-    from cr2fast.evaluation import evaluate
-    from cr2fast.router import Router
-
-    costs, part = _part(args, 2)
-    result = evaluate(Router.load(args.router), part, costs, seed=args.seed, deferred=args.deferred)
-    _say(args, f"{result.lengths} lengths, alpha = {args.alpha:g}, {result.n} test queries")
-    _say(args, report.table(result, args.alpha))
-    _say(args, report.compatibility(result))
-    if args.plots:
-        files = report.write(args.plots, {f"{result.lengths} lengths": result}, {})
-        _say(args, "wrote " + ", ".join(str(f) for f in files))
-    return result.to_dict()
-
-
-def _route(args: argparse.Namespace) -> Any:
-    try:
-        x = np.load(args.embeddings, allow_pickle=False)
-    except ValueError as error:
-        raise Cr2Error(
-            f"embeddings: expected a .npy file, got {args.embeddings}: {error}"
-        ) from error
-    if not isinstance(x, np.ndarray) or x.ndim not in (1, 2):
-        raise Cr2Error("embeddings: expected one array of shape (N, d) or (d,)")
-    x = np.atleast_2d(x)
-    device = DeviceRouter.load(args.router, args.lam, args.alpha)
-    margins = device.margins(x)
-    rows: list[dict[str, Any]] = []
-    edge, state = None, None
-    if args.n_input_tokens is not None:
-        edge = EdgeSelector.load(args.router, args.lam)
-        state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
-    for i, margin in enumerate(margins.tolist()):
-        row: dict[str, Any] = {"row": i, "local": margin >= device.threshold, "margin": margin}
-        if edge is not None and state is not None and not row["local"]:
-            chosen = edge.select(x[i], args.n_input_tokens, state)
-            row |= {"model": chosen.model, "accuracy": chosen.accuracy, "cost": chosen.cost}
-        rows.append(row)
-        place = "local" if row["local"] else row.get("model", "edge")
-        _say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {device.threshold:+.4f}")
-    return rows
-
-
-def _inspect(args: argparse.Namespace) -> Any:
-    from cr2fast.router import Router
-
-    router = Router.load(args.router)
-    calibration = router.calibration
-    info: dict[str, Any] = {
-        "file": str(args.router),
-        "bytes": args.router.stat().st_size,
-        "models": list(router.models),
-        "encoder": router.encoder._asdict(),
-        "dim": router.dim,
-        "parameters": router.parameters,
-        "cost_table": {"source": router.costs.source, "sha256": router.costs.sha256},
-        "calibration": calibration
-        and {k: getattr(v, "tolist", lambda v=v: v)() for k, v in calibration.items()},
-        "training": router.training,
-    }
-    lines = [
-        f"{args.router}: {info['bytes'] / 1e6:.2f} MB",
-        f"models       {', '.join(router.models)} (the first is the device's)",
-        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)",
-        "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
-        f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",
-    ]
-    if calibration is None:
-        lines.append("calibration  none yet: run cr2fast calibrate")
-    else:
-        lams, alphas = calibration["lams"], calibration["alphas"]
-        lines += [
-            f"calibration  N = {calibration['n']}, reference {calibration['reference']}, "
-            f"{calibration['lengths']} lengths",
-            f"lam          {' '.join(f'{v:g}' for v in lams)}",
-            f"alpha        {' '.join(f'{v:g}' for v in alphas)}",
-            "promise      per lam, marginal: "
-            "P(kept local although the reference prefers the edge) <= alpha",
-        ]
-    _say(args, "\n".join(lines))
-    return info
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -368,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cr2fast {args.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print(f"cr2fast {args.command}: interrupted", file=sys.stderr)
         return 130
     return 0
 

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast.encoder import EncoderInfo
+from cr2fast.seeds import check_seed
 from cr2fast.table import RoutingTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoutingProblem:
     """A routing table and the cost table of its models.
 
@@ -119,7 +120,7 @@ def make_routing_problem(
             f"routing problem: expected n >= 1, d >= 2, models >= 2, topics >= 1, "
             f"got {n}, {d}, {models}, {topics}"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     anchors = rng.normal(size=(topics, d))
     topic = rng.integers(topics, size=n)
     e = anchors[topic] + 1.2 * rng.normal(size=(n, d))

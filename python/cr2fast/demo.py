@@ -6,6 +6,7 @@ Twice: with predicted output lengths, as deployed, and with known ones, the pape
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from cr2fast import report
-from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector
-from cr2fast.calibration import CalibrationReport
+from cr2fast import report, seeds
+from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, OperatingPointError
+from cr2fast.calibration import ALPHAS, CalibrationReport, default_lams
 from cr2fast.datasets import RoutingProblem
 from cr2fast.evaluation import Evaluation, evaluate
 from cr2fast.router import Lengths, Router, fit
@@ -79,6 +80,13 @@ def run(
     **options
         Passed to :func:`cr2fast.fit`.
     """
+    lams, alphas = default_lams().tolist(), list(ALPHAS)
+    if lam not in lams or alpha not in alphas:
+        raise OperatingPointError(
+            f"lam={lam}, alpha={alpha}: expected a point of the demonstration's grid, "
+            f"lam in {lams}, alpha in {alphas}"
+        )
+    seeds.check_seed(seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train, calibration, test = problem.table.split(seed=seed)
@@ -103,6 +111,8 @@ def run(
     router.save(artifact)
     sizes = ", ".join(f"{k} {v:,}" for k, v in router.parameters.items())
     say(f"{artifact}: {artifact.stat().st_size / 1e6:.2f} MB; parameters: {sizes}")
+    if (peak := peak_memory_bytes()) is not None:
+        say(f"peak memory so far: {peak / 1e9:.2f} GB")
     say(calibrated.statement)
 
     live = _live(artifact, router, test, lam, alpha, seed)
@@ -117,11 +127,15 @@ def run(
         )
         say(report.table(e, alpha))
         say(report.compatibility(e))
+        alone = e.baselines["alone"]
+        pairs = zip(router.models, alone["accuracy"], alone["cost"], strict=True)
+        say("alone: " + ", ".join(f"{m} accuracy {a:.3f} cost {c:.3f}" for m, a, c in pairs))
     summary = {
         "source": source,
         "seed": seed,
         "cost_table_source": problem.costs.source,
         "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
         "artifact_bytes": artifact.stat().st_size,
         "parameters": router.parameters,
         "live": live,
@@ -130,6 +144,16 @@ def run(
     }
     files = [artifact, *report.write(out, evaluations, summary)]
     return DemoResult(router, evaluations, files, summary)
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident size of this process so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _live(
@@ -145,7 +169,7 @@ def _live(
     share: dict[str, int] = {}
     if rows.size:
         deferred = test.take(rows)
-        states = router.costs.sample_states(len(deferred), seed)
+        states = router.costs.sample_states(len(deferred), seeds.LIVE + seed)
         chosen = edge.select_batch(deferred.embeddings, deferred.n_input_tokens, states)
         names, counts = np.unique(np.asarray(edge.models)[chosen.index], return_counts=True)
         share = dict(zip(names.tolist(), counts.tolist(), strict=True))

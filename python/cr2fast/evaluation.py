@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast import _core
+from cr2fast import _core, seeds
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast.intervals import binomial_interval, risk_tail
-from cr2fast.router import Lengths, Router, check_seed
+from cr2fast.router import Lengths, Router
 
 if TYPE_CHECKING:
     from cr2fast.table import RoutingTable
 
 Deferred = Literal["edge-only", "inclusive", "fallback"]
 F64 = npt.NDArray[np.float64]
-# Not the calibration's states, nor training's.
-_TEST_STREAM = 2_000_003
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Results on N test queries; arrays are (L, A) unless said.
 
@@ -59,6 +57,8 @@ class Evaluation:
         Full-information and oracle choices at each lam, and each model alone.
     lengths, reference, deferred : str
         The mode.
+    statement : str
+        What the thresholds promise, and what they do not.
     """
 
     lams: F64
@@ -83,6 +83,7 @@ class Evaluation:
     lengths: str
     reference: str
     deferred: str
+    statement: str
 
     @property
     def risk(self) -> F64:
@@ -204,7 +205,8 @@ def evaluate(
     seed : int
         Seed of the sampled link states.
     lengths : {"predicted", "known"}, optional
-        What a decision knows of output lengths; by default what calibration used.
+        What the edge knows of output lengths when it chooses; by default what calibration used.
+        The reference behind the risk stays the calibrated one.
     deferred : {"edge-only", "inclusive", "fallback"}
         Where deferred queries may go.
     fallback : str, optional
@@ -213,6 +215,15 @@ def evaluate(
     Returns
     -------
     Evaluation
+
+    Raises
+    ------
+    OperatingPointError
+        The router has no thresholds.
+    SplitOverlapError
+        Test queries that trained or calibrated the router.
+    Cr2Error
+        Other models, encoder or cost table; an unknown option.
     """
     calibration = router.calibration
     if calibration is None:
@@ -220,12 +231,16 @@ def evaluate(
     router.check_table(test, "test split", after_calibration=True)
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
+    if fallback is not None and deferred != "fallback":
+        raise Cr2Error(f"fallback: expected it with deferred='fallback' alone, got {deferred!r}")
     lams, alphas = calibration["lams"], calibration["alphas"]
-    states = table.sample_states(len(test), _TEST_STREAM + check_seed(seed))
+    states = table.sample_states(len(test), seeds.TEST + seeds.check_seed(seed))
     seen = router.decision_costs(test, states, lengths)
     accuracies = router.accuracies(test.embeddings)
     trusted = router.reference_accuracies(test, calibration["reference"])
-    prefers_edge = _core.reference_margins(trusted, seen, lams) < 0
+    # The risk is about the reference that was calibrated, whatever this decision maker knows.
+    judged = router.decision_costs(test, states, calibration["lengths"])
+    prefers_edge = _core.reference_margins(trusted, judged, lams) < 0
     local = (
         router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
     )
@@ -260,6 +275,7 @@ def evaluate(
         lengths=lengths,
         reference=calibration["reference"],
         deferred=deferred,
+        statement=router.statement,
     )
 
 
@@ -304,7 +320,7 @@ class _World:
         latency, energy = self.latency_s[rows, chosen], self.energy_j[rows, chosen]
         latency_p50, latency_p95 = np.quantile(latency, (0.5, 0.95), axis=-1)
         energy_p50, energy_p95 = np.quantile(energy, (0.5, 0.95), axis=-1)
-        answerable = max(int(self.answerable.sum()), 1)
+        answerable = int(self.answerable.sum()) or np.nan
         return {
             "accuracy": correct.mean(axis=-1),
             "accuracy_answerable": correct.sum(axis=-1) / answerable,

@@ -138,7 +138,8 @@ def _plot_risk(ax: Any, e: Evaluation) -> None:
         ax.axhline(alpha, color=line.get_color(), ls="--", lw=0.8)
     ax.set(
         xscale="log", xlabel="cost weight λ", ylabel="false-acceptance rate",
-        title="Realised risk (95 % binomial intervals); dashed: α, a bound in expectation, per λ",
+        title="Realised risk (95 % intervals). Dashed: α, which bounds it on average over\n"
+        "calibration sets, at each λ by itself, while query mix and link stay as they were",
     )  # fmt: skip
     ax.set_yscale("symlog", linthresh=1e-3)
     ax.set_ylim(bottom=0)

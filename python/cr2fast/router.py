@@ -7,28 +7,30 @@ the device and the edge load. The loops are in Rust; this module decides what is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast import _core
+from cr2fast import _core, seeds
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
-from cr2fast.calibration import ALPHAS, CalibrationReport, ascending, default_lams
+from cr2fast.calibration import (
+    ALPHAS,
+    CalibrationReport,
+    ascending,
+    default_lams,
+    statement,
+)
 from cr2fast.encoder import EncoderInfo
-from cr2fast.progress import epoch_bar
+from cr2fast.progress import Progress, epoch_bar
 
 if TYPE_CHECKING:
     from cr2fast.table import RoutingTable
 
 Lengths = Literal["predicted", "known"]
 Reference = Literal["teacher", "outcomes"]
-Progress = Callable[[str, float, int, float], None]
-
-# Sampled link states of different purposes must not be the same draws.
-_CALIBRATION_STREAM = 1_000_003
 
 
 class Router:
@@ -61,6 +63,8 @@ class Router:
         """
         core = _core.Router.load(path)
         if encoder is not None:
+            if not isinstance(encoder, EncoderInfo):
+                raise TypeError(f"encoder: expected an EncoderInfo, got {type(encoder).__name__}")
             core.check_encoder(*encoder)
         return cls(core)
 
@@ -111,6 +115,14 @@ class Router:
         return lengths
 
     @property
+    def statement(self) -> str:
+        """What the thresholds promise, in words; says so when there are none yet."""
+        c = self.calibration
+        if c is None:
+            return "Not calibrated: no promise yet."
+        return statement(c["n"], c["reference"], c["lengths"], c["alphas"].tolist())
+
+    @property
     def calibration(self) -> dict[str, Any] | None:
         """Grid, thresholds, N, reference and lengths; None before :meth:`calibrate`."""
         c = self._core.calibration
@@ -121,31 +133,34 @@ class Router:
         return dict(zip(keys, values, strict=True))
 
     def device(self, lam: float, alpha: float = 0.01) -> DeviceRouter:
-        """Stage one at a calibrated operating point."""
+        """Stage one at a calibrated operating point; an OperatingPointError off the grid."""
         return DeviceRouter.from_router(self._core, lam, alpha)
 
     def edge(
         self, lam: float, rule: str = "edge-only", fallback: str | None = None
     ) -> EdgeSelector:
-        """Stage two at a cost weight."""
+        """Stage two at a cost weight; `rule` and `fallback` as of :meth:`EdgeSelector.load`."""
         return EdgeSelector.from_router(self._core, lam, rule, fallback)
 
     def margins(
         self, embeddings: npt.NDArray[np.float32], lams: npt.ArrayLike, threads: int = 0
     ) -> npt.NDArray[np.float32]:
-        """Gate margins, (L, N) float32, of embeddings (N, d) at cost weights (L,)."""
+        """Gate margins, (L, N) float32, of embeddings (N, d) float32 at cost weights (L,).
+
+        Wrong shapes, NaN and infinities are a Cr2Error, wrong dtypes a TypeError; so below.
+        """
         return self._core.margins(embeddings, lams, threads)
 
     def accuracies(
         self, embeddings: npt.NDArray[np.float32], threads: int = 0
     ) -> npt.NDArray[np.float32]:
-        """Teacher's probability that each model is right, (N, M) float32."""
+        """Teacher's probability that each model is right, (N, M) float32, of (N, d) float32."""
         return self._core.accuracies(embeddings, threads)
 
     def predict_lengths(
         self, embeddings: npt.NDArray[np.float32], n_input_tokens: npt.ArrayLike
     ) -> npt.NDArray[np.float64]:
-        """Expected output tokens, (N, M) float64."""
+        """Expected output tokens, (N, M) float64, of (N, d) embeddings and (N,) input tokens."""
         return self._core.predict_lengths(embeddings, n_input_tokens)
 
     def check_table(self, table: RoutingTable, what: str, *, after_calibration: bool) -> None:
@@ -165,7 +180,11 @@ class Router:
         self._core.check_disjoint(what, list(table.query_ids), after_calibration)
 
     def costs_for(self, costs: CostTable | None) -> CostTable:
-        """The router's table on its own scale, after checking that `costs` is the same table."""
+        """The router's table, T0 and E0 as at its fit, after checking that `costs` is the same.
+
+        Another T0 and E0 in `costs` do not count: they follow from data, and the thresholds are
+        bound to the router's own.
+        """
         if costs is not None:
             self._core.check_models("cost table", costs.models)
             if costs.sha256 != self.costs.sha256:
@@ -245,9 +264,10 @@ class Router:
         self.check_table(calibration, "calibration split", after_calibration=False)
         self.costs_for(costs)
         lengths = lengths or self.lengths
+        threads = check_threads(threads)
         grid, levels = self._grid(lams), ascending(alphas, "alphas")
         n = len(calibration)
-        states = self.costs.sample_states(n, _CALIBRATION_STREAM + check_seed(seed))
+        states = self.costs.sample_states(n, seeds.CALIBRATION + seeds.check_seed(seed))
         c = self.decision_costs(calibration, states, lengths)
         p = self.reference_accuracies(calibration, reference)
         prefers_edge = _core.reference_margins(p, c, grid) < 0
@@ -294,11 +314,25 @@ class Router:
         return f"Router(models={self.models}, {state})"
 
 
-def check_seed(seed: int) -> int:
-    """`seed`, if it is one that link states and training can use."""
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise Cr2Error(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed!r}")
-    return int(seed)
+def check_threads(threads: int) -> int:
+    """`threads`, if it is a count (0: one a core); a Cr2Error if not."""
+    if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
+        raise Cr2Error(f"threads: expected 0 (one a core) or a count, got {threads!r}")
+    return int(threads)
+
+
+def _config(
+    options: dict[str, float], *, seed: int, lengths: str, lam_range: tuple[float, float]
+) -> str:
+    """The fit's options as JSON, NumPy scalars as plain numbers."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
+    bad = [k for k, v in plain.items() if not isinstance(v, (int, float)) or not np.isfinite(v)]
+    if bad:
+        raise Cr2Error(f"{bad[0]}: expected a finite number, got {options[bad[0]]!r}")
+    if len(lam_range) != 2 or not np.isfinite(lam_range).all():
+        raise Cr2Error(f"lam_range: expected two numbers, lowest first, got {lam_range!r}")
+    low, high = map(float, lam_range)
+    return json.dumps(plain | {"seed": seed, "lengths": lengths, "lam_low": low, "lam_high": high})
 
 
 def fit(
@@ -349,7 +383,7 @@ def fit(
     KeyboardInterrupt
         Ctrl-C, within a training step.
     """
-    seed = check_seed(seed)
+    seed = seeds.check_seed(seed)
     if costs.models != list(train.models):
         raise Cr2Error(
             f"models of the cost table: expected {list(train.models)} in this order, got "
@@ -358,13 +392,8 @@ def fit(
     if costs.normalizers is None:
         states = costs.sample_states(len(train), seed)
         costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
-    config = {
-        **options,
-        "seed": seed,
-        "lengths": lengths,
-        "lam_low": lam_range[0],
-        "lam_high": lam_range[1],
-    }
+    config = _config(options, seed=seed, lengths=lengths, lam_range=lam_range)
+    threads = check_threads(threads)
     with epoch_bar(progress) as call:
         core = _core.fit(
             train.embeddings,
@@ -372,7 +401,7 @@ def fit(
             train.n_input_tokens,
             train.n_output_tokens,
             costs,
-            json.dumps(config),
+            config,
             (train.encoder.id, train.encoder.sha256),
             list(train.query_ids),
             threads,

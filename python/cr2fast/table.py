@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error
 from cr2fast.encoder import EncoderInfo
 from cr2fast.optional import require
+from cr2fast.seeds import check_seed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +34,7 @@ def _some(items: Sequence[object]) -> str:
     return shown if len(items) <= _SHOWN else f"{shown}, ... ({len(items)} in all)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RoutingTable:
     """Aligned outcomes of M models on N queries.
 
@@ -56,7 +57,7 @@ class RoutingTable:
     encoder : EncoderInfo
         What made the embeddings.
     extra : dict of str to list
-        Other columns of the queries file, kept as they came.
+        Other columns, kept: (N,) of the queries, (N, M) nested of the outcomes.
     """
 
     query_ids: tuple[str, ...]
@@ -77,6 +78,8 @@ class RoutingTable:
             raise Cr2Error(
                 f"models: expected a local and at least one edge model, distinct, got {self.models}"
             )
+        if not all(isinstance(i, str) for i in self.query_ids):
+            raise Cr2Error("query_ids: expected strings, got other types among them")
         if len(set(self.query_ids)) != n:
             raise Cr2Error("query_ids: expected unique ids, got duplicates")
         for name, array, shape, kind in (
@@ -93,8 +96,9 @@ class RoutingTable:
                     f"{name}: expected {np.dtype(kind)} of shape {shape}, "
                     f"got {array.dtype} of shape {array.shape}"
                 )
-        if self.categories is not None and len(self.categories) != n:
-            raise Cr2Error(f"categories: expected {n} values, got {len(self.categories)}")
+        strata = self.categories
+        if strata is not None and (len(strata) != n or not all(isinstance(c, str) for c in strata)):
+            raise Cr2Error(f"categories: expected {n} strings, got {len(strata)} values")
         bad = np.flatnonzero(~np.isfinite(self.embeddings).all(axis=1))
         if bad.size:
             raise Cr2Error(
@@ -104,6 +108,10 @@ class RoutingTable:
 
     def __len__(self) -> int:
         return len(self.query_ids)
+
+    def __repr__(self) -> str:
+        width = self.embeddings.shape[1]
+        return f"RoutingTable({len(self)} queries, d={width}, models={self.models})"
 
     @property
     def answerable(self) -> npt.NDArray[np.bool_]:
@@ -144,25 +152,45 @@ class RoutingTable:
         """
         if incomplete not in ("raise", "drop"):
             raise Cr2Error(f"incomplete: expected 'raise' or 'drop', got {incomplete!r}")
+        if isinstance(edge, str):
+            raise Cr2Error(f"edge: expected a list of model names, got the string {edge!r}")
         q = _frame(queries, "queries", QUERY_COLUMNS)
         o = _frame(outcomes, "outcomes", OUTCOME_COLUMNS)
         models = (local, *edge)
         q, matrix = _align(q, o, models, incomplete)
+        known = (*QUERY_COLUMNS, "category")
         return cls(
             query_ids=tuple(q["query_id"].to_list()),
             embeddings=_embeddings(q),
             correct=np.stack([matrix[f"correct/{m}"].to_numpy() for m in models], axis=1),
-            n_input_tokens=_tokens(q["n_input_tokens"]),
-            n_output_tokens=np.stack([_tokens(matrix[f"tokens/{m}"]) for m in models], axis=1),
+            n_input_tokens=_tokens(q["n_input_tokens"], "queries.n_input_tokens"),
+            n_output_tokens=np.stack(
+                [
+                    _tokens(matrix[f"n_output_tokens/{m}"], f"outcomes.n_output_tokens of {m}")
+                    for m in models
+                ],
+                axis=1,
+            ),
             models=models,
             categories=tuple(q["category"].cast(str).to_list()) if "category" in q else None,
             encoder=encoder or EncoderInfo(),
-            extra={c: q[c].to_list() for c in q.columns if c not in (*QUERY_COLUMNS, "category")},
+            extra={c: q[c].to_list() for c in q.columns if c not in known}
+            | {
+                c: [list(row) for row in matrix.select([f"{c}/{m}" for m in models]).iter_rows()]
+                for c in o.columns
+                if c not in OUTCOME_COLUMNS
+            },
         )
 
     def take(self, rows: npt.ArrayLike) -> RoutingTable:
         """The queries at `rows` (indices, or a boolean mask), in that order."""
-        index = np.arange(len(self))[np.asarray(rows)]
+        picked = np.asarray(rows)
+        try:
+            index = np.arange(len(self))[picked if picked.size else picked.astype(int)]
+        except IndexError as error:
+            raise Cr2Error(f"rows: expected indices under {len(self)} or a mask: {error}") from None
+        if index.ndim != 1:
+            raise Cr2Error(f"rows: expected a list of rows, got shape {index.shape}")
         pick = index.tolist()
         return replace(
             self,
@@ -195,7 +223,7 @@ class RoutingTable:
         parts = np.asarray(fractions, dtype=float)
         if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
             raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_seed(seed))
         order = rng.permutation(len(self))
         # A shuffle sorted by stratum, dealt out by a golden-ratio sequence: any run of positions,
         # so any stratum, gets its share of each part within one or two queries; totals are exact.
@@ -218,7 +246,7 @@ def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str])
         if not Path(source).is_file():
             raise FileNotFoundError(f"{what}: expected a Parquet file, got no file at {source}")
         try:
-            frame: pl.DataFrame = polars.read_parquet(source)
+            frame: pl.DataFrame = polars.read_parquet(source, glob=False)
         except (polars.exceptions.PolarsError, OSError) as error:
             raise Cr2Error(f"{what}: expected a Parquet file, got {source}: {error}") from error
     elif isinstance(source, polars.DataFrame):
@@ -230,10 +258,16 @@ def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str])
         raise Cr2Error(f"{what}: expected columns {list(columns)}, missing {missing}")
     if frame.is_empty():
         raise Cr2Error(f"{what}: expected at least one row, got none")
-    nulls = [c for c in columns if frame[c].null_count()]
+    needed = [*columns, *(["category"] if what == "queries" and "category" in frame else [])]
+    nulls = [c for c in needed if frame[c].null_count()]
     if nulls:
         raise Cr2Error(f"{what}: expected no nulls, got some in {nulls}")
-    return frame
+    text = [c for c in ("query_id", "model", "category") if c in needed]
+    try:
+        return frame.with_columns(polars.col(text).cast(polars.String))
+    except polars.exceptions.PolarsError as error:
+        kinds = {c: str(frame[c].dtype) for c in text}
+        raise Cr2Error(f"{what}: expected text in {text}, got {kinds}") from error
 
 
 def _align(
@@ -241,8 +275,6 @@ def _align(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Queries with all outcomes, and their outcomes in wide form, row by row."""
     polars = require("polars", "lab")
-    q = q.with_columns(polars.col("query_id").cast(polars.String))
-    o = o.with_columns(polars.col("query_id").cast(polars.String))
     twice = q.filter(q["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
     if len(twice):
         raise Cr2Error(
@@ -266,11 +298,11 @@ def _align(
     for m in models:
         part = o.filter(polars.col("model") == m).select(
             "query_id",
-            polars.col("correct").alias(f"correct/{m}"),
-            polars.col("n_output_tokens").alias(f"tokens/{m}"),
+            *(polars.col(c).alias(f"{c}/{m}") for c in o.columns if c not in ("query_id", "model")),
         )
         wide = wide.join(part, on="query_id", how="left", maintain_order="left")
-    whole = ~wide.select(polars.any_horizontal(polars.all().is_null())).to_series()
+    present = [polars.col(f"correct/{m}").is_not_null() for m in models]
+    whole = wide.select(polars.all_horizontal(present)).to_series()
     if not whole.any():
         raise Cr2Error(
             "queries and outcomes: expected query ids in common, got none; "
@@ -286,12 +318,12 @@ def _align(
     return q.filter(whole), wide.filter(whole)
 
 
-def _tokens(column: pl.Series) -> npt.NDArray[np.uint32]:
+def _tokens(column: pl.Series, what: str) -> npt.NDArray[np.uint32]:
     if not column.dtype.is_integer():
-        raise Cr2Error(f"{column.name}: expected integers, got {column.dtype}")
+        raise Cr2Error(f"{what}: expected integers, got {column.dtype}")
     values = column.to_numpy()
     if values.min() < 0 or values.max() > np.iinfo(np.uint32).max:
-        raise Cr2Error(f"{column.name}: expected token counts, got {values.min()}..{values.max()}")
+        raise Cr2Error(f"{what}: expected token counts, got {values.min()}..{values.max()}")
     return values.astype(np.uint32)
 
 

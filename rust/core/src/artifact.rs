@@ -348,7 +348,7 @@ pub fn save(r: &Router, path: &Path) -> Result<()> {
     temp_name.push(format!(".{}-{turn}.tmp", std::process::id()));
     let temp = path.with_file_name(temp_name);
     let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&temp)?;
+        let mut file = fs::File::create_new(&temp)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temp, path)

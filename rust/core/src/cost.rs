@@ -8,7 +8,7 @@
 //! e_0 = P_act,0·τ_inf,0;  e_m = P_tx·τ_ul + P_rx·τ_dl,m + P_idle·(τ_rtt + τ_inf,m) + P_act,m·τ_inf,m
 //! c̄_m = ω_t·t_m/T0 + ω_e·e_m/E0;  c_m = c̄_m / c̄_ref
 
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, filled, room};
 use crate::link::{Link, LinkState};
 use crate::parallel;
 pub use crate::table::{Model, Phi, Source, Table};
@@ -174,7 +174,7 @@ impl CostTable {
         let m = self.table.models.len();
         self.check_batch(n_input, n_output, states)?;
         self.normalizers.ok_or_else(no_normalizers)?;
-        let mut out = vec![0.0; n_input.len() * m];
+        let mut out = filled("costs", n_input.len(), m, 0.0)?;
         parallel::rows(threads, &mut out, m, |first, part| {
             for (i, row) in part.chunks_mut(m).enumerate() {
                 let q = request(n_input, n_output, states, m, first + i);
@@ -198,7 +198,7 @@ impl CostTable {
         if matches!(what, Quantity::EnergyJ) {
             self.table.require_energy()?;
         }
-        let mut out = Vec::with_capacity(n_input.len() * m);
+        let mut out = room("costs", n_input.len(), m)?;
         for i in 0..n_input.len() {
             let q = request(n_input, n_output, states, m, i);
             out.extend((0..m).map(|k| match what {
@@ -216,7 +216,7 @@ impl CostTable {
         check_tokens("n_input_tokens", n_input)?;
         check_tokens("n_output_tokens", n_output)?;
         for (i, s) in states.iter().enumerate() {
-            s.check(&format!("states[{i}]"))?;
+            s.check(|| format!("states[{i}]"))?;
         }
         Ok(())
     }

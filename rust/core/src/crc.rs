@@ -6,9 +6,9 @@
 //! CRC(τ) = (d_τ + 1)/(N + 1) with d_τ = #{r = 1, s ≥ τ}, and τ* = inf{τ : CRC ≤ α}. With
 //! k = ⌊α(N+1)⌋ − 1 allowed false acceptances, τ* lies just above the (k+1)-th largest score among
 //! r = 1: equal scores stand or fall together. So it is selection, not sorting: three histogram
-//! passes over the bits of the scores serve every α, in O(N) time and 50 KB, whatever N is.
+//! passes over the bits of the scores serve every α, in O(N) time and 25 KB an α, whatever N is.
 
-use crate::error::{Error, Result, check_finite, check_len};
+use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::parallel;
 
 /// What to do when α < 1/(N+1).
@@ -64,23 +64,29 @@ fn unkey(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
 }
 
-/// Least float above a finite one.
-fn next_up(x: f32) -> f32 {
-    x.next_up()
-}
-
 const TOP: usize = 1 << 11;
 const LOW: usize = 1 << 10;
 
-/// The rank-th largest (from 0) key among r = 1, for each rank, or `None` past the end.
-fn select(scores: &[f32], prefers_edge: &[bool], ranks: &[usize]) -> Vec<Option<u32>> {
+/// The threshold just above the rank-th largest (from 0) score among r = 1, for each rank; −∞ where
+/// fewer samples have r = 1.
+fn select(scores: &[f32], prefers_edge: &[bool], ranks: &[usize]) -> Vec<f32> {
     let keys = || scores.iter().zip(prefers_edge).filter(|(_, r)| **r).map(|(s, _)| key(*s));
     let mut counts = vec![0_usize; TOP];
     keys().for_each(|k| counts[(k >> 21) as usize] += 1);
     let found: Vec<Option<(u32, usize)>> = ranks.iter().map(|r| descend(&counts, *r)).collect();
     let found = refine(keys, &found, 10, TOP);
     let found = refine(keys, &found, 0, LOW);
-    found.into_iter().map(|f| f.map(|(prefix, _)| prefix)).collect()
+    let total: usize = counts.iter().sum();
+    ranks
+        .iter()
+        .zip(found)
+        .map(|(rank, found)| match found {
+            _ if *rank >= total => f32::NEG_INFINITY,
+            Some((key, _)) => unkey(key).next_up(),
+            // Only if a caller changed the scores meanwhile: then nothing may be accepted.
+            None => f32::INFINITY,
+        })
+        .collect()
 }
 
 /// One more digit of each key: `found` holds a prefix and the rank within it.
@@ -138,7 +144,7 @@ pub fn thresholds(
             return Err(Error::Infeasible { alpha: *alpha, n, needed: samples_needed(*alpha) });
         }
     }
-    let mut out = vec![f32::INFINITY; l * alphas.len()];
+    let mut out = filled("thresholds", l, alphas.len(), f32::INFINITY)?;
     let feasible: Vec<(usize, usize)> = alphas
         .iter()
         .enumerate()
@@ -148,9 +154,9 @@ pub fn thresholds(
     parallel::chunks(threads, &mut out, alphas.len(), |first, part| {
         for (i, row) in part.chunks_exact_mut(alphas.len()).enumerate() {
             let span = (first + i) * n..(first + i + 1) * n;
-            let keys = select(&scores[span.clone()], &prefers_edge[span], &ranks);
-            for ((a, _), key) in feasible.iter().zip(keys) {
-                row[*a] = key.map_or(f32::NEG_INFINITY, |k| next_up(unkey(k)));
+            let selected = select(&scores[span.clone()], &prefers_edge[span], &ranks);
+            for ((a, _), threshold) in feasible.iter().zip(selected) {
+                row[*a] = threshold;
             }
         }
     });

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::cost::{CostTable, Request, check_tokens};
+use crate::cost::{CostTable, check_tokens};
 use crate::error::{Error, Result, check_len};
 use crate::gate::check_lam;
 use crate::length::LengthPredictor;
@@ -142,13 +142,6 @@ impl EdgeSelector {
             available,
         };
         Ok(self.select_batch(&batch, 1)?[0])
-    }
-
-    /// c_m of one request with known lengths; for callers that show their numbers.
-    pub fn costs(&self, q: &Request) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; self.costs.table().models.len()];
-        self.costs.costs_into(q, &mut out)?;
-        Ok(out)
     }
 
     fn candidates(&self, available: Option<&[bool]>) -> Result<Vec<usize>> {

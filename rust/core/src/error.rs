@@ -172,6 +172,27 @@ pub fn check_finite_f64(what: &str, xs: &[f64]) -> Result<()> {
     }
 }
 
+/// An empty vector with room for `rows`·`columns` values, or an error where memory has none.
+pub fn room<T>(what: &str, rows: usize, columns: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    let size = rows.checked_mul(columns);
+    match size.map(|n| out.try_reserve_exact(n)) {
+        Some(Ok(())) => Ok(out),
+        _ => Err(Error::argument(
+            what,
+            "a result that fits in memory",
+            format!("{rows} x {columns} values"),
+        )),
+    }
+}
+
+/// The same, filled.
+pub fn filled<T: Clone>(what: &str, rows: usize, columns: usize, value: T) -> Result<Vec<T>> {
+    let mut out = room(what, rows, columns)?;
+    out.resize(rows * columns, value);
+    Ok(out)
+}
+
 /// Refuse a length that is not the expected one.
 pub fn check_len(what: &str, expected: usize, got: usize) -> Result<()> {
     if expected == got {

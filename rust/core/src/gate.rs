@@ -10,7 +10,7 @@
 //! λ costs one fused pass over the hidden layer. A single call, a batch and a sweep run the same
 //! operations in the same order.
 
-use crate::error::{Error, Result, check_finite, check_len};
+use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::kernel::Simd;
 use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
@@ -58,9 +58,11 @@ impl GateWeights {
         2 * d + h * d + h + 2 * h * PSI + 2 * h + h + 1 + 1
     }
 
-    /// The score's temperature T.
+    /// The score's temperature T = softplus(η_T) + 1e-6.
     pub fn temperature(&self) -> f64 {
-        libm::log1p(libm::exp(f64::from(self.eta_t))) + 1e-6
+        let eta = f64::from(self.eta_t);
+        // max(η, 0) + log(1 + e^−|η|): no overflow.
+        eta.max(0.0) + libm::log1p(libm::exp(-eta.abs())) + 1e-6
     }
 
     fn check(&self) -> Result<()> {
@@ -99,12 +101,15 @@ pub fn psi(lam: f64) -> [f64; PSI] {
     out
 }
 
-/// Refuse a λ that is not a positive number.
+/// Largest λ: with it and any single-precision cost a utility is still finite.
+const MAX_LAM: f64 = 1e12;
+
+/// Refuse a λ that is not a positive number of sensible size.
 pub fn check_lam(lam: f64) -> Result<()> {
-    if lam.is_finite() && lam > 0.0 {
+    if lam > 0.0 && lam <= MAX_LAM {
         return Ok(());
     }
-    Err(Error::argument("lam", "a positive, finite cost weight", lam))
+    Err(Error::argument("lam", "a positive, finite cost weight, at most 1e12", lam))
 }
 
 /// A packed gate, ready to run.
@@ -167,7 +172,7 @@ impl Gate {
         self.simd.film_gelu_dot(u, &film.gamma, &film.shift, &self.w2) + self.weights.b2
     }
 
-    /// Δ̂ of one embedding. Nothing is allocated.
+    /// Δ̂ of one embedding. Up to a width of 1024 nothing is allocated.
     pub fn margin(&self, x: &[f32], film: &Film) -> Result<f32> {
         check_len("embedding", self.weights.d, x.len())?;
         check_finite("embedding", x)?;
@@ -196,7 +201,7 @@ impl Gate {
             return Ok(Vec::new());
         }
         // Threads own rows, so they write (N, L); the transpose is cheap beside the GELUs.
-        let mut by_row = vec![0.0; n * l];
+        let mut by_row = filled("margins", n, l, 0.0)?;
         parallel::rows(threads, &mut by_row, l, |first, part| {
             let mut trunk = Trunk::new(&self.w1, self.simd);
             let rows = part.len() / l;
@@ -215,7 +220,7 @@ impl Gate {
         if l <= 1 {
             return Ok(by_row);
         }
-        let mut out = vec![0.0; n * l];
+        let mut out = filled("margins", l, n, 0.0)?;
         for (i, row) in by_row.chunks_exact(l).enumerate() {
             for (j, v) in row.iter().enumerate() {
                 out[j * n + i] = *v;

@@ -80,7 +80,15 @@ impl Simd {
             let asked = std::env::var("CR2FAST_SIMD").unwrap_or_default();
             let named = Level::ALL.into_iter().find(|l| l.name() == asked).and_then(Self::new);
             named.unwrap_or_else(|| {
-                Level::ALL.into_iter().rev().find_map(Self::new).unwrap_or(Self(Level::Scalar))
+                let best = Level::ALL.into_iter().rev().find_map(Self::new);
+                let best = best.unwrap_or(Self(Level::Scalar));
+                if !asked.is_empty() {
+                    let name = best.level().name();
+                    eprintln!(
+                        "cr2fast: CR2FAST_SIMD={asked} is no path of this processor: using {name}"
+                    );
+                }
+                best
             })
         })
     }
@@ -116,7 +124,9 @@ unsafe fn center<V: Lanes>(x: &[f32], out: &mut [f32]) -> f32 {
             out[i] = x[i] - mean;
         }
         let var = acc.sum_with_tail(&out[whole..n], |t| t * t) / n as f32;
-        1.0 / (var + LAYER_NORM_EPS).sqrt()
+        let scale = 1.0 / (var + LAYER_NORM_EPS).sqrt();
+        // A variance that overflows must not pass as a row of zeros: NaN is refused further on.
+        if scale > 0.0 { scale } else { f32::NAN }
     }
 }
 

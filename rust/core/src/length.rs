@@ -4,7 +4,7 @@
 //! log(1 + L_out), then Duan's smearing factor, because exp of a mean logarithm is not a mean:
 //! L̂_m = exp(w_m·e + a_m·log(1+L_in) + b_m)·s_m − 1, clipped to [0, longest answer in training].
 
-use crate::error::{Error, Result, check_finite, check_finite_f64, check_len};
+use crate::error::{Error, Result, check_finite, check_finite_f64, check_len, filled};
 use crate::gate::MAX_WIDTH;
 use crate::table::MAX_MODELS;
 
@@ -67,7 +67,7 @@ impl LengthPredictor {
         check_len("embeddings (N·d values)", n_input.len() * d, xs.len())?;
         check_finite("embeddings", xs)?;
         crate::cost::check_tokens("n_input_tokens", n_input)?;
-        let mut out = vec![0.0; n_input.len() * m];
+        let mut out = filled("predicted lengths", n_input.len(), m, 0.0)?;
         for (i, row) in out.chunks_exact_mut(m).enumerate() {
             self.predict_into(&xs[i * d..(i + 1) * d], n_input[i], row);
         }

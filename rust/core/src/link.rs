@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 
 /// What the edge knows of the link when it decides: ξ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,11 +21,11 @@ pub struct LinkState {
 
 impl LinkState {
     /// Refuse rates that are not positive and times that are negative; `what` names the state.
-    pub fn check(&self, what: &str) -> Result<()> {
+    pub fn check(&self, what: impl Fn() -> String) -> Result<()> {
         for (name, rate) in [("rate_ul_bps", self.rate_ul_bps), ("rate_dl_bps", self.rate_dl_bps)] {
             if !(rate.is_finite() && rate > 0.0) {
                 return Err(Error::argument(
-                    format!("{what}.{name}"),
+                    format!("{}.{name}", what()),
                     "a positive rate in bit/s",
                     rate,
                 ));
@@ -33,7 +33,7 @@ impl LinkState {
         }
         if !(self.rtt_s.is_finite() && self.rtt_s >= 0.0) {
             return Err(Error::argument(
-                format!("{what}.rtt_s"),
+                format!("{}.rtt_s", what()),
                 "seconds, at least 0",
                 self.rtt_s,
             ));
@@ -159,10 +159,7 @@ impl Link {
 
     /// `n` states of a seed. State i depends on (seed, i) alone: a longer sample extends a shorter.
     pub fn sample(&self, n: usize, seed: u64) -> Result<Vec<LinkState>> {
-        let mut states = Vec::new();
-        states
-            .try_reserve_exact(n)
-            .map_err(|_| Error::argument("n", "a number of states that fits in memory", n))?;
+        let mut states = room("link states", n, 1)?;
         states.extend((0..n as u64).map(|i| {
             let u = |j: u64| uniform(seed, 3 * i + j);
             let d = self.distance_m.quantile(u(0));

@@ -5,10 +5,14 @@ use std::thread;
 /// Rows a thread takes at least: under this the cost of starting it outweighs its work.
 const MIN_ROWS: usize = 64;
 
-/// Threads to use for `rows` rows when the caller allows `threads` (0: one a core).
+/// Threads to use for `rows` rows when the caller allows `threads` (0: one a core). Never more than
+/// the system says run at once, so that a careless number cannot exhaust it.
 pub fn plan(threads: usize, rows: usize) -> usize {
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let allowed = if threads == 0 { cores() } else { threads };
+    if threads == 1 {
+        return 1;
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let allowed = if threads == 0 { cores } else { threads.min(cores) };
     allowed.min(rows / MIN_ROWS).max(1)
 }
 

@@ -7,8 +7,9 @@
 //!
 //! Utilities are double precision, a product and a difference: any language gives these bits.
 
-use crate::error::{Error, Result, check_finite, check_len};
+use crate::error::{Error, Result, check_finite, check_len, room};
 use crate::gate::check_lam;
+use crate::table::MAX_MODELS;
 
 /// û = p − λ·c.
 pub fn utility(p: f32, c: f32, lam: f64) -> f64 {
@@ -43,11 +44,11 @@ pub fn margin(p: &[f32], c: &[f32], lam: f64) -> f64 {
 }
 
 fn check(p: &[f32], c: &[f32], models: usize, lams: &[f64]) -> Result<usize> {
-    if models < 2 || !p.len().is_multiple_of(models) {
+    if !(2..=MAX_MODELS).contains(&models) || !p.len().is_multiple_of(models) {
         return Err(Error::argument(
             "accuracies",
-            "(N, M) with M >= 2",
-            format!("{} values", p.len()),
+            format!("(N, M) with 2 <= M <= {MAX_MODELS}"),
+            format!("{} values, M = {models}", p.len()),
         ));
     }
     check_len("costs (N·M values)", p.len(), c.len())?;
@@ -60,7 +61,7 @@ fn check(p: &[f32], c: &[f32], models: usize, lams: &[f64]) -> Result<usize> {
 /// Δ at every λ and row → (L, N).
 pub fn margins(p: &[f32], c: &[f32], models: usize, lams: &[f64]) -> Result<Vec<f64>> {
     let n = check(p, c, models, lams)?;
-    let mut out = Vec::with_capacity(lams.len() * n);
+    let mut out = room("margins", lams.len(), n)?;
     for lam in lams {
         out.extend(
             p.chunks_exact(models).zip(c.chunks_exact(models)).map(|(p, c)| margin(p, c, *lam)),
@@ -81,7 +82,7 @@ pub fn choices(
     if first >= models {
         return Err(Error::argument("first", format!("under {models}"), first));
     }
-    let mut out = Vec::with_capacity(lams.len() * n);
+    let mut out = room("choices", lams.len(), n)?;
     for lam in lams {
         for (p, c) in p.chunks_exact(models).zip(c.chunks_exact(models)) {
             out.push(best(p, c, *lam, first..models).unwrap_or(first) as u16);

@@ -193,7 +193,10 @@ impl Calibration {
 
 /// Index of a grid value, forgiving the last digits of a recomputed one.
 fn find(grid: &[f64], x: f64) -> Option<usize> {
-    grid.iter().position(|g| (g - x).abs() <= 1e-9 * g.abs())
+    let distance = |g: &f64| (g - x).abs();
+    let (at, nearest) =
+        grid.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
+    (distance(nearest) <= 1e-9 * nearest.abs()).then_some(at)
 }
 
 fn neighbours(grid: &[f64], x: f64) -> String {

@@ -159,7 +159,7 @@ impl Table {
         if kind != "shannon" {
             return Err(bad("link.kind", "\"shannon\"", format!("\"{kind}\"")));
         }
-        if let Some((path, _)) = null_coefficient(&raw) {
+        if let Some(path) = null_coefficient(&raw) {
             return Err(bad(path, "a number", "null (unmeasured); profile this model first"));
         }
         let p: Parsed = serde_json::from_value(raw.clone())
@@ -224,7 +224,8 @@ impl Table {
                 return Err(bad(at("name"), "distinct model names", &m.name));
             }
         }
-        if self.models[self.reference].beta_dec_s + self.models[self.reference].beta_pre_s == 0.0 {
+        let r = &self.models[self.reference];
+        if r.tau0_s + r.beta_pre_s + r.beta_dec_s == 0.0 {
             return Err(bad("reference_model", "a model that takes time", "all coefficients 0"));
         }
         Ok(())
@@ -308,11 +309,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn null_coefficient(raw: &Value) -> Option<(String, &Value)> {
+/// JSON path of the first coefficient that is null.
+fn null_coefficient(raw: &Value) -> Option<String> {
     raw["models"].as_array()?.iter().enumerate().find_map(|(i, m)| {
         ["tau0_s", "beta_pre_s", "beta_dec_s"]
             .iter()
             .find(|f| m.get(**f).is_some_and(Value::is_null))
-            .map(|f| (format!("models[{i}].{f}"), m))
+            .map(|f| format!("models[{i}].{f}"))
     })
 }

@@ -6,9 +6,10 @@
 //! All heads share LayerNorm's statistics; its affine is folded into W1, so M heads are one product
 //! of (M·h, d) with the centred row, and GELU runs in the gate's own kernel with γ = 1.
 
-use crate::error::{Error, Result, check_finite, check_len};
+use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::gate::{MAX_WIDTH, Trunk, fold_layer_norm};
 use crate::kernel::{Simd, sigmoid};
+use crate::lanes::LANES;
 use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
 use crate::table::MAX_MODELS;
@@ -100,7 +101,7 @@ impl Teacher {
         weights.check()?;
         let (m, d, h) = (weights.models, weights.d, weights.hidden);
         // A head is padded to whole blocks, so that heads do not share one.
-        let padded = h.next_multiple_of(16);
+        let padded = h.next_multiple_of(LANES);
         let mut stacked = vec![0.0; m * padded * d];
         let mut heads = Vec::with_capacity(m);
         for k in 0..m {
@@ -134,7 +135,7 @@ impl Teacher {
             return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
         }
         check_finite("embeddings", xs)?;
-        let mut out = vec![0.0; xs.len() / d * m];
+        let mut out = filled("accuracies", xs.len() / d, m, 0.0)?;
         let stride = self.w1.padded_outputs() / m;
         parallel::rows(threads, &mut out, m, |first, part| {
             let mut trunk = Trunk::new(&self.w1, self.simd);

@@ -52,11 +52,12 @@ fn view<'py, T: Element, D: numpy::ndarray::Dimension>(
             PyTypeError::new_err(message)
         });
     };
-    let array = if array.is_c_contiguous() {
+    // Strided or unaligned memory (a view into a byte buffer) is copied first.
+    let aligned = (array.data() as usize).is_multiple_of(align_of::<T>());
+    let array = if array.is_c_contiguous() && aligned {
         array.clone()
     } else {
-        let copy = obj.py().import("numpy")?.call_method1("ascontiguousarray", (array,))?;
-        copy.cast_into::<PyArray<T, D>>()?
+        array.call_method1("copy", ("C",))?.cast_into::<PyArray<T, D>>()?
     };
     Ok(View(array.try_readonly().map_err(|e| Cr2Error::new_err(format!("{what}: {e}")))?))
 }
@@ -71,9 +72,27 @@ pub fn matrix_f32<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py
     view(obj, what, "a float32 array of two dimensions (use .astype(np.float32) on other dtypes)")
 }
 
-/// (N, M) bool.
+/// (N, M) bool. NumPy's bools may hold any byte (through views); Rust's may not.
 pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, bool, Ix2>> {
-    view(obj, what, "a bool array of two dimensions")
+    let expected = "a bool array of two dimensions";
+    let bools: View<bool, Ix2> = view(obj, what, expected)?;
+    let bytes = obj.call_method1("view", ("uint8",))?;
+    let highest: u8 =
+        if bools.shape().contains(&0) { 0 } else { bytes.call_method0("max")?.extract()? };
+    if highest > 1 {
+        return Err(Cr2Error::new_err(format!(
+            "{what}: expected {expected} holding 0 and 1, got bytes up to {highest}"
+        )));
+    }
+    Ok(bools)
+}
+
+/// Refuse another shape.
+pub fn same_shape(what: &str, expected: &[usize], got: &[usize]) -> PyResult<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Cr2Error::new_err(format!("{what}: expected shape {expected:?}, got {got:?}")))
 }
 
 /// Numbers of any real dtype, or a sequence of them, as float64 with their shape.

@@ -1,5 +1,7 @@
 //! `CostTable`, `LinkState`, `LinkStates`.
 
+use std::io::Read;
+
 use cr2fast_core::cost::{self, Normalizers, Quantity};
 use cr2fast_core::link;
 use numpy::{PyArray1, PyArray2};
@@ -26,7 +28,7 @@ impl LinkState {
     #[new]
     fn new(rate_ul_bps: f64, rate_dl_bps: f64, rtt_s: f64) -> PyResult<Self> {
         let state = link::LinkState { rate_ul_bps, rate_dl_bps, rtt_s };
-        state.check("state").map_err(core)?;
+        state.check(|| "state".into()).map_err(core)?;
         Ok(Self(state))
     }
 
@@ -99,7 +101,7 @@ impl LinkStates {
             })
             .collect();
         for (i, s) in states.iter().enumerate() {
-            s.check(&format!("states[{i}]")).map_err(core)?;
+            s.check(|| format!("states[{i}]")).map_err(core)?;
         }
         Ok(Self(states))
     }
@@ -144,6 +146,18 @@ impl LinkStates {
 #[pyclass(frozen, module = "cr2fast")]
 pub struct CostTable(pub cost::CostTable);
 
+/// Largest cost table read: measured ones carry provenance, not data.
+const MAX_TABLE_BYTES: u64 = 1 << 26;
+
+fn read_text(path: &std::path::Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MAX_TABLE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_TABLE_BYTES {
+        return Err(std::io::Error::other(format!("more than {MAX_TABLE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
 type Tokens = (Vec<f64>, Vec<f64>, usize);
 
 fn tokens(n_input: &Bound<'_, PyAny>, n_output: &Bound<'_, PyAny>, m: usize) -> PyResult<Tokens> {
@@ -184,8 +198,8 @@ impl CostTable {
     /// CostTableError
     ///     Unknown schema, a missing or negative field, no reference model; the field is named.
     #[staticmethod]
-    fn read(path: std::path::PathBuf) -> PyResult<Self> {
-        let json = std::fs::read_to_string(&path).map_err(|e| match e.raw_os_error() {
+    fn read(py: Python<'_>, path: std::path::PathBuf) -> PyResult<Self> {
+        let json = py.detach(|| read_text(&path)).map_err(|e| match e.raw_os_error() {
             Some(errno) => PyOSError::new_err((errno, e.to_string(), path.display().to_string())),
             None => crate::errors::CostTableError::new_err(format!(
                 "cost table: {}: expected JSON text, got {e}",
@@ -261,13 +275,14 @@ impl CostTable {
     /// states : LinkStates, N of them
     fn normalized_on(
         &self,
+        py: Python<'_>,
         n_input_tokens: &Bound<'_, PyAny>,
         n_output_tokens: &Bound<'_, PyAny>,
         states: &LinkStates,
     ) -> PyResult<Self> {
         let (n_in, n_out, _) =
             tokens(n_input_tokens, n_output_tokens, self.0.table().models.len())?;
-        self.0.normalize_on(&n_in, &n_out, &states.0).map(Self).map_err(core)
+        py.detach(|| self.0.normalize_on(&n_in, &n_out, &states.0)).map(Self).map_err(core)
     }
 
     /// `n` link states of a seed: distances, fading, then Shannon rates (equations 6-9).

@@ -5,7 +5,7 @@ use cr2fast_core::router::Router as CoreRouter;
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::arrays::{out1, real, vector_f32};
+use crate::arrays::{out1, real, same_shape, vector_f32};
 use crate::costs::{LinkState, LinkStates};
 use crate::errors::{Cr2Error, core};
 use crate::router::{Router, check_width, open};
@@ -245,6 +245,9 @@ impl EdgeSelector {
         let mask = self.available(available)?;
         let (n_in, _) = real(n_input_tokens, "n_input_tokens", 1)?;
         let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
+        if let Some((_, shape)) = &n_out {
+            same_shape("n_output_tokens", &[n_in.len(), self.models.len()], shape)?;
+        }
         let batch = Batch {
             embeddings: x.slice(),
             n_input_tokens: &n_in,

@@ -14,7 +14,7 @@ use cr2fast_train::{FitConfig, Fitted, Progress, TrainData, TrainError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::arrays::{matrix_bool, matrix_f32, real};
+use crate::arrays::{matrix_bool, matrix_f32, real, same_shape};
 use crate::costs::CostTable;
 use crate::errors::{core, train};
 use crate::router::Router;
@@ -101,7 +101,11 @@ fn fit(
     let x = matrix_f32(embeddings, "embeddings")?;
     let y = matrix_bool(correct, "correct")?;
     let (n_input, _) = real(n_input_tokens, "n_input_tokens", 1)?;
-    let (n_output, _) = real(n_output_tokens, "n_output_tokens", 2)?;
+    let (n_output, shape) = real(n_output_tokens, "n_output_tokens", 2)?;
+    let expected = [n_input.len(), costs.0.table().models.len()];
+    same_shape("n_output_tokens", &expected, &shape)?;
+    same_shape("correct", &expected, y.shape())?;
+    same_shape("embeddings", &[n_input.len(), x.shape()[1]], x.shape())?;
     let data = TrainData {
         d: x.shape()[1],
         embeddings: x.slice(),

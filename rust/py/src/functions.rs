@@ -5,7 +5,7 @@ use cr2fast_core::reference;
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
-use crate::arrays::{matrix_bool, matrix_f32, out2, real};
+use crate::arrays::{matrix_bool, matrix_f32, out2, real, same_shape};
 use crate::errors::{Cr2Error, core};
 
 fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
@@ -16,13 +16,6 @@ fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
             "on_infeasible: expected \"raise\" or \"defer\", got {other:?}"
         ))),
     }
-}
-
-fn same_shape(what: &str, expected: &[usize], got: &[usize]) -> PyResult<()> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(Cr2Error::new_err(format!("{what}: expected shape {expected:?}, got {got:?}")))
 }
 
 /// Thresholds of conformal risk control, (L, A) float32 (equations 62-68).

@@ -6,7 +6,7 @@ use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::arrays::{matrix_f32, out2, real};
+use crate::arrays::{matrix_f32, out2, real, same_shape};
 use crate::costs::CostTable;
 use crate::errors::{Cr2Error, core};
 
@@ -89,12 +89,21 @@ impl Router {
     }
 
     /// Refuse ids seen in training, and in calibration when `calibration` is true.
-    fn check_disjoint(&self, what: &str, ids: Vec<String>, calibration: bool) -> PyResult<()> {
-        self.0.train_ids.check_disjoint("training", what, &ids).map_err(core)?;
-        match &self.0.calibration {
-            Some(c) if calibration => c.ids.check_disjoint("calibration", what, &ids).map_err(core),
-            _ => Ok(()),
-        }
+    fn check_disjoint(
+        &self,
+        py: Python<'_>,
+        what: &str,
+        ids: Vec<String>,
+        calibration: bool,
+    ) -> PyResult<()> {
+        let check = || {
+            self.0.train_ids.check_disjoint("training", what, &ids)?;
+            match &self.0.calibration {
+                Some(c) if calibration => c.ids.check_disjoint("calibration", what, &ids),
+                _ => Ok(()),
+            }
+        };
+        py.detach(check).map_err(core)
     }
 
     /// Δ̂ (L, N).
@@ -147,6 +156,7 @@ impl Router {
     #[allow(clippy::too_many_arguments)]
     fn with_calibration(
         &self,
+        py: Python<'_>,
         lams: Vec<f64>,
         alphas: Vec<f64>,
         thresholds: &Bound<'_, PyAny>,
@@ -155,8 +165,10 @@ impl Router {
         lengths: String,
         ids: Vec<String>,
     ) -> PyResult<Self> {
-        let thresholds = matrix_f32(thresholds, "thresholds")?.slice().to_vec();
-        let ids = IdSet::new(&ids);
+        let thresholds = matrix_f32(thresholds, "thresholds")?;
+        same_shape("thresholds", &[lams.len(), alphas.len()], thresholds.shape())?;
+        let thresholds = thresholds.slice().to_vec();
+        let ids = py.detach(|| IdSet::new(&ids));
         let calibration = Calibration { lams, alphas, thresholds, n, reference, lengths, ids };
         self.0.with_calibration(calibration).map(Self).map_err(core)
     }

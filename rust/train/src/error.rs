@@ -10,7 +10,7 @@ pub enum TrainError {
     /// A wrong argument, or the core refused something.
     #[error(transparent)]
     Core(#[from] cr2fast_core::Error),
-    /// The tensor library failed (out of memory, most likely).
+    /// The tensor library failed.
     #[error("training: expected the tensor library to succeed, got {0}")]
     Tensor(#[from] candle_core::Error),
     /// The caller asked to stop.

@@ -184,7 +184,6 @@ pub fn fit(
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
     let held_x = x.index_select(&Tensor::new(holdout, &nn::CPU)?, 0)?;
     let held_targets = targets.margins(&(targets.costs)(0)?, holdout, &held_lams)?;
-    let held_units = HOLDOUT_LAMS * holdout.len() * config.hidden;
     let mut record = Record::new();
     let mut best = Vec::new();
     for epoch in 1..=config.gate_epochs {
@@ -209,12 +208,8 @@ pub fn fit(
                 loss: sum / (step + 1) as f64,
             })?;
         }
-        let held = net.loss(
-            &net.margins(&held_x, &held_lams, vec![1.0; held_units])?,
-            &held_targets,
-            0.0,
-            config,
-        )?;
+        let held =
+            net.loss(&net.margins(&held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config)?;
         let (loss, held) = (sum / batches.len() as f64, f64::from(held.to_scalar::<f32>()?));
         if !(loss.is_finite() && held.is_finite()) {
             return Err(TrainError::Diverged { stage: "gate", epoch, loss });

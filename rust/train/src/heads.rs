@@ -1,7 +1,7 @@
 //! The top of both networks as one fused operation of the tensor library, with its backward pass.
 //!
 //! In: trunk outputs h (B, H), FiLM rows (J, 2H) holding γ then β, output weights w2 (H,), a dropout
-//! mask (J, B, H), and M groups of H/M hidden units. Out: (J, B, M) with
+//! mask (J, B, H) or none (empty), and M groups of H/M hidden units. Out: (J, B, M) with
 //!
 //! out[j, b, m] = Σ_{o in group m} w2_o · mask_jbo · GELU(γ_jo·h_bo + β_jo)
 //!
@@ -95,7 +95,7 @@ pub struct Heads {
     mask: Vec<f32>,
 }
 
-/// Apply it. `mask` has J·B·H entries.
+/// Apply it. `mask` has J·B·H entries, or none.
 pub fn heads(
     h: &Tensor,
     film: &Tensor,
@@ -211,6 +211,8 @@ struct Operands<'a, T> {
     film: &'a [T],
     w2: &'a [T],
     mask: &'a [f32],
+    /// A row of the mask that drops nothing, where there is none.
+    ones: Vec<f32>,
     /// B, H, J.
     sizes: (usize, usize, usize),
 }
@@ -224,7 +226,11 @@ impl<T: Real> Operands<'_, T> {
             gamma: &film[..width],
             beta: &film[width..],
             w2: self.w2,
-            mask: &self.mask[(j * rows + b) * width..(j * rows + b + 1) * width],
+            mask: if self.mask.is_empty() {
+                &self.ones
+            } else {
+                &self.mask[(j * rows + b) * width..(j * rows + b + 1) * width]
+            },
         }
     }
 
@@ -317,11 +323,11 @@ impl Heads {
         let fits = h.len() == sizes.0 * width
             && film.len() == sizes.2 * 2 * width
             && width.is_multiple_of(self.groups)
-            && self.mask.len() == sizes.0 * sizes.2 * width;
+            && (self.mask.is_empty() || self.mask.len() == sizes.0 * sizes.2 * width);
         if !fits {
             bail!("heads: expected h (B, H), film (J, 2H), w2 (H,), mask (J, B, H)");
         }
-        Ok(Operands { h, film, w2, mask: &self.mask, sizes })
+        Ok(Operands { h, film, w2, mask: &self.mask, ones: vec![1.0; width], sizes })
     }
 
     fn gradients<T: Real>(&self, args: [&Tensor; 3], upstream: &Tensor) -> Result<[Tensor; 3]> {

@@ -20,9 +20,9 @@ mod nn;
 pub mod teacher;
 
 use candle_core::Tensor;
-use cr2fast_core::cost::CostTable;
+use cr2fast_core::cost::{CostTable, check_tokens};
 use cr2fast_core::error::{check_finite, check_len};
-use cr2fast_core::gate::{Gate, GateWeights};
+use cr2fast_core::gate::{Gate, GateWeights, MAX_WIDTH};
 use cr2fast_core::length::{LengthPredictor, LengthWeights};
 use cr2fast_core::teacher::{Teacher, TeacherWeights};
 use rand::seq::SliceRandom;
@@ -103,6 +103,8 @@ pub struct Fitted {
     pub record: String,
 }
 
+/// Sets training's link states apart from those of the caller's small seeds.
+const STATES: u64 = 0x7374_6174_6573;
 /// Fewest rows worth fitting on.
 const MIN_ROWS: usize = 20;
 
@@ -118,7 +120,12 @@ fn check(data: &TrainData, costs: &CostTable) -> Result<(usize, usize)> {
     check_len("embeddings (N·d values)", n * data.d, data.embeddings.len())?;
     check_len("correct (N·M values)", n * m, data.correct.len())?;
     check_len("n_output_tokens (N·M values)", n * m, data.n_output.len())?;
+    if !(1..=MAX_WIDTH).contains(&data.d) {
+        return Err(TrainError::argument("embedding width", &format!("1 to {MAX_WIDTH}"), data.d));
+    }
     check_finite("embeddings", data.embeddings)?;
+    check_tokens("n_input_tokens", data.n_input)?;
+    check_tokens("n_output_tokens", data.n_output)?;
     Ok((n, m))
 }
 
@@ -138,6 +145,7 @@ pub fn fit(
 ) -> Result<Fitted> {
     config.check()?;
     let (n, m) = check(data, costs)?;
+    let threads = rayon::current_num_threads();
     let mut rows: Vec<u32> = (0..n as u32).collect();
     rows.shuffle(&mut nn::stream(config.seed, 0));
     let held = ((n as f64 * config.holdout).round() as usize).clamp(1, n - 1);
@@ -158,17 +166,18 @@ pub fn fit(
     )?;
 
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
-    let accuracies = Teacher::new(teacher.clone())?.accuracies(data.embeddings, 0)?;
+    let accuracies = Teacher::new(teacher.clone())?.accuracies(data.embeddings, threads)?;
     let predicted = LengthPredictor::new(length.clone())?.predict(data.embeddings, data.n_input)?;
     let n_output = match config.lengths {
         Lengths::Predicted => predicted.as_slice(),
         Lengths::Known => data.n_output,
     };
     let epoch_costs = |epoch: usize| {
-        // A seed for states of its own: the caller's seeds are small numbers.
-        let seed = config.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
+        // States of its own: callers number theirs from 0.
+        let seed =
+            (config.seed ^ STATES).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
         let states = costs.link().sample(n, seed)?;
-        Ok(costs.costs(data.n_input, n_output, &states, 0)?)
+        Ok(costs.costs(data.n_input, n_output, &states, threads)?)
     };
     let dearer = dearer_local(&epoch_costs(0)?, m);
     let w_mono = if dearer > config.mono_tolerance { 0.0 } else { config.w_mono };

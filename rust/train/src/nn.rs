@@ -28,10 +28,10 @@ pub fn constant(value: f64, shape: &[usize], dtype: DType) -> Result<Var> {
     Var::from_tensor(&Tensor::full(value, shape, &CPU)?.to_dtype(dtype)?)
 }
 
-/// `n` entries 0 or 1/(1−p), to multiply activations with.
+/// `n` entries 0 or 1/(1−p), to multiply activations with; none when p = 0.
 pub fn dropout_mask(rng: &mut ChaCha8Rng, p: f64, n: usize) -> Vec<f32> {
     if p == 0.0 {
-        return vec![1.0; n];
+        return Vec::new();
     }
     let (keep, scale) = (1.0 - p, (1.0 / (1.0 - p)) as f32);
     // Sixteen random bits an element: p is honoured to 1/65536.

@@ -113,7 +113,6 @@ pub fn fit(
     let (order, dropout) = (&mut nn::stream(config.seed, 2), &mut nn::stream(config.seed, 3));
     let held = Tensor::new(holdout, &nn::CPU)?;
     let (held_x, held_y) = (x.index_select(&held, 0)?, y.index_select(&held, 0)?);
-    let held_units = holdout.len() * models * config.hidden;
     let mut record = Record::new();
     let mut best = Vec::new();
     for epoch in 1..=config.teacher_epochs {
@@ -135,9 +134,8 @@ pub fn fit(
                 loss: sum / (step + 1) as f64,
             })?;
         }
-        let held_loss = f64::from(
-            bce(&net.logits(&held_x, vec![1.0; held_units])?, &held_y)?.to_scalar::<f32>()?,
-        );
+        let held_loss =
+            f64::from(bce(&net.logits(&held_x, Vec::new())?, &held_y)?.to_scalar::<f32>()?);
         let loss = sum / batches.len() as f64;
         if !(loss.is_finite() && held_loss.is_finite()) {
             return Err(TrainError::Diverged { stage: "teacher", epoch, loss });

@@ -1,0 +1,26 @@
+"""Seeds: one check, and one stream of link states a purpose.
+
+A caller's seed numbers a run. Training, calibration, test and live demonstration must not see the
+same draws in it, so each adds its own offset (training's is set in the training crate).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cr2fast._core import Cr2Error
+
+CALIBRATION = 1_000_003
+TEST = 2_000_003
+LIVE = 3_000_017
+
+
+def check_seed(seed: int) -> int:
+    """`seed`, if it is a whole number from 0 to 2**62 - 1; a Cr2Error if not."""
+    if (
+        isinstance(seed, bool)
+        or not isinstance(seed, (int, np.integer))
+        or not 0 <= int(seed) < 2**62
+    ):
+        raise Cr2Error(f"seed: expected a whole number from 0 to 2**62 - 1, got {seed!r}")
+    return int(seed)
