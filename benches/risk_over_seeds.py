@@ -23,8 +23,8 @@ from cr2fast.intervals import binomial_interval
 from cr2fast.jsontext import json_ready
 
 MODES = ("predicted", "known")
-# Exit with an error when the interval over seeds reaches down to alpha in fewer cells: 95 % intervals
-# miss in one tail at 2.5 % of independent cells, and neighbouring cells share their queries.
+# Exit with an error when the interval over seeds reaches down to alpha in fewer cells: 95 %
+# intervals miss in one tail at 2.5 % of independent cells, and neighbouring cells share queries.
 LEAST_SHARE = 0.95
 # Two-sided 95 % quantile of Student's t by degrees of freedom.
 STUDENT_95 = {
@@ -82,7 +82,7 @@ def main():
         alphas, lams = evaluations[0].alphas, evaluations[0].lams
         print(f"{lengths} lengths, {args.seeds} seeds pooled: {good.sum()} of {good.size} cells")
         for j, alpha in enumerate(alphas):
-            # "Active": the mean risk exceeds alpha / 2. Elsewhere so few queries prefer the edge that
+            # "Active": mean risk above alpha / 2. Elsewhere so few queries prefer the edge that
             # the risk is far below alpha whatever the rule does.
             active = risk[:, j] > alpha / 2
             print(

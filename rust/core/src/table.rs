@@ -233,15 +233,14 @@ impl Table {
 
     /// T0 and E0 of the file, when both are numbers.
     pub fn normalizers(&self) -> Result<Option<Normalizers>> {
-        let get = |k: &str| self.raw.pointer(&format!("/normalizers/{k}")).and_then(Value::as_f64);
-        match (get("T0_s"), get("E0_j")) {
+        let get = |k: &str| self.raw.pointer(&format!("/normalizers/{k}")).unwrap_or(&Value::Null);
+        let (t, e) = (get("T0_s"), get("E0_j"));
+        match (t.as_f64(), e.as_f64()) {
             (Some(t), Some(e)) if t > 0.0 && e > 0.0 && t.is_finite() && e.is_finite() => {
                 Ok(Some(Normalizers { latency_s: t, energy_j: e }))
             }
-            (None, None) => Ok(None),
-            got => {
-                Err(bad("normalizers", "two positive numbers, or two nulls", format!("{got:?}")))
-            }
+            _ if t.is_null() && e.is_null() => Ok(None),
+            _ => Err(bad("normalizers", "two positive numbers, or two nulls", format!("{t}, {e}"))),
         }
     }
 
