@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wheel light clean risk
+.PHONY: help demo test check bench bench-peers wheel light clean risk
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,15 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 
 bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)
-	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
+	mkdir -p target/bench
+	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-json=target/bench/python.json
+	cargo bench -p cr2fast-core
+
+bench-peers: wheel  ## side by side with onnxruntime, NumPy, JAX, scikit-learn, in an environment of its own
+	[ -d .venv-peers ] || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q -r benches/peers/requirements.txt polars
+	.venv-peers/bin/pip install -q --force-reinstall --no-deps dist/*.whl
+	.venv-peers/bin/python benches/peers/run.py --out target/peers.json
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python benches/risk_over_seeds.py
@@ -58,4 +66,4 @@ wheel: .venv/.tools  ## build the wheel into dist/
 	. $(BIN)/activate && maturin build --release --out dist
 
 clean:  ## remove what make made
-	rm -rf .venv target dist demo python/cr2fast/*.so
+	rm -rf .venv .venv-peers target dist demo python/cr2fast/*.so

@@ -37,10 +37,6 @@ def test_one_decision(benchmark, world):
 
 def test_numpy_gate_beside_it(benchmark, world):
     """The same decision as a NumPy user would write it, float32."""
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import oracle
 
     path, _, x = world

@@ -25,6 +25,7 @@ __all__ = [
     "SplitOverlapError",
     "__version__",
     "allowed_false_acceptances",
+    "build_profile",
     "choices",
     "crc_thresholds",
     "empirical_risk",
@@ -264,6 +265,7 @@ def choices(
     accuracies: NDArray[np.float32], costs: NDArray[np.float32], lams: ArrayLike, first: int = 0
 ) -> NDArray[np.uint16]: ...
 def allowed_false_acceptances(alpha: float, n: int) -> int | None: ...
+def build_profile() -> str: ...
 def simd_level() -> str: ...
 def fit(
     embeddings: NDArray[np.float32],

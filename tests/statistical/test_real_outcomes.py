@@ -24,15 +24,17 @@ def test_parameter_counts_and_split_sizes(real):
     assert [len(p) for p in parts] == [7219, 2407, 2406]
 
 
-def test_mean_risk_over_resplits_is_alpha(real):
+@pytest.mark.parametrize("lengths", ["predicted", "known"])
+@pytest.mark.parametrize("reference", ["teacher", "outcomes"])
+def test_mean_risk_over_resplits_is_alpha(real, lengths, reference):
     problem, parts, router = real
     where = {q: i for i, q in enumerate(problem.table.query_ids)}
     pool = problem.table.take([where[q] for part in parts[1:] for q in part.query_ids])
     alphas = np.array([0.002, 0.005, 0.01, 0.02, 0.05])
     lams = cr2fast.default_lams()[::4]
     states = router.costs.sample_states(len(pool), 5)
-    c = router.decision_costs(pool, states, "predicted")
-    prefers = _core.reference_margins(router.accuracies(pool.embeddings), c, lams) < 0
+    c = router.decision_costs(pool, states, lengths)
+    prefers = _core.reference_margins(router.reference_accuracies(pool, reference), c, lams) < 0
     scores = router.margins(pool.embeddings, lams)
     rng = np.random.default_rng(0)
     risks = []

@@ -5,11 +5,14 @@
 //!
 //! CRC(τ) = (d_τ + 1)/(N + 1) with d_τ = #{r = 1, s ≥ τ}, and τ* = inf{τ : CRC ≤ α}. With
 //! k = ⌊α(N+1)⌋ − 1 allowed false acceptances, τ* lies just above the (k+1)-th largest score among
-//! r = 1: equal scores stand or fall together. So it is selection, not sorting: three histogram
-//! passes over the bits of the scores serve every α, in O(N) time and 25 KB an α, whatever N is.
+//! r = 1: equal scores stand or fall together. So it is selection ([`crate::select`]), not sorting:
+//! about one pass over a row serves every α.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::parallel;
+use crate::select::{Found, NotFinite, largest};
 
 /// What to do when α < 1/(N+1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,77 +57,6 @@ pub fn samples_needed(alpha: f64) -> u128 {
     10_u128.checked_pow(scale).map_or(u128::MAX, |p| p.div_ceil(mantissa.max(1)).saturating_sub(1))
 }
 
-/// Order-preserving integer image of a float; −0 and +0 are one value.
-fn key(score: f32) -> u32 {
-    let bits = (score + 0.0).to_bits();
-    if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
-}
-
-fn unkey(key: u32) -> f32 {
-    f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
-}
-
-const TOP: usize = 1 << 11;
-const LOW: usize = 1 << 10;
-
-/// The threshold just above the rank-th largest (from 0) score among r = 1, for each rank; −∞ where
-/// fewer samples have r = 1.
-fn select(scores: &[f32], prefers_edge: &[bool], ranks: &[usize]) -> Vec<f32> {
-    let keys = || scores.iter().zip(prefers_edge).filter(|(_, r)| **r).map(|(s, _)| key(*s));
-    let mut counts = vec![0_usize; TOP];
-    keys().for_each(|k| counts[(k >> 21) as usize] += 1);
-    let found: Vec<Option<(u32, usize)>> = ranks.iter().map(|r| descend(&counts, *r)).collect();
-    let found = refine(keys, &found, 10, TOP);
-    let found = refine(keys, &found, 0, LOW);
-    let total: usize = counts.iter().sum();
-    ranks
-        .iter()
-        .zip(found)
-        .map(|(rank, found)| match found {
-            _ if *rank >= total => f32::NEG_INFINITY,
-            Some((key, _)) => unkey(key).next_up(),
-            // Only if a caller changed the scores meanwhile: then nothing may be accepted.
-            None => f32::INFINITY,
-        })
-        .collect()
-}
-
-/// One more digit of each key: `found` holds a prefix and the rank within it.
-fn refine<I: Iterator<Item = u32>>(
-    keys: impl Fn() -> I,
-    found: &[Option<(u32, usize)>],
-    shift: u32,
-    width: usize,
-) -> Vec<Option<(u32, usize)>> {
-    let digit = width.trailing_zeros();
-    let mut prefixes: Vec<u32> = found.iter().flatten().map(|f| f.0).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    let mut counts = vec![0_usize; prefixes.len() * width];
-    for k in keys() {
-        if let Ok(slot) = prefixes.binary_search(&(k >> (shift + digit))) {
-            counts[slot * width + ((k >> shift) as usize & (width - 1))] += 1;
-        }
-    }
-    let step = |&(prefix, rank): &(u32, usize)| {
-        let slot = prefixes.binary_search(&prefix).ok()?;
-        let (low, rank) = descend(&counts[slot * width..(slot + 1) * width], rank)?;
-        Some((prefix << digit | low, rank))
-    };
-    found.iter().map(|f| f.as_ref().and_then(step)).collect()
-}
-
-/// The bucket that holds the rank-th largest element, and the rank within it.
-fn descend(counts: &[usize], mut rank: usize) -> Option<(u32, usize)> {
-    for (bucket, count) in counts.iter().enumerate().rev() {
-        if rank < *count {
-            return Some((bucket as u32, rank));
-        }
-        rank -= count;
-    }
-    None
-}
-
 /// Thresholds (L, A) of scores and r, both (L, N).
 pub fn thresholds(
     scores: &[f32],
@@ -145,22 +77,45 @@ pub fn thresholds(
         }
     }
     let mut out = filled("thresholds", l, alphas.len(), f32::INFINITY)?;
-    let feasible: Vec<(usize, usize)> = alphas
+    let mut feasible: Vec<(usize, usize)> = alphas
         .iter()
         .enumerate()
-        .filter_map(|(a, alpha)| allowed(*alpha, n).map(|k| (a, k)))
+        .filter_map(|(a, alpha)| allowed(*alpha, n).map(|k| (k, a)))
         .collect();
-    let ranks: Vec<usize> = feasible.iter().map(|(_, k)| *k).collect();
+    feasible.sort_unstable();
+    let ranks: Vec<usize> = feasible.iter().map(|(k, _)| *k).collect();
+    // The pass that selects also looks for NaN: a second one would cost as much again.
+    let not_finite = AtomicUsize::new(usize::MAX);
     parallel::chunks(threads, &mut out, alphas.len(), |first, part| {
         for (i, row) in part.chunks_exact_mut(alphas.len()).enumerate() {
-            let span = (first + i) * n..(first + i + 1) * n;
-            let selected = select(&scores[span.clone()], &prefers_edge[span], &ranks);
-            for ((a, _), threshold) in feasible.iter().zip(selected) {
-                row[*a] = threshold;
+            let start = (first + i) * n;
+            let span = start..start + n;
+            match largest(&scores[span.clone()], &prefers_edge[span], &ranks) {
+                Ok(found) => {
+                    for ((_, a), found) in feasible.iter().zip(found) {
+                        row[*a] = just_above(found);
+                    }
+                }
+                Err(NotFinite(at)) => {
+                    not_finite.fetch_min(start + at, Ordering::Relaxed);
+                }
             }
         }
     });
-    Ok(out)
+    match not_finite.into_inner() {
+        usize::MAX => Ok(out),
+        at => Err(Error::NotFinite { what: "scores".into(), index: at, value: scores[at].into() }),
+    }
+}
+
+/// The threshold that lets pass what is larger than the (k+1)-th largest score.
+fn just_above(found: Found) -> f32 {
+    match found {
+        Found::Score(score) => score.next_up(),
+        Found::TooFew => f32::NEG_INFINITY,
+        // Only if a caller changed the scores meanwhile: then nothing may be accepted.
+        Found::Unstable => f32::INFINITY,
+    }
 }
 
 fn check_shape(scores: &[f32], prefers_edge: &[bool], n: usize) -> Result<usize> {
@@ -171,7 +126,6 @@ fn check_shape(scores: &[f32], prefers_edge: &[bool], n: usize) -> Result<usize>
     if !scores.len().is_multiple_of(n) {
         return Err(Error::argument("scores", format!("rows of {n}"), scores.len()));
     }
-    check_finite("scores", scores)?;
     Ok(scores.len() / n)
 }
 
@@ -183,6 +137,7 @@ pub fn empirical_risk(
     thresholds: &[f32],
 ) -> Result<Vec<f64>> {
     let l = check_shape(scores, prefers_edge, n)?;
+    check_finite("scores", scores)?;
     if l == 0 || !thresholds.len().is_multiple_of(l) {
         return Err(Error::argument(
             "thresholds",

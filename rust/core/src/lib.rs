@@ -21,6 +21,7 @@ pub mod packed;
 pub mod parallel;
 pub mod reference;
 pub mod router;
+pub mod select;
 pub mod table;
 pub mod teacher;
 
