@@ -100,25 +100,34 @@ impl Brackets {
     /// The one pass; returns how many scores are masked in.
     fn fill(&mut self, scores: &[f32], mask: &[bool]) -> Result<usize, NotFinite> {
         let lowest = self.ranges.last().map_or(f32::INFINITY, |r| r.0);
-        let mut survivors = [0.0_f32; CHUNK];
+        let mut survives = [0_u8; CHUNK];
         let mut masked = 0;
         for (block, (scores, mask)) in scores.chunks(CHUNK).zip(mask.chunks(CHUNK)).enumerate() {
-            let (mut count, mut bad) = (0, false);
-            // No branch: a survivor is overwritten by the next score unless the place moves on.
-            for (s, m) in scores.iter().zip(mask) {
-                survivors[count] = *s;
-                count += usize::from(*m) & usize::from(*s >= lowest);
-                masked += usize::from(*m);
-                bad |= !s.is_finite();
+            // Two loops, so that the first, which sees every score, vectorises.
+            let (mut count, mut bad) = (0_u16, 0_u8);
+            for ((s, m), out) in scores.iter().zip(mask).zip(&mut survives) {
+                *out = u8::from(*m) & u8::from(*s >= lowest);
+                count += u16::from(*m);
+                bad |= u8::from(!s.is_finite());
             }
-            if bad {
+            masked += usize::from(count);
+            if bad != 0 {
                 let at = scores.iter().position(|s| !s.is_finite()).unwrap_or(0);
                 return Err(NotFinite(block * CHUNK + at));
             }
-            if !self.overflow {
-                survivors[..count].iter().for_each(|s| self.place(*s));
-                self.overflow = self.kept.iter().map(Vec::len).sum::<usize>() > KEPT;
+            if self.overflow {
+                continue;
             }
+            for (scores, flags) in scores.chunks(8).zip(survives.as_chunks().0) {
+                // The last, shorter chunk may see flags of the block before: mask them off.
+                let bytes = u32::try_from(8 * scores.len()).unwrap_or(64);
+                let mut left = u64::from_le_bytes(*flags) & (u64::MAX >> (64 - bytes));
+                while left != 0 {
+                    self.place(scores[left.trailing_zeros() as usize / 8]);
+                    left &= left - 1;
+                }
+            }
+            self.overflow = self.kept.iter().map(Vec::len).sum::<usize>() > KEPT;
         }
         Ok(masked)
     }
@@ -259,24 +268,21 @@ mod tests {
             .collect()
     }
 
-    fn equal(a: &[Found], b: &[Found]) -> bool {
-        // −0 and +0 are one score.
-        a == b
-    }
-
     #[test]
     fn both_ways_equal_sorting_at_every_size() {
         for n in [0, 1, 2, 31, 255, 256, 257, 5_000, 70_000] {
             for (seed, coarse) in [(1, false), (2, true)] {
                 let mut scores = numbers(n, seed);
                 if coarse {
-                    scores.iter_mut().for_each(|s| *s = (*s * 8.0).floor() - 4.0);
+                    for s in &mut scores {
+                        *s = (*s * 8.0).floor() - 4.0;
+                    }
                 }
                 let mask: Vec<bool> = numbers(n, seed + 9).iter().map(|u| *u < 0.4).collect();
                 let ranks = [0, 0, n / 1000, n / 100, n / 20, n / 3, n / 2, n];
                 let expected = by_sorting(&scores, &mask, &ranks);
-                assert!(equal(&largest(&scores, &mask, &ranks).unwrap(), &expected), "n = {n}");
-                assert!(equal(&by_bits(&scores, &mask, &ranks), &expected), "n = {n}");
+                assert_eq!(largest(&scores, &mask, &ranks).unwrap(), expected, "n = {n}");
+                assert_eq!(by_bits(&scores, &mask, &ranks), expected, "n = {n}");
             }
         }
     }
@@ -297,10 +303,10 @@ mod tests {
             let mut brackets = Brackets::sample(&scores, &mask, &ranks);
             let masked = brackets.fill(&scores, &mask).unwrap();
             fell_back += usize::from(brackets.answer(&ranks, masked).is_none());
-            assert!(equal(
-                &largest(&scores, &mask, &ranks).unwrap(),
-                &by_sorting(&scores, &mask, &ranks)
-            ));
+            assert_eq!(
+                largest(&scores, &mask, &ranks).unwrap(),
+                by_sorting(&scores, &mask, &ranks)
+            );
         }
         assert!(fell_back > 0, "these rows were meant to defeat the sample");
     }
