@@ -60,7 +60,8 @@ def teacher_accuracies(w, x):
 def lengths(w, x, n_input):
     """Expected output tokens (N, M) of the length heads."""
     slope, offset, smear, longest = w["length.scalars"].T
-    log = x.astype(float) @ w["length.weight"].T.astype(float)
+    x = x.astype(float) / np.linalg.norm(x.astype(float), axis=1, keepdims=True)
+    log = x @ w["length.weight"].T.astype(float)
     log = log + slope * np.log1p(n_input)[:, None] + offset + smear
     return np.clip(np.exp(log) - 1, 0, longest)
 
@@ -201,7 +202,8 @@ def empirical_risk(scores, prefers_edge, thresholds):
 
 def ridge_lengths(x, n_in, n_out, ridge):
     """Ridge coefficients of log(1 + L_out) on (x, log(1 + L_in)), centred: (d + 1, M)."""
-    f = np.hstack([x.astype(float), np.log1p(n_in)[:, None]])
+    x = x.astype(float) / np.linalg.norm(x.astype(float), axis=1, keepdims=True)
+    f = np.hstack([x, np.log1p(n_in)[:, None]])
     f = f - f.mean(0)
     t = np.log1p(n_out)
     return np.linalg.solve(f.T @ f + ridge * np.eye(f.shape[1]), f.T @ (t - t.mean(0)))

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -258,6 +259,39 @@ def test_many_threads_may_save_to_one_path(artifact, tmp_path):
         list(pool.map(lambda _: router.save(tmp_path / "r.safetensors"), range(40)))
     assert os.listdir(tmp_path) == ["r.safetensors"]
     assert (tmp_path / "r.safetensors").read_bytes() == artifact.read_bytes()
+
+
+def test_special_files_are_neither_read_nor_replaced(artifact, tmp_path):
+    router = cr2fast.Router.load(artifact)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(cr2fast.Cr2Error, match="path: expected a regular file"):
+        router.save(tmp_path / "pipe")
+    with pytest.raises(cr2fast.Cr2Error, match="path: expected a regular file"):
+        cr2fast.Router.load(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(cr2fast.CostTableError, match="special file"):
+        cr2fast.CostTable.read(tmp_path / "pipe")
+
+
+def test_saving_follows_links_and_keeps_permissions(artifact, tmp_path):
+    router = cr2fast.Router.load(artifact)
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "r.safetensors"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    (tmp_path / "link").symlink_to(target)
+    router.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert target.read_bytes() == artifact.read_bytes()
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_routers_travel_as_bytes_and_pickles(artifact):
+    router = cr2fast.Router.load(artifact)
+    for other in (cr2fast.Router.from_bytes(router.to_bytes()), pickle.loads(pickle.dumps(router))):
+        assert other.to_bytes() == artifact.read_bytes()
+    with pytest.raises(cr2fast.ArtifactError):
+        cr2fast.Router.from_bytes(b"nothing")
 
 
 _FULL_DISK = """

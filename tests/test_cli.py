@@ -156,6 +156,8 @@ def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "EMPTY"], "expected a .npy file"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "ZIP"], "expected a .npy file"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "FORGED"], "expected a .npy file"),
+        (["fit", "--data", "DATA", "-o", "DATA"], "out: expected a file that can be written"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--rtt-s", "-1"], "rtt_s: expected seconds"),
         (["fit", "--data", "DATA", "-o", "none/r.safetensors"], "out: expected an existing folder"),
         (["fit", "--data", "DATA", "--split-seed", "-1"], "seed: expected a whole number"),
         (["demo", "--seed", "-1"], "seed: expected a whole number"),
@@ -220,6 +222,15 @@ def test_help_teaches(command, capsys):
         "inspect": ["what it promises"],
     }[command]:
         assert words in out
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(routed, folder, tmp_path):
+    x = pl.read_parquet(folder / "queries.parquet")["embedding"].to_numpy().astype(np.float32)
+    np.save(tmp_path / "x.npy", np.repeat(x, 40, axis=0))
+    command = f"{sys.executable} -m cr2fast route {routed} --lam 1 --alpha 0.05 --embeddings {tmp_path / 'x.npy'} | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 1
 
 
 def test_it_runs_as_a_module():

@@ -49,13 +49,9 @@ def test_costs_equal_plain_numpy(rows, weight, form, seed):
     table["weights"] = {"latency": weight, "energy": 1 - weight}
     table["normalizers"] = {"T0_s": 3.0, "E0_j": 250.0}
     for k, m in enumerate(table["models"]):
-        m |= {
-            "phi_pre": form,
-            "phi_dec": form,
-            "kappa_pre": 1e-4,
-            "kappa_dec": 2e-4,
-            "tau0_s": 0.1 * k,
-        }
+        m |= {"phi_pre": form, "phi_dec": form, "tau0_s": 0.1 * k}
+        if form == "quadratic":
+            m |= {"kappa_pre": 1e-4, "kappa_dec": 2e-4}
     costs = read(table)
     data = np.array(rows)
     n_in, n_out = data[:, 0], data[:, 1:]
@@ -124,6 +120,13 @@ BAD = [
     (("models", 1, "beta_dec_s"), ..., "missing field `beta_dec_s`"),
     (("models", 1, "beta_dec_s"), "fast", "file: expected the fields of the schema"),
     (("models", 1, "phi_pre"), "cubic", "unknown variant `cubic`"),
+    (
+        ("models", 1, "phi_dec"),
+        "quadratic",
+        r"kappa_dec: expected 1/token, phi being quadratic, got none",
+    ),
+    (("models", 1, "kappa_pre"), 0.1, "kappa_pre: expected none, phi being linear, got 0.1"),
+    (("models", 1, "name"), "", "name: expected a name, got an empty one"),
     (("models", 1, "name"), "device-s", "name: expected distinct model names"),
     (("models", 0, "tier"), "edge", "device model first"),
     (("models",), [], "reference_model: expected one of the models"),

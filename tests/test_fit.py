@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -154,6 +156,8 @@ def test_models_in_another_order_or_missing_are_refused(small):
         ({"threads": -1}, "threads: expected 0"),
         ({"lam_range": (1.0, 0.5)}, "lam_high: expected a number above lam_low"),
         ({"lam_range": (0.0, 0.5)}, "lam_low: expected a positive number"),
+        ({"lam_range": (0.1, 1e13)}, "lam_high: expected a number above lam_low, at most 1e6"),
+        ({"lam_range": "ab"}, "lam_range: expected two numbers"),
         ({"lengths": "guessed"}, "unknown variant `guessed`"),
         ({"seed": -1}, "seed: expected a whole number"),
     ],
@@ -183,6 +187,42 @@ def test_transposed_tables_are_refused(small):
                 t.embeddings, correct, t.n_input_tokens, n_output, costs, "{}", ("x", ""),
                 list(t.query_ids), 1, None,
             )  # fmt: skip
+
+
+def test_other_types_are_named(small):
+    with pytest.raises(TypeError, match="costs: expected a CostTable, got NoneType"):
+        cr2fast.fit(small.table, None, progress=False)
+    with pytest.raises(TypeError, match="train: expected a RoutingTable, got dict"):
+        cr2fast.fit({}, small.costs, progress=False)
+
+
+_FORKED = """
+import os, warnings, cr2fast
+from cr2fast.datasets import make_routing_problem
+p = make_routing_problem(n=100, d=8)
+fit = lambda: cr2fast.fit(p.table, p.costs, progress=False, hidden=4, teacher_epochs=1, gate_epochs=1)
+router = fit()
+warnings.simplefilter("ignore")
+if os.fork() == 0:
+    print(router.accuracies(p.table.embeddings, threads=2).shape, flush=True)
+    try:
+        fit()
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_serves_and_says_why_it_does_not_fit():
+    result = subprocess.run(
+        [sys.executable, "-c", _FORKED], capture_output=True, text=True, check=True, timeout=120
+    )
+    shape, message = result.stdout.splitlines()
+    assert shape == "(100, 4)"
+    assert "forked child" in message
+    assert "spawn" in message
 
 
 def test_too_few_queries_are_refused(small):

@@ -41,6 +41,15 @@ def test_mean_prediction_is_the_mean_length(fitted, splits):
     np.testing.assert_allclose(predicted, test.n_output_tokens.mean(0), rtol=0.1)
 
 
+def test_the_scale_of_an_embedding_does_not_count(fitted, splits):
+    """As in gate and teacher: a caller who forgot to normalise gets the same lengths."""
+    x, n = splits[2].embeddings, splits[2].n_input_tokens
+    expected = fitted.predict_lengths(x, n)
+    np.testing.assert_allclose(fitted.predict_lengths(x * np.float32(10), n), expected, rtol=1e-5)
+    zero = fitted.predict_lengths(np.zeros((1, 40), np.float32), n[:1])
+    assert np.isfinite(zero).all()
+
+
 def test_hostile_input_lengths_stay_within_what_was_seen(fitted, splits):
     x = splits[0].embeddings[:2]
     longest = splits[0].n_output_tokens.max()
@@ -49,5 +58,5 @@ def test_hostile_input_lengths_stay_within_what_was_seen(fitted, splits):
     assert (predicted <= longest).all()
     with pytest.raises(cr2fast.Cr2Error, match=r"n_input_tokens\[1\]: expected a token count"):
         fitted.predict_lengths(x, [1.0, -1.0])
-    with pytest.raises(cr2fast.Cr2Error, match="embeddings"):
+    with pytest.raises(cr2fast.Cr2Error, match=r"n_input_tokens: expected shape \[2\], got \[3\]"):
         fitted.predict_lengths(x, [1.0, 2.0, 3.0])

@@ -140,6 +140,13 @@ def test_an_uncalibrated_router_says_what_to_do(fresh, tmp_path):
         cr2fast.DeviceRouter.load(tmp_path / "r.safetensors", 1.0)
 
 
+def test_other_types_are_named(fresh, splits):
+    with pytest.raises(TypeError, match="calibration split: expected a RoutingTable, got NoneType"):
+        fresh.calibrate(None)
+    with pytest.raises(TypeError, match="costs: expected a CostTable, got str"):
+        fresh.calibrate(splits[1], "costs.json")
+
+
 def test_an_encoder_must_be_an_encoder(artifact):
     with pytest.raises(TypeError, match="encoder: expected an EncoderInfo, got str"):
         cr2fast.Router.load(artifact, encoder="mpnet")
@@ -174,6 +181,7 @@ def test_other_tables_are_refused(fresh, splits, problem):
         ({"lams": []}, "lams: expected a non-empty list"),
         ({"lams": [1.0, 1.0]}, "lams: expected distinct values"),
         ({"lams": [float("nan")]}, "lams: expected a non-empty list of numbers"),
+        ({"alphas": "x"}, "alphas: expected a non-empty list of numbers, got 'x'"),
         ({"alphas": ()}, "alphas: expected a non-empty list"),
         ({"alphas": (1.5,)}, "alpha: expected a risk level"),
         ({"reference": "vibes"}, "reference: expected 'teacher' or 'outcomes'"),

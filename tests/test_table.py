@@ -176,7 +176,7 @@ def test_bad_seeds_are_named(problem):
         problem.table.split(seed=-1)
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.6), (1.5, -0.5), (), (0.999999, 0.000001)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.6), (1.5, -0.5), (), (0.999999, 0.000001), "ab"])
 def test_bad_fractions_are_named(problem, fractions):
     with pytest.raises(cr2fast.Cr2Error, match="fractions: "):
         problem.table.split(fractions)

@@ -132,7 +132,11 @@ class CalibrationReport:
 
 def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Sorted distinct numbers, (K,) float64; `what` names them in errors."""
-    raw = np.asarray(values)
+    try:
+        raw = np.asarray(values)
+        raw = raw if raw.dtype == np.float32 else raw.astype(np.float64)
+    except (TypeError, ValueError):
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}") from None
     # A float32 0.05 means 0.05, not the double nearest to its bits.
     exact = [float(str(v)) for v in raw.ravel()] if raw.dtype == np.float32 else raw
     array = np.asarray(exact, dtype=np.float64).reshape(raw.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,9 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     data(sub, required=True)
     split(sub)
-    sub.add_argument(
-        "--alpha", type=float, default=0.01, help="risk level of the table (default 0.01)"
-    )
+    sub.add_argument("--alpha", type=float, help="risk level of the table (default: near 0.01)")
     sub.add_argument(
         "--deferred",
         choices=("edge-only", "inclusive", "fallback"),
@@ -189,6 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from cr2fast.jsontext import json_ready
 
             print(json.dumps(json_ready(result), allow_nan=False))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has enough (`| head`): end quietly, as other tools do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (Cr2Error, OSError, ImportError, TypeError) as error:
         print(f"cr2fast {args.command}: error: {error}", file=sys.stderr)
         return 2

@@ -42,8 +42,11 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _writable(path: Path) -> None:
     """Refuse, before long work, an output whose folder is not there."""
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"out: expected an existing folder, got {path.absolute().parent}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"out: expected an existing folder, got {folder}")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise PermissionError(f"out: expected a file that can be written, got {path}")
 
 
 def _say(args: argparse.Namespace, text: str) -> None:
@@ -147,8 +150,12 @@ def evaluate(args: argparse.Namespace) -> Any:
         deferred=args.deferred,
         fallback=args.fallback,
     )
-    _say(args, f"{result.lengths} lengths, alpha = {args.alpha:g}, {result.n} test queries")
-    _say(args, report.table(result, args.alpha))
+    # Without --alpha: the calibrated level nearest to the usual one.
+    nearest = result.alphas[np.abs(result.alphas - 0.01).argmin()]
+    alpha = float(nearest) if args.alpha is None else args.alpha
+    text = report.table(result, alpha)
+    _say(args, f"{result.lengths} lengths, alpha = {alpha:g}, {result.n} test queries")
+    _say(args, text)
     _say(args, report.compatibility(result))
     _say(args, result.statement)
     if args.plots:
@@ -175,10 +182,10 @@ def route(args: argparse.Namespace) -> Any:
     device = DeviceRouter.load(args.router, args.lam, args.alpha)
     margins = device.margins(x)
     rows: list[dict[str, Any]] = []
-    edge, state = None, None
+    edge = None
+    state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
     if args.n_input_tokens is not None:
         edge = EdgeSelector.load(args.router, args.lam)
-        state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
     for i, margin in enumerate(margins.tolist()):
         row: dict[str, Any] = {
             "row": i,
@@ -188,7 +195,7 @@ def route(args: argparse.Namespace) -> Any:
             "lam": device.lam,
             "alpha": device.alpha,
         }
-        if edge is not None and state is not None and not row["local"]:
+        if edge is not None and not row["local"]:
             chosen = edge.select(x[i], args.n_input_tokens, state)
             row |= {"model": chosen.model, "accuracy": chosen.accuracy, "cost": chosen.cost}
         rows.append(row)

@@ -126,7 +126,11 @@ def _plot_pareto(ax: Any, evaluations: Mapping[str, Evaluation]) -> None:
     ax.scatter(
         alone["cost"], alone["accuracy"], marker="x", color="black", label="each model alone"
     )
-    ax.set(xlabel="mean normalised cost", ylabel="accuracy, all test queries")
+    ax.set(
+        xlabel="mean normalised cost", ylabel="accuracy, all test queries",
+        title="Dots: operating points (λ, α). Lines of CR2: their upper hull",
+    )  # fmt: skip
+    ax.title.set_fontsize(9)
     ax.legend(fontsize=8)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,7 @@ from cr2fast.calibration import (
 )
 from cr2fast.encoder import EncoderInfo
 from cr2fast.progress import Progress, epoch_bar
-
-if TYPE_CHECKING:
-    from cr2fast.table import RoutingTable
+from cr2fast.table import RoutingTable
 
 Lengths = Literal["predicted", "known"]
 Reference = Literal["teacher", "outcomes"]
@@ -75,6 +73,14 @@ class Router:
     def to_bytes(self) -> bytes:
         """The artifact's bytes."""
         return self._core.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Router:
+        """The router of an artifact's bytes; an ArtifactError if they are none."""
+        return cls(_core.Router.from_bytes(data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Router.from_bytes, (self.to_bytes(),)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -175,6 +181,7 @@ class Router:
         after_calibration : bool
             Also refuse queries that calibrated this router.
         """
+        check_type(table, RoutingTable, what)
         self._core.check_models(what, list(table.models))
         self._core.check_encoder(*table.encoder)
         self._core.check_disjoint(what, list(table.query_ids), after_calibration)
@@ -186,6 +193,7 @@ class Router:
         bound to the router's own.
         """
         if costs is not None:
+            check_type(costs, CostTable, "costs")
             self._core.check_models("cost table", costs.models)
             if costs.sha256 != self.costs.sha256:
                 raise Cr2Error(
@@ -314,6 +322,12 @@ class Router:
         return f"Router(models={self.models}, {state})"
 
 
+def check_type(value: object, kind: type, what: str) -> None:
+    """Raise a TypeError that names the argument unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what}: expected a {kind.__name__}, got {type(value).__name__}")
+
+
 def check_threads(threads: int) -> int:
     """`threads`, if it is a count (0: one a core); a Cr2Error if not."""
     if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
@@ -329,7 +343,10 @@ def _config(
     bad = [k for k, v in plain.items() if not isinstance(v, (int, float)) or not np.isfinite(v)]
     if bad:
         raise Cr2Error(f"{bad[0]}: expected a finite number, got {options[bad[0]]!r}")
-    if len(lam_range) != 2 or not np.isfinite(lam_range).all():
+    numbers = isinstance(lam_range, Sequence) and all(
+        isinstance(v, (int, float)) for v in lam_range
+    )
+    if not numbers or len(lam_range) != 2 or not np.isfinite(lam_range).all():
         raise Cr2Error(f"lam_range: expected two numbers, lowest first, got {lam_range!r}")
     low, high = map(float, lam_range)
     return json.dumps(plain | {"seed": seed, "lengths": lengths, "lam_low": low, "lam_high": high})
@@ -383,6 +400,8 @@ def fit(
     KeyboardInterrupt
         Ctrl-C, within a training step.
     """
+    check_type(train, RoutingTable, "train")
+    check_type(costs, CostTable, "costs")
     seed = seeds.check_seed(seed)
     if costs.models != list(train.models):
         raise Cr2Error(

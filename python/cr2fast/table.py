@@ -220,7 +220,10 @@ class RoutingTable:
         tuple of RoutingTable
             One a fraction; every query is in exactly one.
         """
-        parts = np.asarray(fractions, dtype=float)
+        try:
+            parts = np.asarray(fractions, dtype=float)
+        except (TypeError, ValueError):
+            raise Cr2Error(f"fractions: expected positive numbers, got {fractions!r}") from None
         if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
             raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
         rng = np.random.default_rng(check_seed(seed))

@@ -321,11 +321,20 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Io { path: path.clone(), source }
 }
 
+/// Refuse pipes, sockets and devices: reading one can wait for ever, replacing one breaks it.
+fn check_regular(path: &Path, meta: &fs::Metadata) -> Result<()> {
+    if meta.is_file() || meta.is_dir() {
+        return Ok(());
+    }
+    Err(Error::argument("path", "a regular file", format!("{} (a special file)", path.display())))
+}
+
 /// Read a file.
 pub fn load(path: &Path) -> Result<Router> {
+    check_regular(path, &fs::metadata(path).map_err(io(path))?)?;
     let file = fs::File::open(path).map_err(io(path))?;
     let mut bytes = Vec::new();
-    // A limit on the reader, not on the size the system reports: pipes and devices report none.
+    // A limit on the reader, not on the size the system reports: the file may grow meanwhile.
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io(path))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::artifact(format!("at most {MAX_BYTES} bytes"), "a larger file"));
@@ -337,18 +346,27 @@ pub fn load(path: &Path) -> Result<Router> {
 static SAVES: AtomicU64 = AtomicU64::new(0);
 
 /// Write a file: to a temporary one beside it, synced, then renamed, so that a full disk or a crash
-/// leaves the old file whole.
+/// leaves the old file whole. A link is followed, and the old file's permissions stay.
 pub fn save(r: &Router, path: &Path) -> Result<()> {
     let bytes = to_bytes(r)?;
+    let old = fs::metadata(path).ok();
+    if let Some(meta) = &old {
+        check_regular(path, meta)?;
+    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let name =
         path.file_name().ok_or_else(|| Error::argument("path", "a file name", path.display()))?;
     let mut temp_name = std::ffi::OsString::from(".");
     temp_name.push(name);
+    // Unique in this process too: two threads may save to one path.
     let turn = SAVES.fetch_add(1, Ordering::Relaxed);
     temp_name.push(format!(".{}-{turn}.tmp", std::process::id()));
     let temp = path.with_file_name(temp_name);
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create_new(&temp)?;
+        if let Some(meta) = &old {
+            file.set_permissions(meta.permissions())?;
+        }
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temp, path)

@@ -112,8 +112,10 @@ impl CostTable {
     fn inference_s(&self, m: usize, q: &Request) -> f64 {
         let model = &self.table.models[m];
         model.tau0_s
-            + model.beta_pre_s * model.phi_pre.work(q.n_input_tokens, model.kappa_pre)
-            + model.beta_dec_s * model.phi_dec.work(q.n_output_tokens[m], model.kappa_dec)
+            + model.beta_pre_s
+                * model.phi_pre.work(q.n_input_tokens, model.kappa_pre.unwrap_or(0.0))
+            + model.beta_dec_s
+                * model.phi_dec.work(q.n_output_tokens[m], model.kappa_dec.unwrap_or(0.0))
     }
 
     /// Uplink and downlink time of model `m`, s.

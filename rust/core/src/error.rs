@@ -33,7 +33,7 @@ pub enum Error {
     #[error(
         "alpha={alpha} is infeasible with {n} calibration samples: expected at least {needed} \
          (alpha >= 1/(N+1)); calibrate on more queries, raise alpha, or pass \
-         on_infeasible=\"defer\" to send every query to the edge"
+         on_infeasible=\"defer\" (--on-infeasible defer) to send every query to the edge"
     )]
     Infeasible {
         /// The risk level asked for.

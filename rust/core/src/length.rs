@@ -2,7 +2,7 @@
 //!
 //! In: embedding and L_in. Out: the expected L_out of each model, in tokens. One linear head a model for
 //! log(1 + L_out), then Duan's smearing factor, because exp of a mean logarithm is not a mean:
-//! L̂_m = exp(w_m·e + a_m·log(1+L_in) + b_m)·s_m − 1, clipped to [0, longest answer in training].
+//! L̂_m = exp(w_m·e/|e| + a_m·log(1+L_in) + b_m)·s_m − 1, clipped to [0, longest answer in training].
 
 use crate::error::{Error, Result, check_finite, check_finite_f64, check_len, filled};
 use crate::gate::MAX_WIDTH;
@@ -23,6 +23,13 @@ pub struct LengthWeights {
 
 /// Columns of [`LengthWeights::scalars`].
 pub const SCALARS: usize = 4;
+
+/// 1/|x|, or 0 for a row of zeros. Like LayerNorm in gate and teacher, it makes the predictor blind to
+/// an embedding's scale: a forgotten normalisation changes nothing.
+pub fn inverse_norm(x: &[f32]) -> f64 {
+    let square: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 }
+}
 
 /// A checked length predictor.
 #[derive(Clone, Debug)]
@@ -53,10 +60,11 @@ impl LengthPredictor {
     /// Expected output tokens of every model for one query.
     pub fn predict_into(&self, x: &[f32], n_input: f64, out: &mut [f64]) {
         let log_in = libm::log1p(n_input);
+        let inverse = inverse_norm(x);
         let rows = self.0.weight.chunks_exact(self.0.d).zip(self.0.scalars.chunks_exact(SCALARS));
         for (out, (w, s)) in out.iter_mut().zip(rows) {
             let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-            let log = dot + s[0] * log_in + s[1] + s[2];
+            let log = dot * inverse + s[0] * log_in + s[1] + s[2];
             *out = (libm::exp(log) - 1.0).clamp(0.0, s[3].max(0.0));
         }
     }

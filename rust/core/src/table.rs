@@ -74,12 +74,10 @@ pub struct Model {
     pub phi_pre: Phi,
     /// Decode workload.
     pub phi_dec: Phi,
-    /// κ of a quadratic prefill, 1/token.
-    #[serde(default)]
-    pub kappa_pre: f64,
-    /// κ of a quadratic decode, 1/token.
-    #[serde(default)]
-    pub kappa_dec: f64,
+    /// κ of a quadratic prefill, 1/token; absent or null for a linear one.
+    pub kappa_pre: Option<f64>,
+    /// κ of a quadratic decode, 1/token; absent or null for a linear one.
+    pub kappa_dec: Option<f64>,
     /// Power while it infers, W; null when unmeasured.
     pub p_active_w: Option<f64>,
 }
@@ -201,8 +199,23 @@ impl Table {
             at_least_zero(at("tau0_s"), m.tau0_s)?;
             at_least_zero(at("beta_pre_s"), m.beta_pre_s)?;
             at_least_zero(at("beta_dec_s"), m.beta_dec_s)?;
-            at_least_zero(at("kappa_pre"), m.kappa_pre)?;
-            at_least_zero(at("kappa_dec"), m.kappa_dec)?;
+            for (name, phi, kappa) in
+                [("kappa_pre", m.phi_pre, m.kappa_pre), ("kappa_dec", m.phi_dec, m.kappa_dec)]
+            {
+                match (phi, kappa) {
+                    (Phi::Linear, None) => {}
+                    (Phi::Quadratic, Some(k)) => at_least_zero(at(name), k)?,
+                    (Phi::Linear, Some(k)) => {
+                        return Err(bad(at(name), "none, phi being linear", k));
+                    }
+                    (Phi::Quadratic, None) => {
+                        return Err(bad(at(name), "1/token, phi being quadratic", "none"));
+                    }
+                }
+            }
+            if m.name.is_empty() {
+                return Err(bad(at("name"), "a name", "an empty one"));
+            }
             if let Some(p) = m.p_active_w {
                 at_least_zero(at("p_active_w"), p)?;
             } else if w.energy > 0.0 {

@@ -150,6 +150,11 @@ pub struct CostTable(pub cost::CostTable);
 const MAX_TABLE_BYTES: u64 = 1 << 26;
 
 fn read_text(path: &std::path::Path) -> std::io::Result<String> {
+    // A pipe or device could keep the caller waiting for ever.
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_file() && !meta.is_dir() {
+        return Err(std::io::Error::other("a special file"));
+    }
     let mut text = String::new();
     let read = std::fs::File::open(path)?.take(MAX_TABLE_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_TABLE_BYTES {

@@ -243,7 +243,8 @@ impl EdgeSelector {
     ) -> PyResult<Selections> {
         let x = check_width(embeddings, self.inner.dim())?;
         let mask = self.available(available)?;
-        let (n_in, _) = real(n_input_tokens, "n_input_tokens", 1)?;
+        let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
+        same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
         let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
         if let Some((_, shape)) = &n_out {
             same_shape("n_output_tokens", &[n_in.len(), self.models.len()], shape)?;

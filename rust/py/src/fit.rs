@@ -1,8 +1,8 @@
 //! `_core.fit`: training on worker threads, progress and Ctrl-C on the caller's.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::costs::CostTable;
 use crate::errors::{core, train};
 use crate::router::Router;
 
+/// Process of the first fit.
+static FITTING_PROCESS: OnceLock<u32> = OnceLock::new();
 /// How often signals are looked at while training runs.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -97,6 +99,14 @@ fn fit(
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Router> {
+    // Worker threads do not survive a fork, and what they held stays locked in the child.
+    let first = *FITTING_PROCESS.get_or_init(std::process::id);
+    if first != std::process::id() {
+        return Err(PyRuntimeError::new_err(
+            "fit: expected the process that fitted before, got a forked child of it; start workers \
+             with multiprocessing's \"spawn\" method",
+        ));
+    }
     let config = FitConfig::from_json(config).map_err(train)?;
     let x = matrix_f32(embeddings, "embeddings")?;
     let y = matrix_bool(correct, "correct")?;

@@ -147,7 +147,8 @@ impl Router {
         n_input_tokens: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let x = self.embeddings(embeddings)?;
-        let (n_in, _) = real(n_input_tokens, "n_input_tokens", 1)?;
+        let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
+        same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
         let values = x.slice();
         let out = py.detach(|| self.0.length.predict(values, &n_in)).map_err(core)?;
         out2(py, out, n_in.len(), self.0.models.len())

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 
+/// Cost weights that single precision can learn.
+const LAMS: (f64, f64) = (1e-6, 1e6);
+
 /// Which output lengths price a query while the gate learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,13 +119,8 @@ impl FitConfig {
                 return Err(TrainError::argument(name, &format!("1 to {max}"), v));
             }
         }
-        let positive = [
-            ("lr", self.lr),
-            ("clip", self.clip),
-            ("huber", self.huber),
-            ("lam_low", self.lam_low),
-            ("ridge", self.ridge),
-        ];
+        let positive =
+            [("lr", self.lr), ("clip", self.clip), ("huber", self.huber), ("ridge", self.ridge)];
         for (name, v) in positive {
             if !(v.is_finite() && v > 0.0) {
                 return Err(TrainError::argument(name, "a positive number", v));
@@ -142,8 +140,13 @@ impl FitConfig {
                 return Err(TrainError::argument(name, "a number, at least 0", v));
             }
         }
-        if !(self.lam_high.is_finite() && self.lam_high > self.lam_low) {
-            return Err(TrainError::argument("lam_high", "a number above lam_low", self.lam_high));
+        if !(LAMS.0..=LAMS.1).contains(&self.lam_low) {
+            let expected = format!("a positive number, {:e} to {:e}", LAMS.0, LAMS.1);
+            return Err(TrainError::argument("lam_low", &expected, self.lam_low));
+        }
+        if !(self.lam_high > self.lam_low && self.lam_high <= LAMS.1) {
+            let expected = format!("a number above lam_low, at most {:e}", LAMS.1);
+            return Err(TrainError::argument("lam_high", &expected, self.lam_high));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(TrainError::argument("dropout", "a number in [0, 1)", self.dropout));

@@ -1,10 +1,10 @@
-//! Fits the length predictor: ridge regression of log(1 + L_out) on (embedding, log(1 + L_in)).
+//! Fits the length predictor: ridge regression of log(1 + L_out) on (unit embedding, log(1 + L_in)).
 //!
 //! In: embeddings (N, d), L_in (N,), L_out (N, M), rows to fit on and rows that price the smearing
 //! factor. Out: [`LengthWeights`]. Closed form, so it has no seed; on this kind of data a network in
 //! its place explains no more.
 
-use cr2fast_core::length::{LengthPredictor, LengthWeights, SCALARS};
+use cr2fast_core::length::{LengthPredictor, LengthWeights, SCALARS, inverse_norm};
 
 use crate::error::Result;
 
@@ -43,8 +43,10 @@ pub fn fit(
     let (m, k) = (n_output.len() / n_input.len(), d + 1);
     let features = |row: u32, out: &mut [f64]| {
         let r = row as usize;
-        for (o, x) in out.iter_mut().zip(&embeddings[r * d..(r + 1) * d]) {
-            *o = f64::from(*x);
+        let x = &embeddings[r * d..(r + 1) * d];
+        let inverse = inverse_norm(x);
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = f64::from(*x) * inverse;
         }
         out[d] = libm::log1p(n_input[r]);
     };
