@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from cr2fast.calibration import CalibrationReport, default_lams
     from cr2fast.encoder import EncoderInfo
     from cr2fast.evaluation import Evaluation, evaluate
-    from cr2fast.router import Router, fit
+    from cr2fast.fitting import fit
+    from cr2fast.router import Router
     from cr2fast.table import RoutingTable
 
 # Name -> module. Loaded on first use, so that a device pays for numpy alone.
@@ -49,7 +50,7 @@ _LAZY = {
     "RoutingTable": "table",
     "default_lams": "calibration",
     "evaluate": "evaluation",
-    "fit": "router",
+    "fit": "fitting",
 }
 
 __all__ = [

@@ -88,7 +88,7 @@ def demo(args: argparse.Namespace) -> Any:
 
 def fit(args: argparse.Namespace) -> Any:
     """Train on the first part of the data and write the router."""
-    from cr2fast.router import fit as train_router
+    from cr2fast.fitting import fit as train_router
 
     _writable(args.out)
     costs, train = _part(args, 0)

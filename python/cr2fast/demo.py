@@ -20,7 +20,8 @@ from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, OperatingPointEr
 from cr2fast.calibration import ALPHAS, CalibrationReport, default_lams
 from cr2fast.datasets import RoutingProblem
 from cr2fast.evaluation import Evaluation, evaluate
-from cr2fast.router import Lengths, Router, fit
+from cr2fast.fitting import fit
+from cr2fast.router import Lengths, Router
 from cr2fast.table import RoutingTable
 
 MODES: tuple[Lengths, ...] = ("predicted", "known")

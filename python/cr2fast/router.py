@@ -1,7 +1,7 @@
-"""Fit, calibrate, save and load a router.
+"""Calibrate, save and load a router.
 
-In: a training split and a cost table, then a calibration split. Out: :class:`Router`, whose file
-the device and the edge load. The loops are in Rust; this module decides what is called on what.
+In: a fitted core (:mod:`cr2fast.fitting`), then a calibration split. Out: :class:`Router`, whose
+file the device and the edge load. The loops are in Rust; here is decided what is called on what.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cr2fast.calibration import (
     default_lams,
     statement,
 )
+from cr2fast.checks import check_threads, check_type
 from cr2fast.encoder import EncoderInfo
-from cr2fast.progress import Progress, epoch_bar
 from cr2fast.table import RoutingTable
 
 Lengths = Literal["predicted", "known"]
@@ -34,8 +34,8 @@ Reference = Literal["teacher", "outcomes"]
 class Router:
     """A fitted router: gate, teacher, length predictor, cost table, thresholds.
 
-    Made by :func:`fit` or :meth:`load`. :meth:`calibrate` gives it thresholds; the parts it hands
-    out (:meth:`device`, :meth:`edge`) are immutable and keep what they were made with.
+    Made by :func:`cr2fast.fit` or :meth:`load`. :meth:`calibrate` gives it thresholds; the parts it
+    hands out (:meth:`device`, :meth:`edge`) are immutable and keep what they were made with.
     """
 
     def __init__(self, core: _core.Router) -> None:
@@ -320,110 +320,3 @@ class Router:
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration else "not calibrated"
         return f"Router(models={self.models}, {state})"
-
-
-def check_type(value: object, kind: type, what: str) -> None:
-    """Raise a TypeError that names the argument unless `value` is a `kind`."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{what}: expected a {kind.__name__}, got {type(value).__name__}")
-
-
-def check_threads(threads: int) -> int:
-    """`threads`, if it is a count (0: one a core); a Cr2Error if not."""
-    if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
-        raise Cr2Error(f"threads: expected 0 (one a core) or a count, got {threads!r}")
-    return int(threads)
-
-
-def _config(
-    options: dict[str, float], *, seed: int, lengths: str, lam_range: tuple[float, float]
-) -> str:
-    """The fit's options as JSON, NumPy scalars as plain numbers."""
-    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
-    bad = [k for k, v in plain.items() if not isinstance(v, (int, float)) or not np.isfinite(v)]
-    if bad:
-        raise Cr2Error(f"{bad[0]}: expected a finite number, got {options[bad[0]]!r}")
-    numbers = isinstance(lam_range, Sequence) and all(
-        isinstance(v, (int, float)) for v in lam_range
-    )
-    if not numbers or len(lam_range) != 2 or not np.isfinite(lam_range).all():
-        raise Cr2Error(f"lam_range: expected two numbers, lowest first, got {lam_range!r}")
-    low, high = map(float, lam_range)
-    return json.dumps(plain | {"seed": seed, "lengths": lengths, "lam_low": low, "lam_high": high})
-
-
-def fit(
-    train: RoutingTable,
-    costs: CostTable,
-    *,
-    seed: int = 0,
-    progress: bool | Progress = True,
-    lengths: Lengths = "predicted",
-    lam_range: tuple[float, float] = (0.1, 20.0),
-    threads: int = 0,
-    **options: float,
-) -> Router:
-    """Train teacher, length predictor and gate on the training split.
-
-    Parameters
-    ----------
-    train : RoutingTable
-        The training split. Part of it (`holdout`, 15 %) chooses the checkpoints.
-    costs : CostTable
-        Same models in the same order. Null T0 and E0 are set to the reference model's means over
-        this split, under link states of this seed.
-    seed : int
-        Everything random follows from it; run to run the weights are the same.
-    progress : bool or callable
-        A progress bar (with tqdm installed), or ``f(stage, epochs_done, epochs, loss)``.
-    lengths : {"predicted", "known"}
-        Output lengths that price the gate's targets: the predictor's, as at a deployed edge, or the
-        recorded ones, the paper's assumption.
-    lam_range : (float, float)
-        Cost weights the gate learns.
-    threads : int
-        0: one a core.
-    **options
-        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, weight_decay, clip,
-        dropout, w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step,
-        holdout, ridge.
-
-    Returns
-    -------
-    Router
-        Not calibrated yet.
-
-    Raises
-    ------
-    Cr2Error
-        Other models in the cost table, options out of range, a loss that diverges.
-    KeyboardInterrupt
-        Ctrl-C, within a training step.
-    """
-    check_type(train, RoutingTable, "train")
-    check_type(costs, CostTable, "costs")
-    seed = seeds.check_seed(seed)
-    if costs.models != list(train.models):
-        raise Cr2Error(
-            f"models of the cost table: expected {list(train.models)} in this order, got "
-            f"{costs.models}; use costs.select(table.models) to choose and order them"
-        )
-    if costs.normalizers is None:
-        states = costs.sample_states(len(train), seed)
-        costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
-    config = _config(options, seed=seed, lengths=lengths, lam_range=lam_range)
-    threads = check_threads(threads)
-    with epoch_bar(progress) as call:
-        core = _core.fit(
-            train.embeddings,
-            train.correct,
-            train.n_input_tokens,
-            train.n_output_tokens,
-            costs,
-            config,
-            (train.encoder.id, train.encoder.sha256),
-            list(train.query_ids),
-            threads,
-            call,
-        )
-    return Router(core)
