@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from resplits import check_mean_risk
 
 import cr2fast
 
@@ -70,26 +71,15 @@ def test_the_simulation_can_fail():
 
 def test_whole_router_on_a_synthetic_world(fitted, problem, splits):
     """Re-split calibration and test many times, all else frozen: the mean test risk is alpha."""
-    from cr2fast import _core
-
-    where = {q: i for i, q in enumerate(problem.table.query_ids)}
-    rows = [where[q] for part in splits[1:] for q in part.query_ids]
-    pool = problem.table.take(rows)
-    states = fitted.costs.sample_states(len(pool), 11)
-    c = fitted.decision_costs(pool, states, "predicted")
-    lams = [0.2, 0.55, 1.0, 2.2]
-    prefers = _core.reference_margins(fitted.accuracies(pool.embeddings), c, lams) < 0
-    scores = fitted.margins(pool.embeddings, lams)
-    rng = np.random.default_rng(3)
-    risks = []
-    for _ in range(400):
-        order = rng.permutation(len(pool))
-        a, b = order[:500], order[500:]
-        tau = cr2fast.crc_thresholds(scores[:, a], prefers[:, a], ALPHAS)
-        risks.append(cr2fast.empirical_risk(scores[:, b], prefers[:, b], tau))
-    mean = np.mean(risks, axis=0)
-    # 1000 queries in all: splits are dependent, so the spread over splits bounds the error loosely.
-    error = np.std(risks, axis=0) / np.sqrt(40)
-    assert (mean <= np.array(ALPHAS) + 4 * error).all(), mean
-    enough = prefers.mean(axis=1)[:, None] > 2 * np.array(ALPHAS)
-    assert (mean >= np.array(ALPHAS) - 2 / 501 - 4 * error)[enough].all(), mean
+    tight = check_mean_risk(
+        fitted,
+        problem.table,
+        splits[1:],
+        [0.2, 0.55, 1.0, 2.2],
+        ALPHAS,
+        lengths="predicted",
+        reference="teacher",
+        draws=400,
+        seed=3,
+    )
+    assert tight > 5

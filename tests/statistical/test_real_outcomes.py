@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from resplits import check_mean_risk
 
 import cr2fast
-from cr2fast import _core
 from cr2fast.datasets import load_folder
 
 
@@ -28,26 +27,18 @@ def test_parameter_counts_and_split_sizes(real):
 @pytest.mark.parametrize("reference", ["teacher", "outcomes"])
 def test_mean_risk_over_resplits_is_alpha(real, lengths, reference):
     problem, parts, router = real
-    where = {q: i for i, q in enumerate(problem.table.query_ids)}
-    pool = problem.table.take([where[q] for part in parts[1:] for q in part.query_ids])
-    alphas = np.array([0.002, 0.005, 0.01, 0.02, 0.05])
-    lams = cr2fast.default_lams()[::4]
-    states = router.costs.sample_states(len(pool), 5)
-    c = router.decision_costs(pool, states, lengths)
-    prefers = _core.reference_margins(router.reference_accuracies(pool, reference), c, lams) < 0
-    scores = router.margins(pool.embeddings, lams)
-    rng = np.random.default_rng(0)
-    risks = []
-    for _ in range(200):
-        order = rng.permutation(len(pool))
-        a, b = order[:2407], order[2407:]
-        tau = cr2fast.crc_thresholds(scores[:, a], prefers[:, a], alphas)
-        risks.append(cr2fast.empirical_risk(scores[:, b], prefers[:, b], tau))
-    mean, error = np.mean(risks, axis=0), np.std(risks, axis=0) / np.sqrt(40)
-    assert (mean <= alphas + 4 * error).all(), mean
-    enough = prefers.mean(axis=1)[:, None] > 2 * alphas
-    assert enough.sum() > 15
-    assert (mean >= alphas - 2 / 2408 - 4 * error)[enough].all(), mean
+    tight = check_mean_risk(
+        router,
+        problem.table,
+        parts[1:],
+        cr2fast.default_lams()[::4],
+        [0.002, 0.005, 0.01, 0.02, 0.05],
+        lengths=lengths,
+        reference=reference,
+        draws=200,
+        seed=5,
+    )
+    assert tight > 15
 
 
 def test_the_router_beats_mixing_models_at_random(real):

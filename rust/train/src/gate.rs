@@ -9,13 +9,13 @@ use cr2fast_core::reference;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::adamw::AdamW;
 use crate::config::FitConfig;
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 use crate::heads::heads;
 use crate::losses::{bce, huber, monotone, softplus};
 use crate::nn;
-use crate::{Progress, Record, Report};
+use crate::schedule::Schedule;
+use crate::{Record, Report};
 
 /// T at the start.
 const FIRST_TEMPERATURE: f64 = 0.1;
@@ -178,46 +178,29 @@ pub fn fit(
     report: Report,
 ) -> Result<(GateWeights, Record)> {
     let net = GateNet::new(x.dim(1)?, config.hidden, config.seed, DType::F32)?;
-    let mut adam = AdamW::new(net.vars(), config);
     let (order, dropout) = (&mut nn::stream(config.seed, 5), &mut nn::stream(config.seed, 6));
     let lam_rng = &mut nn::stream(config.seed, 7);
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
     let held_x = x.index_select(&Tensor::new(holdout, &nn::CPU)?, 0)?;
-    let held_targets = targets.margins(&(targets.costs)(0)?, holdout, &held_lams)?;
-    let mut record = Record::new();
-    let mut best = Vec::new();
-    for epoch in 1..=config.gate_epochs {
-        let costs = (targets.costs)(epoch)?;
-        let batches = nn::batches(order, train, config.batch);
-        let mut sum = 0.0;
-        for (step, rows) in batches.iter().enumerate() {
+    let mut costs = (0, (targets.costs)(0)?);
+    let held_targets = targets.margins(&costs.1, holdout, &held_lams)?;
+    let schedule =
+        Schedule { stage: "gate", epochs: config.gate_epochs, rows: train, config, report };
+    let record = schedule.run(
+        &net.vars(),
+        order,
+        |epoch, rows| {
+            if costs.0 != epoch {
+                costs = (epoch, (targets.costs)(epoch)?);
+            }
             let lams = sample_lams(lam_rng, config);
-            let bx = x.index_select(&Tensor::new(rows.as_slice(), &nn::CPU)?, 0)?;
+            let bx = x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?;
             let units = lams.len() * rows.len() * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
             let margins = net.margins(&bx, &lams, mask)?;
-            let loss =
-                net.loss(&margins, &targets.margins(&costs, rows, &lams)?, w_mono, config)?;
-            adam.step(&loss)?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
-            let done = (epoch - 1) as f64 + (step + 1) as f64 / batches.len() as f64;
-            report(Progress {
-                stage: "gate",
-                done,
-                total: config.gate_epochs,
-                loss: sum / (step + 1) as f64,
-            })?;
-        }
-        let held =
-            net.loss(&net.margins(&held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config)?;
-        let (loss, held) = (sum / batches.len() as f64, f64::from(held.to_scalar::<f32>()?));
-        if !(loss.is_finite() && held.is_finite()) {
-            return Err(TrainError::Diverged { stage: "gate", epoch, loss });
-        }
-        if record.push(loss, held) {
-            best = nn::snapshot(&net.vars())?;
-        }
-    }
-    nn::restore(&net.vars(), &best)?;
+            Ok(net.loss(&margins, &targets.margins(&costs.1, rows, &lams)?, w_mono, config)?)
+        },
+        || net.loss(&net.margins(&held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config),
+    )?;
     Ok((net.weights()?, record))
 }

@@ -198,11 +198,29 @@ fn backward_avx2<T: Real>(row: &Row<T>, upstream: &[T], grad: &mut RowGrad<T>) {
 }
 
 /// Whether the processor has the instructions of the functions above.
+#[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// The forward pass of a row with the best instructions at hand.
+fn forward_row<T: Real>(row: &Row<T>, out: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    if has_avx2() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { forward_avx2(row, out) };
+    }
+    forward(row, out);
+}
+
+/// The backward pass of a row, likewise.
+fn backward_row<T: Real>(row: &Row<T>, upstream: &[T], grad: &mut RowGrad<T>) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { backward_avx2(row, upstream, grad) };
+    }
+    backward(row, upstream, grad);
 }
 
 /// The operands as slices, and their sizes.
@@ -236,29 +254,19 @@ impl<T: Real> Operands<'_, T> {
 
     fn forward(&self, groups: usize) -> Vec<T> {
         let (rows, _, count) = self.sizes;
-        let avx2 = has_avx2();
         let mut out = vec![T::zero(); count * rows * groups];
         out.par_chunks_mut(ROWS * groups).enumerate().for_each(|(chunk, out)| {
             for (i, out) in out.chunks_exact_mut(groups).enumerate() {
                 let at = chunk * ROWS + i;
-                let row = self.row(at / rows, at % rows);
-                #[cfg(target_arch = "x86_64")]
-                if avx2 {
-                    // SAFETY: the processor has the instructions.
-                    unsafe { forward_avx2(&row, out) };
-                    continue;
-                }
-                forward(&row, out);
+                forward_row(&self.row(at / rows, at % rows), out);
             }
         });
-        let _ = avx2;
         out
     }
 
     /// Gradients of h, film and w2 for an upstream gradient (J, B, M).
     fn backward(&self, upstream: &[T], groups: usize) -> (Vec<T>, Vec<T>, Vec<T>) {
         let (rows, width, count) = self.sizes;
-        let avx2 = has_avx2();
         let mut grad_h = vec![T::zero(); rows * width];
         let parts: Vec<(Vec<T>, Vec<T>)> = grad_h
             .par_chunks_mut(ROWS * width)
@@ -272,21 +280,13 @@ impl<T: Real> Operands<'_, T> {
                         let (gamma, beta) =
                             film[j * 2 * width..(j + 1) * 2 * width].split_at_mut(width);
                         let mut grad = RowGrad { h: &mut *h, gamma, beta, w2: &mut w2 };
-                        let (row, at) = (self.row(j, b), (j * rows + b) * groups);
-                        let upstream = &upstream[at..at + groups];
-                        #[cfg(target_arch = "x86_64")]
-                        if avx2 {
-                            // SAFETY: the processor has the instructions.
-                            unsafe { backward_avx2(&row, upstream, &mut grad) };
-                            continue;
-                        }
-                        backward(&row, upstream, &mut grad);
+                        let at = (j * rows + b) * groups;
+                        backward_row(&self.row(j, b), &upstream[at..at + groups], &mut grad);
                     }
                 }
                 (film, w2)
             })
             .collect();
-        let _ = avx2;
         let mut film = vec![T::zero(); count * 2 * width];
         let mut w2 = vec![T::zero(); width];
         for (part_film, part_w2) in parts {

@@ -17,6 +17,7 @@ mod heads;
 pub mod length;
 pub mod losses;
 mod nn;
+mod schedule;
 pub mod teacher;
 
 use candle_core::Tensor;

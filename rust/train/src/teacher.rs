@@ -6,13 +6,13 @@
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
 use cr2fast_core::teacher::TeacherWeights;
 
-use crate::adamw::AdamW;
 use crate::config::FitConfig;
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 use crate::heads::heads;
 use crate::losses::{bce, rank};
 use crate::nn;
-use crate::{Progress, Record, Report};
+use crate::schedule::Schedule;
+use crate::{Record, Report};
 
 /// All heads, side by side: M heads of h units are M·h columns of one matrix.
 pub struct TeacherNet {
@@ -109,41 +109,22 @@ pub fn fit(
 ) -> Result<(TeacherWeights, Record)> {
     let (models, d) = (y.dim(1)?, x.dim(1)?);
     let net = TeacherNet::new(models, d, config.hidden, config.seed, DType::F32)?;
-    let mut adam = AdamW::new(net.vars(), config);
     let (order, dropout) = (&mut nn::stream(config.seed, 2), &mut nn::stream(config.seed, 3));
     let held = Tensor::new(holdout, &nn::CPU)?;
     let (held_x, held_y) = (x.index_select(&held, 0)?, y.index_select(&held, 0)?);
-    let mut record = Record::new();
-    let mut best = Vec::new();
-    for epoch in 1..=config.teacher_epochs {
-        let batches = nn::batches(order, train, config.batch);
-        let mut sum = 0.0;
-        for (step, rows) in batches.iter().enumerate() {
-            let index = Tensor::new(rows.as_slice(), &nn::CPU)?;
+    let schedule =
+        Schedule { stage: "teacher", epochs: config.teacher_epochs, rows: train, config, report };
+    let record = schedule.run(
+        &net.vars(),
+        order,
+        |_, rows| {
+            let index = Tensor::new(rows, &nn::CPU)?;
             let (bx, by) = (x.index_select(&index, 0)?, y.index_select(&index, 0)?);
             let units = rows.len() * models * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
-            let loss = net.loss(&bx, &by, mask, config)?;
-            adam.step(&loss)?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
-            let done = (epoch - 1) as f64 + (step + 1) as f64 / batches.len() as f64;
-            report(Progress {
-                stage: "teacher",
-                done,
-                total: config.teacher_epochs,
-                loss: sum / (step + 1) as f64,
-            })?;
-        }
-        let held_loss =
-            f64::from(bce(&net.logits(&held_x, Vec::new())?, &held_y)?.to_scalar::<f32>()?);
-        let loss = sum / batches.len() as f64;
-        if !(loss.is_finite() && held_loss.is_finite()) {
-            return Err(TrainError::Diverged { stage: "teacher", epoch, loss });
-        }
-        if record.push(loss, held_loss) {
-            best = nn::snapshot(&net.vars())?;
-        }
-    }
-    nn::restore(&net.vars(), &best)?;
+            Ok(net.loss(&bx, &by, mask, config)?)
+        },
+        || bce(&net.logits(&held_x, Vec::new())?, &held_y),
+    )?;
     Ok((net.weights()?, record))
 }

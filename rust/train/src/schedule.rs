@@ -1,0 +1,70 @@
+//! Epochs, batches, checkpoints: what training either network does around its loss.
+//!
+//! In: variables, a loss of some rows, a held-out loss. Out: the variables at the epoch of least
+//! held-out loss, and the [`Record`] of how they came there.
+
+use candle_core::{Result as TensorResult, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
+
+use crate::adamw::AdamW;
+use crate::config::FitConfig;
+use crate::error::{Result, TrainError};
+use crate::nn;
+use crate::{Progress, Record, Report};
+
+/// One network's training.
+pub struct Schedule<'a> {
+    /// "teacher" or "gate".
+    pub stage: &'static str,
+    /// Passes over `rows`.
+    pub epochs: usize,
+    /// Rows to learn from.
+    pub rows: &'a [u32],
+    /// Batch size and optimiser.
+    pub config: &'a FitConfig,
+    /// Told after every step.
+    pub report: Report<'a>,
+}
+
+impl Schedule<'_> {
+    /// Train `vars` in place. `loss` gets the epoch (from 1) and a batch's rows.
+    pub fn run(
+        &self,
+        vars: &[Var],
+        order: &mut ChaCha8Rng,
+        mut loss: impl FnMut(usize, &[u32]) -> Result<Tensor>,
+        held_out: impl Fn() -> TensorResult<Tensor>,
+    ) -> Result<Record> {
+        let mut adam = AdamW::new(vars.to_vec(), self.config);
+        let (mut record, mut best) = (Record::new(), Vec::new());
+        for epoch in 1..=self.epochs {
+            let batches = nn::batches(order, self.rows, self.config.batch);
+            let mut sum = 0.0;
+            for (step, rows) in batches.iter().enumerate() {
+                let loss = loss(epoch, rows)?;
+                adam.step(&loss)?;
+                sum += scalar(&loss)?;
+                let steps = (step + 1) as f64;
+                (self.report)(Progress {
+                    stage: self.stage,
+                    done: (epoch - 1) as f64 + steps / batches.len() as f64,
+                    total: self.epochs,
+                    loss: sum / steps,
+                })?;
+            }
+            let (loss, held) = (sum / batches.len() as f64, scalar(&held_out()?)?);
+            if !(loss.is_finite() && held.is_finite()) {
+                return Err(TrainError::Diverged { stage: self.stage, epoch, loss });
+            }
+            if record.push(loss, held) {
+                best = nn::snapshot(vars)?;
+            }
+        }
+        nn::restore(vars, &best)?;
+        Ok(record)
+    }
+}
+
+fn scalar(loss: &Tensor) -> TensorResult<f64> {
+    loss.to_scalar::<f32>().map(f64::from)
+}
