@@ -100,8 +100,81 @@ def test_known_lengths_make_another_gate_and_the_same_teacher(small):
 def test_progress_is_told(small):
     seen = []
     cr2fast.fit(small.table, small.costs, progress=lambda *p: seen.append(p), **TINY)
-    assert {stage for stage, *_ in seen} == {"teacher", "gate"}
-    assert all(0 < done <= total == 2 and np.isfinite(loss) for _, done, total, loss in seen)
+    stages = list(dict.fromkeys(stage for stage, *_ in seen))
+    assert stages == ["smoother", "copies", "teacher", "gate"]
+    assert all(0 <= done <= total and np.isfinite(loss) for _, done, total, loss in seen)
+    for stage, total in (("smoother", 1), ("copies", 8), ("teacher", 2), ("gate", 2)):
+        own = [(done, n) for s, done, n, _ in seen if s == stage]
+        assert own[-1] == (total, total), stage
+        assert own == sorted(own), stage
+
+
+def test_recipes_set_the_defaults_and_options_override_them(small):
+    def config(**options):
+        router = cr2fast.fit(small.table, small.costs, progress=False, **(TINY | options))
+        return router.training["config"]
+
+    ours, papers = config(), config(recipe="paper")
+    assert (ours["smoothing"], ours["cosine"], ours["dropout"]) == (True, True, 0.0)
+    assert (papers["smoothing"], papers["cosine"], papers["dropout"]) == (False, False, 0.1)
+    assert (papers["lr"], papers["w_rank"], papers["holdout"]) == (3e-4, 0.5, 0.15)
+    assert config(recipe="paper", dropout=0.3)["dropout"] == 0.3
+    assert config(smoothing=False)["smoothing"] is False
+
+
+def test_without_film_the_scale_does_not_depend_on_lam(small):
+    router = cr2fast.fit(small.table, small.costs, progress=False, film=False, **TINY)
+    gate = _gate(router.to_bytes())
+    h = len(gate["gate.film.bias"]) // 2
+    weight = gate["gate.film.weight"].reshape(2 * h, -1)
+    assert (weight[:h] == 0).all()
+    assert (gate["gate.film.bias"][:h] == 1).all()
+    assert (weight[h:] != 0).any()
+
+
+def _gate(data):
+    size = int.from_bytes(data[:8], "little")
+    header, payload = json.loads(data[8 : 8 + size]), data[8 + size :]
+    return {
+        name: np.frombuffer(payload[slice(*spec["data_offsets"])], dtype="<f4")
+        for name, spec in header.items()
+        if name.startswith("gate.")
+    }
+
+
+def test_a_gate_can_be_fitted_to_anothers_teacher(small):
+    half = len(small.table) // 2
+    first, second = small.table.take(range(half)), small.table.take(range(half, 2 * half))
+    base = cr2fast.fit(first, small.costs, progress=False, **TINY)
+    options = {"teacher": base, "progress": False, **TINY}
+    router = cr2fast.fit(second, small.costs, lengths="known", seed=5, **options)
+    x, n = small.table.embeddings, small.table.n_input_tokens
+    np.testing.assert_array_equal(router.accuracies(x), base.accuracies(x))
+    np.testing.assert_array_equal(router.predict_lengths(x, n), base.predict_lengths(x, n))
+    assert (router.margins(x, [1.0]) != base.margins(x, [1.0])).any()
+    assert router.costs.normalizers == base.costs.normalizers
+    assert router.training["teacher"] is None
+    for part in (first, second):
+        with pytest.raises(cr2fast.SplitOverlapError):
+            router.calibrate(part)
+    with pytest.raises(TypeError, match="teacher: expected a Router"):
+        cr2fast.fit(second, small.costs, **(options | {"teacher": base._core}))
+    other = make_routing_problem(n=200, d=16, models=3, seed=2)
+    with pytest.raises(cr2fast.Cr2Error, match="models"):
+        cr2fast.fit(other.table, other.costs, **options)
+    wide = make_routing_problem(n=200, d=20, seed=2)
+    with pytest.raises(cr2fast.Cr2Error, match="encoder: the router was fitted on"):
+        cr2fast.fit(wide.table, small.costs, **options)
+    unnamed = replace(wide.table, encoder=small.table.encoder)
+    with pytest.raises(cr2fast.Cr2Error, match="embedding width"):
+        cr2fast.fit(unnamed, small.costs, **options)
+
+
+def test_identical_embeddings_do_not_break_the_smoother(small):
+    t = small.table.take(range(100))
+    same = replace(t, embeddings=np.repeat(t.embeddings[:1], 100, axis=0))
+    p = cr2fast.fit(same, small.costs, progress=False, **TINY).accuracies(same.embeddings)
+    assert np.isfinite(p).all()
 
 
 def test_an_error_in_the_callback_stops_the_fit(small):
@@ -159,6 +232,10 @@ def test_models_in_another_order_or_missing_are_refused(small):
         ({"lam_range": (0.1, 1e13)}, "lam_high: expected a number above lam_low, at most 1e6"),
         ({"lam_range": "ab"}, "lam_range: expected two numbers"),
         ({"lengths": "guessed"}, "unknown variant `guessed`"),
+        ({"recipe": "secret"}, "recipe: expected 'smoothed' or 'paper', got 'secret'"),
+        ({"kernel_ridge": 0.0}, "kernel_ridge: expected a positive number"),
+        ({"copies": 0}, "copies: expected 1 to 1024"),
+        ({"jitter": -1.0}, "jitter: expected a number, at least 0"),
         ({"seed": -1}, "seed: expected a whole number"),
     ],
 )
@@ -185,7 +262,7 @@ def test_transposed_tables_are_refused(small):
         with pytest.raises(cr2fast.Cr2Error, match=r"expected shape \[40, 4\], got \[4, 40\]"):
             _core.fit(
                 t.embeddings, correct, t.n_input_tokens, n_output, costs, "{}", ("x", ""),
-                list(t.query_ids), 1, None,
+                list(t.query_ids), None, 1, None,
             )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from cr2fast.intervals import binomial_interval, risk_tail
+from cr2fast.intervals import binomial_interval, largest_count, risk_tail
 
 
 def tail_at_least(k, n, p):
@@ -54,3 +54,11 @@ def test_risk_tail_is_the_law_of_calibrated_thresholds():
     for at_least in (0, 1, 3, 6, 10):
         expected = (counts >= at_least).mean()
         assert risk_tail(at_least, n, k, n_cal) == pytest.approx(expected, abs=0.012)
+
+
+def test_largest_count_is_the_last_that_fits():
+    for n, p, level in ((20, 0.3, 0.1), (100, 0.05, 0.01), (7, 0.5, 0.4), (400, 0.01, 0.02)):
+        cdf = np.cumsum([comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)])
+        fits = np.flatnonzero(cdf <= level)
+        assert largest_count(n, p, level) == (fits[-1] if fits.size else None)
+    assert largest_count(20, 0.01, 0.1) is None

@@ -10,6 +10,7 @@ import pytest
 
 import cr2fast
 from cr2fast import _core
+from cr2fast.intervals import largest_count
 
 
 @pytest.fixture
@@ -47,6 +48,43 @@ def test_thresholds_are_the_definition_on_served_margins(fresh, splits, referenc
             assert fresh.device(lam, alpha).threshold == report.thresholds[i, j]
     assert report.allowed == (4, 49)
     assert (fresh.calibration["reference"], fresh.calibration["lengths"]) == (reference, lengths)
+
+
+def test_a_simultaneous_calibration_allows_fewer_and_says_so(fresh, splits, tmp_path):
+    grid = {"alphas": (0.05, 0.1), "lams": [0.5, 1.0, 2.0]}
+    alone = fresh.calibrate(splits[1], **grid)
+    both = fresh.calibrate(splits[1], simultaneous=True, delta=0.2, **grid)
+    n = len(splits[1])
+    assert both.allowed == tuple(largest_count(n, a, 0.2 / 6) for a in (0.05, 0.1))
+    assert all(a > b for a, b in zip(alone.allowed, both.allowed, strict=True))
+    assert (both.thresholds >= alone.thresholds).all()
+    scores = fresh.margins(splits[1].embeddings, both.lams)
+    assert ((scores[:, None] >= both.thresholds[:, :, None]).mean(2) == both.local_rate).all()
+    assert "With probability at least 0.8" in both.statement
+    assert "at once (3 x 2)" in both.statement
+    assert (alone.delta, both.delta) == (None, 0.2)
+    path = tmp_path / "r.safetensors"
+    fresh.save(path)
+    loaded = cr2fast.Router.load(path)
+    assert loaded.calibration["delta"] == 0.2
+    assert loaded.statement == both.statement
+    assert loaded.to_bytes() == fresh.to_bytes()
+    assert np.isfinite(cr2fast.evaluate(loaded, splits[2]).p_value).all()
+
+
+def test_a_simultaneous_promise_that_cannot_be_made_is_refused(fresh, splits):
+    options = {"alphas": (0.005, 0.1), "lams": [0.5, 1.0], "simultaneous": True}
+    with pytest.raises(cr2fast.InfeasibleAlphaError, match="alpha=0.005 .* 2 x 2 cells at once"):
+        fresh.calibrate(splits[1], **options)
+    report = fresh.calibrate(splits[1], on_infeasible="defer", **options)
+    assert report.infeasible == (0.005,)
+    assert (report.thresholds[:, 0] == np.inf).all()
+    assert "all queries deferred: (0.005,)" in report.statement
+    for delta in (0.0, 1.0, float("nan"), "often"):
+        with pytest.raises(cr2fast.Cr2Error, match="delta: expected a number in"):
+            fresh.calibrate(splits[1], simultaneous=True, delta=delta)
+    with pytest.raises(cr2fast.Cr2Error, match="on_infeasible"):
+        fresh.calibrate(splits[1], simultaneous=True, on_infeasible="hope")
 
 
 def test_the_default_grid_is_typable_and_holds_one():

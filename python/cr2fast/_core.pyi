@@ -224,9 +224,7 @@ class Router:
     @property
     def parameters(self) -> tuple[int, int]: ...
     @property
-    def calibration(
-        self,
-    ) -> tuple[list[float], list[float], NDArray[np.float32], int, str, str] | None: ...
+    def calibration(self) -> dict[str, Any] | None: ...
     def check_models(self, what: str, models: Sequence[str]) -> None: ...
     def check_encoder(self, name: str, sha256: str) -> None: ...
     def check_disjoint(self, what: str, ids: Sequence[str], calibration: bool) -> None: ...
@@ -245,6 +243,8 @@ class Router:
         n: int,
         reference: str,
         lengths: str,
+        delta: float | None,
+        quantiles: NDArray[np.float32],
         ids: Sequence[str],
     ) -> Router: ...
 
@@ -276,6 +276,7 @@ def fit(
     config: str,
     encoder: tuple[str, str],
     ids: Sequence[str],
+    frozen: Router | None,
     threads: int,
     progress: Callable[[str, float, int, float], Any] | None,
 ) -> Router: ...

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, allowed_false_acceptances
+from cr2fast.intervals import largest_count
 
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -44,7 +45,43 @@ def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArr
     return np.unique(np.clip(rounded, low, high))
 
 
-def statement(n: int, reference: str, lengths: str, alphas: Sequence[float]) -> str:
+def allowed_counts(
+    n: int, alphas: Sequence[float], lams: int, delta: float | None
+) -> tuple[int | None, ...]:
+    """False acceptances k allowed among `n` calibration samples, one a risk level.
+
+    Parameters
+    ----------
+    n : int
+        Calibration samples N.
+    alphas : sequence of float, (A,)
+    lams : int
+        Size L of the grid of cost weights.
+    delta : float, optional
+        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else: with k allowed,
+        the risk behind the threshold is at most Beta(k + 1, N - k) distributed over calibration
+        sets, so it exceeds alpha with probability at most P(Binomial(N, alpha) <= k); k is the
+        largest that keeps this under delta / (L A), and by Bonferroni all L A cells hold at once
+        with probability 1 - delta.
+
+    Returns
+    -------
+    tuple of (int or None), (A,)
+        None where alpha is infeasible.
+    """
+    if delta is None:
+        return tuple(allowed_false_acceptances(a, n) for a in alphas)
+    return tuple(largest_count(n, a, delta / (lams * len(alphas))) for a in alphas)
+
+
+def statement(
+    n: int,
+    reference: str,
+    lengths: str,
+    alphas: Sequence[float],
+    delta: float | None = None,
+    lams: int = 1,
+) -> str:
     """What thresholds from `n` samples promise, and what they do not.
 
     Parameters
@@ -55,20 +92,31 @@ def statement(n: int, reference: str, lengths: str, alphas: Sequence[float]) -> 
     lengths : {"predicted", "known"}
     alphas : sequence of float
         Calibrated risk levels; the infeasible ones are named.
+    delta, lams
+        As in :func:`allowed_counts`.
     """
     against = (
         "the full-information choice"
         if reference == "teacher"
         else "the better choice by the recorded answers"
     )
-    text = (
-        f"For each cost weight fixed in advance: the probability that a query is kept local "
-        f"although {against} ({lengths} output lengths) is an edge model is at most alpha, on "
-        f"average over calibration sets of {n} queries exchangeable with future ones. Not "
-        f"simultaneous over the grid; void if the query mix or the link distribution moves."
-    )
-    infeasible = tuple(a for a in alphas if allowed_false_acceptances(a, n) is None)
-    if infeasible:
+    event = f"a query is kept local although {against} ({lengths} output lengths) is an edge model"
+    if delta is None:
+        text = (
+            f"For each cost weight fixed in advance: the probability that {event} is at most "
+            f"alpha, on average over calibration sets of {n} queries exchangeable with future "
+            f"ones. Not simultaneous over the grid; void if the query mix or the link distribution "
+            f"moves."
+        )
+    else:
+        text = (
+            f"With probability at least {1 - delta:g} over calibration sets of {n} queries "
+            f"exchangeable with future ones: at every cost weight and risk level of the grid at "
+            f"once ({lams} x {len(alphas)}), the probability that {event} is at most alpha. Void "
+            f"if the query mix or the link distribution moves."
+        )
+    pairs = zip(alphas, allowed_counts(n, alphas, lams, delta), strict=True)
+    if infeasible := tuple(a for a, k in pairs if k is None):
         text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
     return text
 
@@ -92,14 +140,16 @@ class CalibrationReport:
     n : int
         Calibration samples N.
     allowed : tuple of (int or None), (A,)
-        False acceptances allowed on the calibration set, k = floor(alpha (N+1)) - 1; None where
-        alpha is infeasible.
+        False acceptances allowed on the calibration set (:func:`allowed_counts`); None where alpha
+        is infeasible.
     empirical_risk : ndarray of float64, (L, A)
         Fraction of the calibration set wrongly kept local. At most k / N by construction.
     local_rate : ndarray of float64, (L, A)
         Fraction of the calibration set accepted.
     reference, lengths : str
         What "wrongly" was measured against.
+    delta : float or None
+        None: each cell's promise is its own. Else all hold at once with probability 1 - delta.
     """
 
     lams: npt.NDArray[np.float64]
@@ -111,6 +161,7 @@ class CalibrationReport:
     local_rate: npt.NDArray[np.float64]
     reference: str
     lengths: str
+    delta: float | None = None
 
     @property
     def infeasible(self) -> tuple[float, ...]:
@@ -121,7 +172,9 @@ class CalibrationReport:
     @property
     def statement(self) -> str:
         """The guarantee, in words."""
-        return statement(self.n, self.reference, self.lengths, self.alphas.tolist())
+        return statement(
+            self.n, self.reference, self.lengths, self.alphas.tolist(), self.delta, len(self.lams)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""

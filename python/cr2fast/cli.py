@@ -77,8 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
 
     def training(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--teacher-epochs", type=int, help="passes over the data (default 20)")
-        sub.add_argument("--gate-epochs", type=int, help="passes over the data (default 20)")
+        sub.add_argument(
+            "--teacher-epochs", type=int, help="passes over the data (default: the recipe's)"
+        )
+        sub.add_argument(
+            "--gate-epochs", type=int, help="passes over the data (default: the recipe's)"
+        )
         sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
 
     sub = command(
@@ -101,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("predicted", "known"),
         default="predicted",
         help="output lengths behind the gate's targets (default predicted)",
+    )
+    sub.add_argument(
+        "--recipe",
+        choices=("smoothed", "paper"),
+        default="smoothed",
+        help="learn a kernel smoother's view of the answers, or the answers (default smoothed)",
     )
     sub.add_argument("--lam-range", type=_numbers, default=(0.1, 20.0), metavar="LOW,HIGH",
                      help="cost weights to learn (default 0.1,20)")  # fmt: skip
@@ -130,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
                      help="what makes a local acceptance false (default teacher)")  # fmt: skip
     sub.add_argument(
         "--on-infeasible", choices=("raise", "defer"), default="raise", help="when alpha < 1/(N+1)"
+    )
+    sub.add_argument(
+        "--simultaneous",
+        dest="delta",
+        type=float,
+        metavar="DELTA",
+        help="keep every alpha at every lam at once, with probability 1 - DELTA (say 0.1)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")

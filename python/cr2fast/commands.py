@@ -98,6 +98,7 @@ def fit(args: argparse.Namespace) -> Any:
         seed=args.seed,
         lengths=args.lengths,
         lam_range=args.lam_range,
+        recipe=args.recipe,
         **_options(args),
     )
     router.save(args.out)
@@ -125,6 +126,8 @@ def calibrate(args: argparse.Namespace) -> Any:
         lams=args.lams,
         reference=args.reference,
         on_infeasible=args.on_infeasible,
+        simultaneous=args.delta is not None,
+        **({} if args.delta is None else {"delta": args.delta}),
         seed=args.seed,
     )
     out = args.out or args.router
@@ -213,6 +216,7 @@ def inspect(args: argparse.Namespace) -> Any:
     calibration = router.calibration
     if calibration is not None:
         calibration["thresholds"] = threshold_words(calibration["thresholds"])
+        del calibration["quantiles"]
     info: dict[str, Any] = {
         "file": str(args.router),
         "bytes": args.router.stat().st_size,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cr2fast import _core, seeds
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
+from cr2fast.calibration import allowed_counts
 from cr2fast.intervals import binomial_interval, risk_tail
 from cr2fast.router import Lengths, Router
 
@@ -57,6 +58,8 @@ class Evaluation:
         Full-information and oracle choices at each lam, and each model alone.
     lengths, reference, deferred : str
         The mode.
+    delta : float or None
+        Of a simultaneous calibration.
     statement : str
         What the thresholds promise, and what they do not.
     """
@@ -83,6 +86,7 @@ class Evaluation:
     lengths: str
     reference: str
     deferred: str
+    delta: float | None
     statement: str
 
     @property
@@ -111,8 +115,10 @@ class Evaluation:
         alpha is infeasible. Small values in many cells would speak against the guarantee.
         """
         out = np.full(self.false_acceptances.shape, np.nan)
-        for j, alpha in enumerate(self.alphas.tolist()):
-            k = _core.allowed_false_acceptances(alpha, self.n_calibration)
+        allowed = allowed_counts(
+            self.n_calibration, self.alphas.tolist(), len(self.lams), self.delta
+        )
+        for j, k in enumerate(allowed):
             if k is not None:
                 column = self.false_acceptances[:, j].tolist()
                 out[:, j] = [risk_tail(c, self.n, k, self.n_calibration) for c in column]
@@ -275,6 +281,7 @@ def evaluate(
         lengths=lengths,
         reference=calibration["reference"],
         deferred=deferred,
+        delta=calibration["delta"],
         statement=router.statement,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from cr2fast.progress import Progress, epoch_bar
 from cr2fast.router import Lengths, Router
 from cr2fast.table import RoutingTable
 
+Recipe = Literal["smoothed", "paper"]
+
 
 def _config(
-    options: dict[str, float], *, seed: int, lengths: str, lam_range: tuple[float, float]
+    options: dict[str, float], *, lam_range: tuple[float, float], **named: int | str
 ) -> str:
     """The fit's options as JSON, NumPy scalars as plain numbers."""
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
@@ -33,7 +36,7 @@ def _config(
     if not numbers or len(lam_range) != 2 or not np.isfinite(lam_range).all():
         raise Cr2Error(f"lam_range: expected two numbers, lowest first, got {lam_range!r}")
     low, high = map(float, lam_range)
-    return json.dumps(plain | {"seed": seed, "lengths": lengths, "lam_low": low, "lam_high": high})
+    return json.dumps(plain | named | {"lam_low": low, "lam_high": high})
 
 
 def fit(
@@ -44,6 +47,8 @@ def fit(
     progress: bool | Progress = True,
     lengths: Lengths = "predicted",
     lam_range: tuple[float, float] = (0.1, 20.0),
+    recipe: Recipe = "smoothed",
+    teacher: Router | None = None,
     threads: int = 0,
     **options: float,
 ) -> Router:
@@ -52,7 +57,7 @@ def fit(
     Parameters
     ----------
     train : RoutingTable
-        The training split. Part of it (`holdout`, 15 %) chooses the checkpoints.
+        The training split. Part of it (`holdout`) chooses the checkpoints.
     costs : CostTable
         Same models in the same order. Null T0 and E0 are set to the reference model's means over
         this split, under link states of this seed.
@@ -65,12 +70,20 @@ def fit(
         recorded ones, the paper's assumption.
     lam_range : (float, float)
         Cost weights the gate learns.
+    recipe : {"smoothed", "paper"}
+        "smoothed": the networks learn a kernel smoother's view of the answers, on jittered copies
+        of the queries, which orders queries better than the answers themselves do. "paper": they
+        learn the answers, as the paper says. Either sets the hyperparameters' defaults.
+    teacher : Router, optional
+        Take its teacher and length predictor and fit a gate alone. It must have been fitted on the
+        same models, embeddings and cost table; queries of its training count as this router's too.
     threads : int
         0: one a core.
     **options
-        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, weight_decay, clip,
+        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, cosine, weight_decay, clip,
         dropout, w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step,
-        holdout, ridge.
+        holdout, ridge; smoothing, kernel_scale, kernel_ridge, copies, jitter; film. The record
+        (``router.training["config"]``) has them all.
 
     Returns
     -------
@@ -92,10 +105,14 @@ def fit(
             f"models of the cost table: expected {list(train.models)} in this order, got "
             f"{costs.models}; use costs.select(table.models) to choose and order them"
         )
+    if recipe not in ("smoothed", "paper"):
+        raise Cr2Error(f"recipe: expected 'smoothed' or 'paper', got {recipe!r}")
+    if teacher is not None:
+        costs = _costs_of(teacher, train, costs)
     if costs.normalizers is None:
         states = costs.sample_states(len(train), seed)
         costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
-    config = _config(options, seed=seed, lengths=lengths, lam_range=lam_range)
+    config = _config(options, lam_range=lam_range, seed=seed, lengths=lengths, recipe=recipe)
     threads = check_threads(threads)
     with epoch_bar(progress) as call:
         core = _core.fit(
@@ -107,7 +124,16 @@ def fit(
             config,
             (train.encoder.id, train.encoder.sha256),
             list(train.query_ids),
+            None if teacher is None else teacher._core,
             threads,
             call,
         )
     return Router(core)
+
+
+def _costs_of(teacher: Router, train: RoutingTable, costs: CostTable) -> CostTable:
+    """The cost table of a teacher that fits this training split, or an error."""
+    check_type(teacher, Router, "teacher")
+    teacher._core.check_models("training split", list(train.models))
+    teacher._core.check_encoder(*train.encoder)
+    return teacher.costs_for(costs)

@@ -1,7 +1,8 @@
 """Exact intervals and tests for counts, with numpy alone.
 
 In: counts. Out: Clopper-Pearson bounds of a proportion, found by bisection on the binomial tail;
-and the tail of the beta-binomial law that a calibrated risk follows.
+the tail of the beta-binomial law that a calibrated risk follows; the count that a simultaneous
+calibration allows.
 """
 
 from __future__ import annotations
@@ -65,6 +66,25 @@ def risk_tail(count: int, n: int, allowed: int, n_calibration: int) -> float:
         + lgamma(a + b) - lgamma(a) - lgamma(b)
     )  # fmt: skip
     return float(max(0.0, 1 - np.exp(log_pmf).sum()))
+
+
+@lru_cache(maxsize=4096)
+def largest_count(n: int, p: float, level: float) -> int | None:
+    """Largest k with P(X <= k) <= `level` for X binomial(n, p); None where even 0 is too likely.
+
+    Parameters
+    ----------
+    n : int
+        Trials, at least 1.
+    p, level : float
+        In (0, 1).
+    """
+    x = np.arange(n + 1)
+    log_pmf = (
+        lgamma(n + 1) - _lgamma(x + 1) - _lgamma(n - x + 1) + x * np.log(p) + (n - x) * np.log1p(-p)
+    )
+    fits = np.exp(log_pmf).cumsum() <= level
+    return int(fits.sum()) - 1 if fits[0] else None
 
 
 def _solve(k: int, n: int, target: float) -> float:

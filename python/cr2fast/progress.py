@@ -35,7 +35,8 @@ def epoch_bar(progress: bool | Progress) -> Iterator[Progress | None]:
         if stage not in bars:
             for bar in bars.values():
                 bar.close()
-            layout = "{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+            unit = {"smoother": "blocks", "copies": "copies"}.get(stage, "epochs")
+            layout = "{l_bar}{bar}| {n:.1f}/{total} " + unit + " [{elapsed}<{remaining}{postfix}]"
             bars[stage] = tqdm(total=total, desc=stage, bar_format=layout, disable=None)
         bar = bars[stage]
         bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)

@@ -14,16 +14,26 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast import _core, seeds
-from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
+from cr2fast import _core, drift, seeds
+from cr2fast._core import (
+    CostTable,
+    Cr2Error,
+    DeviceRouter,
+    EdgeSelector,
+    InfeasibleAlphaError,
+    LinkStates,
+    OperatingPointError,
+)
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
+    allowed_counts,
     ascending,
     default_lams,
     statement,
 )
 from cr2fast.checks import check_threads, check_type
+from cr2fast.drift import DriftReport
 from cr2fast.encoder import EncoderInfo
 from cr2fast.table import RoutingTable
 
@@ -126,17 +136,19 @@ class Router:
         c = self.calibration
         if c is None:
             return "Not calibrated: no promise yet."
-        return statement(c["n"], c["reference"], c["lengths"], c["alphas"].tolist())
+        return statement(
+            c["n"], c["reference"], c["lengths"], c["alphas"].tolist(), c["delta"], len(c["lams"])
+        )
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """Grid, thresholds, N, reference and lengths; None before :meth:`calibrate`."""
-        c = self._core.calibration
-        if c is None:
-            return None
-        keys = ("lams", "alphas", "thresholds", "n", "reference", "lengths")
-        values = (np.asarray(c[0]), np.asarray(c[1]), *c[2:])
-        return dict(zip(keys, values, strict=True))
+        """What was calibrated; None before :meth:`calibrate`.
+
+        Grid (`lams`, `alphas`), `thresholds` (L, A), `n`, `reference`, `lengths`, `delta` (None
+        unless simultaneous), and `quantiles` (L, Q), the margins that :meth:`check_drift` compares
+        with.
+        """
+        return self._core.calibration
 
     def device(self, lam: float, alpha: float = 0.01) -> DeviceRouter:
         """Stage one at a calibrated operating point; an OperatingPointError off the grid."""
@@ -232,7 +244,9 @@ class Router:
         lams: npt.ArrayLike | None = None,
         reference: Reference = "teacher",
         lengths: Lengths | None = None,
-        on_infeasible: str = "raise",
+        on_infeasible: Literal["raise", "defer"] = "raise",
+        simultaneous: bool = False,
+        delta: float = 0.1,
         seed: int = 0,
         threads: int = 0,
     ) -> CalibrationReport:
@@ -254,7 +268,14 @@ class Router:
         lengths : {"predicted", "known"}, optional
             Output lengths that price the reference's choice; by default the router's own.
         on_infeasible : {"raise", "defer"}
-            For alpha < 1/(N+1).
+            For a risk level that N samples cannot promise (alone: alpha < 1/(N+1)).
+        simultaneous : bool
+            One statement over the whole grid: with probability 1 - `delta` over calibration sets,
+            the risk is at most alpha in every cell at once. Costs local acceptances: thresholds
+            come from an exact binomial bound, corrected for the number of cells
+            (:func:`cr2fast.calibration.allowed_counts`), so a small grid buys more.
+        delta : float
+            Used with `simultaneous`.
         seed : int
             Seed of the sampled link states.
         threads : int
@@ -280,7 +301,14 @@ class Router:
         p = self.reference_accuracies(calibration, reference)
         prefers_edge = _core.reference_margins(p, c, grid) < 0
         scores = self.margins(calibration.embeddings, grid, threads)
-        thresholds = _core.crc_thresholds(scores, prefers_edge, levels, on_infeasible, threads)
+        promised = _check_delta(delta) if simultaneous else None
+        allowed = allowed_counts(n, levels.tolist(), len(grid), promised)
+        args = (scores, prefers_edge, levels)
+        thresholds = (
+            _core.crc_thresholds(*args, on_infeasible, threads)
+            if promised is None
+            else _simultaneous_thresholds(*args, allowed, on_infeasible, threads)
+        )
         self._core = self._core.with_calibration(
             grid.tolist(),
             levels.tolist(),
@@ -288,6 +316,8 @@ class Router:
             n,
             reference,
             lengths,
+            promised,
+            drift.keep(scores),
             list(calibration.query_ids),
         )
         return CalibrationReport(
@@ -295,12 +325,54 @@ class Router:
             alphas=levels,
             thresholds=thresholds,
             n=n,
-            allowed=tuple(_core.allowed_false_acceptances(a, n) for a in levels.tolist()),
+            allowed=allowed,
             empirical_risk=_core.empirical_risk(scores, prefers_edge, thresholds),
             local_rate=(scores[:, None, :] >= thresholds[:, :, None]).mean(axis=2),
             reference=reference,
             lengths=lengths,
+            delta=promised,
         )
+
+    def check_drift(
+        self, scores: npt.ArrayLike, *, lam: float | None = None, level: float = 0.01
+    ) -> DriftReport:
+        """Whether live queries still look like the calibration set, by their margins.
+
+        Parameters
+        ----------
+        scores : array_like, (n,)
+            Margins of live queries, as ``Decision.margin`` or :meth:`DeviceRouter.margins` has
+            them, at `lam`.
+        lam : float, optional
+            The calibrated cost weight they were made at; needed where the grid has several.
+        level : float
+            False-alarm rate of this one check. Checks add up: over m of them, at most m times it.
+
+        Returns
+        -------
+        DriftReport
+            Prints as a sentence. Margins that did not move are no proof that nothing moved: the
+            link, or what models answer, can drift under equal margins.
+
+        Raises
+        ------
+        Cr2Error
+            Not calibrated, or with an earlier version; no finite margins; `lam` off the grid.
+        """
+        c = self.calibration
+        if c is None:
+            raise Cr2Error("check_drift: expected a calibrated router; call calibrate first")
+        if not c["quantiles"].size:
+            raise Cr2Error(
+                "check_drift: expected calibration margins in the artifact, got one calibrated by "
+                "an earlier version; calibrate again"
+            )
+        lams = c["lams"]
+        near = np.isclose(lams, lams[0] if lam is None and len(lams) == 1 else lam or np.nan)
+        if not near.any():
+            raise OperatingPointError(f"lam={lam}: expected one of {lams.tolist()}")
+        at = int(near.argmax())
+        return drift.check(scores, c["quantiles"][at], c["n"], float(lams[at]), level)
 
     def _grid(self, lams: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
         config = self.training["config"]
@@ -320,3 +392,40 @@ class Router:
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration else "not calibrated"
         return f"Router(models={self.models}, {state})"
+
+
+def _check_delta(delta: float) -> float:
+    if not (isinstance(delta, (int, float)) and 0 < delta < 1):
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
+    return float(delta)
+
+
+def _simultaneous_thresholds(
+    scores: npt.NDArray[np.float32],
+    prefers_edge: npt.NDArray[np.bool_],
+    alphas: npt.NDArray[np.float64],
+    allowed: Sequence[int | None],
+    on_infeasible: str,
+    threads: int,
+) -> npt.NDArray[np.float32]:
+    """Thresholds (L, A) that allow so many false acceptances each."""
+    if on_infeasible not in ("raise", "defer"):
+        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
+    n = scores.shape[1]
+    infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
+    if infeasible and on_infeasible == "raise":
+        raise InfeasibleAlphaError(
+            f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
+            f"{len(scores)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
+            f"larger delta, or defer every query there: on_infeasible='defer'"
+        )
+    counts = sorted({k for k in allowed if k is not None})
+    out = np.full((len(scores), len(alphas)), np.inf, dtype=np.float32)
+    if counts:
+        # Half a count above, so that rounding cannot make it one less.
+        levels = [(k + 1.5) / (n + 1) for k in counts]
+        found = _core.crc_thresholds(scores, prefers_edge, levels, "raise", threads)
+        for j, k in enumerate(allowed):
+            if k is not None:
+                out[:, j] = found[:, counts.index(k)]
+    return out

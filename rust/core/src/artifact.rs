@@ -55,6 +55,8 @@ struct CalibrationHeader {
     n: usize,
     reference: String,
     lengths: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delta: Option<f64>,
 }
 
 struct Tensor {
@@ -108,6 +110,10 @@ fn tensors(r: &Router) -> Vec<Tensor> {
         out.push(f64s("calibration.alphas", &[c.alphas.len()], &c.alphas));
         out.push(f32s("calibration.thresholds", &[c.lams.len(), c.alphas.len()], &c.thresholds));
         out.push(u64s("ids.calibration", c.ids.hashes()));
+        if !c.quantiles.is_empty() {
+            let shape = [c.lams.len(), c.quantiles.len() / c.lams.len()];
+            out.push(f32s("calibration.quantiles", &shape, &c.quantiles));
+        }
     }
     out.sort_by_key(|t| t.name);
     out
@@ -145,6 +151,7 @@ pub fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             n: c.n,
             reference: c.reference.clone(),
             lengths: c.lengths.clone(),
+            delta: c.delta,
         }),
     })
     .map_err(|e| Error::artifact("metadata that serialises", e))?;
@@ -246,6 +253,8 @@ impl Reader<'_> {
     }
 
     fn calibration(&self, header: CalibrationHeader) -> Result<Calibration> {
+        // Files of before quantiles were kept have none.
+        let kept = self.0.names().contains(&"calibration.quantiles");
         Ok(Calibration {
             lams: self.f64s("calibration.lams")?.1,
             alphas: self.f64s("calibration.alphas")?.1,
@@ -253,6 +262,8 @@ impl Reader<'_> {
             n: header.n,
             reference: header.reference,
             lengths: header.lengths,
+            delta: header.delta,
+            quantiles: if kept { self.f32s("calibration.quantiles")?.1 } else { Vec::new() },
             ids: self.ids("ids.calibration")?,
         })
     }

@@ -38,6 +38,12 @@ pub struct Calibration {
     pub reference: String,
     /// "predicted" or "known".
     pub lengths: String,
+    /// None: each threshold keeps its own promise, on average over calibration sets. Some(δ): all
+    /// keep theirs at once, for all but a fraction δ of calibration sets.
+    pub delta: Option<f64>,
+    /// Order statistics (L, Q) of the calibration margins at each λ, ascending; Q is 0 in files of
+    /// before they were kept.
+    pub quantiles: Vec<f32>,
     /// Hashes of the queries used.
     pub ids: IdSet,
 }
@@ -186,6 +192,24 @@ impl Calibration {
         check_len("thresholds", self.lams.len() * self.alphas.len(), self.thresholds.len())?;
         if self.thresholds.iter().any(|t| t.is_nan()) {
             return Err(Error::argument("thresholds", "margins or infinities", "NaN"));
+        }
+        if let Some(delta) = self.delta
+            && !(delta > 0.0 && delta < 1.0)
+        {
+            return Err(Error::argument("delta", "a number in (0, 1)", delta));
+        }
+        self.check_quantiles()
+    }
+
+    fn check_quantiles(&self) -> Result<()> {
+        let q = self.quantiles.len() / self.lams.len();
+        check_len("quantiles (L·Q values)", self.lams.len() * q, self.quantiles.len())?;
+        if q > self.n {
+            return Err(Error::argument("quantiles a λ", format!("at most N = {}", self.n), q));
+        }
+        let good = |row: &[f32]| row.is_sorted() && row.iter().all(|v| v.is_finite());
+        if q > 0 && !self.quantiles.chunks_exact(q).all(good) {
+            return Err(Error::argument("quantiles", "ascending margins at each λ", "others"));
         }
         Ok(())
     }

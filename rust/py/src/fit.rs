@@ -10,7 +10,7 @@ use cr2fast_core::gate::Gate;
 use cr2fast_core::length::LengthPredictor;
 use cr2fast_core::router::{Encoder, IdSet, Router as CoreRouter};
 use cr2fast_core::teacher::Teacher;
-use cr2fast_train::{FitConfig, Fitted, Progress, TrainData, TrainError};
+use cr2fast_train::{FitConfig, Fitted, Frozen, Progress, TrainData, TrainError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -29,6 +29,7 @@ fn watch(
     data: &TrainData,
     costs: &CostTable,
     config: &FitConfig,
+    frozen: Option<Frozen>,
     threads: usize,
     progress: Option<&Py<PyAny>>,
 ) -> PyResult<Fitted> {
@@ -48,7 +49,7 @@ fn watch(
                 let _ = sender.send(p);
                 Ok(())
             };
-            pool.install(|| cr2fast_train::fit(data, &costs.0, config, &report))
+            pool.install(|| cr2fast_train::fit(data, &costs.0, config, frozen, &report))
         });
         let mut failure = None;
         loop {
@@ -96,6 +97,7 @@ fn fit(
     config: &str,
     encoder: (String, String),
     ids: Vec<String>,
+    frozen: Option<&Router>,
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Router> {
@@ -123,7 +125,12 @@ fn fit(
         n_input: &n_input,
         n_output: &n_output,
     };
-    let fitted = py.detach(|| watch(&data, costs, &config, threads, progress.as_ref()))?;
+    let mut seen = IdSet::new(&ids);
+    if let Some(r) = frozen {
+        seen = IdSet::from_hashes([seen.hashes(), r.0.train_ids.hashes()].concat());
+    }
+    let frozen = frozen.map(|r| (r.0.teacher.weights().clone(), r.0.length.weights().clone()));
+    let fitted = py.detach(|| watch(&data, costs, &config, frozen, threads, progress.as_ref()))?;
     let router = CoreRouter {
         models: costs.0.models(),
         encoder: Encoder { id: encoder.0, sha256: encoder.1 },
@@ -132,7 +139,7 @@ fn fit(
         length: Arc::new(LengthPredictor::new(fitted.length).map_err(core)?),
         costs: costs.0.clone(),
         training: fitted.record,
-        train_ids: IdSet::new(&ids),
+        train_ids: seen,
         calibration: None,
     };
     router.check().map_err(core)?;

@@ -2,9 +2,9 @@
 
 use cr2fast_core::artifact;
 use cr2fast_core::router::{Calibration, Encoder, IdSet, Router as CoreRouter};
-use numpy::PyArray2;
+use numpy::{PyArray2, ToPyArray};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::arrays::{matrix_f32, out2, real, same_shape};
 use crate::costs::CostTable;
@@ -66,18 +66,21 @@ impl Router {
         (self.0.gate.weights().parameter_count(), self.0.teacher.weights().parameter_count())
     }
 
-    /// (lams, alphas, thresholds, n, reference, lengths) or None.
+    /// What was calibrated, by name, or None.
     #[getter]
-    #[allow(clippy::type_complexity)]
-    fn calibration<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Option<(Vec<f64>, Vec<f64>, Bound<'py, PyArray2<f32>>, usize, String, String)>>
-    {
+    fn calibration<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(c) = &self.0.calibration else { return Ok(None) };
-        let thresholds = out2(py, c.thresholds.clone(), c.lams.len(), c.alphas.len())?;
-        let (lams, alphas) = (c.lams.clone(), c.alphas.clone());
-        Ok(Some((lams, alphas, thresholds, c.n, c.reference.clone(), c.lengths.clone())))
+        let rows = c.lams.len();
+        let out = PyDict::new(py);
+        out.set_item("lams", c.lams.to_pyarray(py))?;
+        out.set_item("alphas", c.alphas.to_pyarray(py))?;
+        out.set_item("thresholds", out2(py, c.thresholds.clone(), rows, c.alphas.len())?)?;
+        out.set_item("n", c.n)?;
+        out.set_item("reference", &c.reference)?;
+        out.set_item("lengths", &c.lengths)?;
+        out.set_item("delta", c.delta)?;
+        out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
+        Ok(Some(out))
     }
 
     fn check_models(&self, what: &str, models: Vec<String>) -> PyResult<()> {
@@ -164,13 +167,19 @@ impl Router {
         n: usize,
         reference: String,
         lengths: String,
+        delta: Option<f64>,
+        quantiles: &Bound<'_, PyAny>,
         ids: Vec<String>,
     ) -> PyResult<Self> {
         let thresholds = matrix_f32(thresholds, "thresholds")?;
         same_shape("thresholds", &[lams.len(), alphas.len()], thresholds.shape())?;
         let thresholds = thresholds.slice().to_vec();
+        let quantiles = matrix_f32(quantiles, "quantiles")?;
+        same_shape("quantiles", &[lams.len(), quantiles.shape()[1]], quantiles.shape())?;
+        let quantiles = quantiles.slice().to_vec();
         let ids = py.detach(|| IdSet::new(&ids));
-        let calibration = Calibration { lams, alphas, thresholds, n, reference, lengths, ids };
+        let calibration =
+            Calibration { lams, alphas, thresholds, n, reference, lengths, delta, quantiles, ids };
         self.0.with_calibration(calibration).map(Self).map_err(core)
     }
 }

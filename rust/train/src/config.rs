@@ -1,4 +1,4 @@
-//! What a fit can be told, with the paper's values as defaults (cr2.md, sections 4 and 5).
+//! What a fit can be told: the paper's values (cr2.md, sections 4 and 5), and ours.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +17,24 @@ pub enum Lengths {
     Known,
 }
 
+/// Where a fit starts from; every option can then be set by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recipe {
+    /// Networks learn a kernel smoother's view of the answers on jittered copies of the queries,
+    /// under a cosine schedule: it orders queries better (`benches/paper`).
+    #[default]
+    Smoothed,
+    /// Networks learn the answers themselves: the paper's recipe.
+    Paper,
+}
+
 /// Hyperparameters of a fit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct FitConfig {
+    /// What the values below started from.
+    pub recipe: Recipe,
     /// Seed of everything random.
     pub seed: u64,
     /// Hidden width of heads and gate.
@@ -31,8 +45,10 @@ pub struct FitConfig {
     pub gate_epochs: usize,
     /// Rows a step.
     pub batch: usize,
-    /// AdamW learning rate.
+    /// AdamW learning rate; the highest one under `cosine`.
     pub lr: f64,
+    /// Warm up over a twentieth of the steps, then fall along a half cosine to a hundredth.
+    pub cosine: bool,
     /// AdamW decoupled weight decay.
     pub weight_decay: f64,
     /// Global gradient norm is clipped to this.
@@ -65,17 +81,32 @@ pub struct FitConfig {
     pub ridge: f64,
     /// Lengths behind the gate's targets.
     pub lengths: Lengths,
+    /// Learn from the smoother rather than from the answers.
+    pub smoothing: bool,
+    /// s of the smoother's kernel exp(−s·‖x − x'‖ / median distance).
+    pub kernel_scale: f64,
+    /// The smoother's ridge ρ.
+    pub kernel_ridge: f64,
+    /// Jittered copies of the training rows, at most; epochs take turns.
+    pub copies: usize,
+    /// Standard deviation of the jitter, in units of the standardised embedding's.
+    pub jitter: f64,
+    /// Whether λ scales the gate's hidden units (FiLM) or only shifts them.
+    pub film: bool,
 }
 
-impl Default for FitConfig {
-    fn default() -> Self {
+impl FitConfig {
+    /// The paper's recipe.
+    pub fn paper() -> Self {
         Self {
+            recipe: Recipe::Paper,
             seed: 0,
             hidden: 256,
             teacher_epochs: 20,
             gate_epochs: 20,
             batch: 256,
             lr: 3e-4,
+            cosine: false,
             weight_decay: 0.01,
             clip: 1.0,
             dropout: 0.1,
@@ -92,15 +123,52 @@ impl Default for FitConfig {
             holdout: 0.15,
             ridge: 1.0,
             lengths: Lengths::Predicted,
+            smoothing: false,
+            kernel_scale: 4.0,
+            kernel_ridge: 2.0,
+            copies: 8,
+            jitter: 0.7,
+            film: true,
         }
     }
-}
 
-impl FitConfig {
-    /// From JSON; unknown names are refused.
+    /// Ours.
+    pub fn smoothed() -> Self {
+        Self {
+            recipe: Recipe::Smoothed,
+            smoothing: true,
+            teacher_epochs: 40,
+            gate_epochs: 40,
+            lr: 2e-3,
+            cosine: true,
+            dropout: 0.0,
+            w_rank: 0.0,
+            holdout: 0.1,
+            ..Self::paper()
+        }
+    }
+
+    /// A recipe's values.
+    pub fn of(recipe: Recipe) -> Self {
+        match recipe {
+            Recipe::Smoothed => Self::smoothed(),
+            Recipe::Paper => Self::paper(),
+        }
+    }
+
+    /// From JSON: the named recipe's values (ours where none is named), with those given in their
+    /// place; unknown names are refused.
     pub fn from_json(json: &str) -> Result<Self> {
-        let config: Self = serde_json::from_str(json)
-            .map_err(|e| TrainError::argument("fit options", "known names and values", e))?;
+        let refuse = |e| TrainError::argument("fit options", "known names and values", e);
+        let given: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json).map_err(refuse)?;
+        let recipe = given.get("recipe").cloned().unwrap_or_else(|| "smoothed".into());
+        let recipe = serde_json::from_value(recipe).map_err(refuse)?;
+        let mut all = serde_json::to_value(Self::of(recipe)).map_err(refuse)?;
+        for (name, value) in given {
+            all[name] = value;
+        }
+        let config: Self = serde_json::from_value(all).map_err(refuse)?;
         config.check()?;
         Ok(config)
     }
@@ -113,14 +181,21 @@ impl FitConfig {
             ("gate_epochs", self.gate_epochs, 10_000),
             ("batch", self.batch, 1 << 20),
             ("lams_per_step", self.lams_per_step, 1024),
+            ("copies", self.copies, 1024),
         ];
         for (name, v, max) in counts {
             if !(1..=max).contains(&v) {
                 return Err(TrainError::argument(name, &format!("1 to {max}"), v));
             }
         }
-        let positive =
-            [("lr", self.lr), ("clip", self.clip), ("huber", self.huber), ("ridge", self.ridge)];
+        let positive = [
+            ("lr", self.lr),
+            ("clip", self.clip),
+            ("huber", self.huber),
+            ("ridge", self.ridge),
+            ("kernel_scale", self.kernel_scale),
+            ("kernel_ridge", self.kernel_ridge),
+        ];
         for (name, v) in positive {
             if !(v.is_finite() && v > 0.0) {
                 return Err(TrainError::argument(name, "a positive number", v));
@@ -134,6 +209,7 @@ impl FitConfig {
             ("w_margin", self.w_margin),
             ("w_mono", self.w_mono),
             ("mono_tolerance", self.mono_tolerance),
+            ("jitter", self.jitter),
         ];
         for (name, v) in not_negative {
             if !(v.is_finite() && v >= 0.0) {
@@ -155,5 +231,11 @@ impl FitConfig {
             return Err(TrainError::argument("holdout", "a number in (0, 0.5]", self.holdout));
         }
         Ok(())
+    }
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        Self::of(Recipe::default())
     }
 }

@@ -1,7 +1,7 @@
 //! Fits the margin gate (cr2.md, section 5).
 //!
-//! In: standardised embeddings (N, d), and the teacher's view of every query (p, and c under link
-//! states drawn anew each epoch). Out: [`GateWeights`] of the epoch with the least held-out loss.
+//! In: views of the queries, the teacher's p on each, and every query's c under link states drawn
+//! anew each epoch. Out: [`GateWeights`] of the epoch with the least held-out loss.
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
 use cr2fast_core::gate::{GateWeights, PSI, psi};
@@ -15,6 +15,7 @@ use crate::heads::heads;
 use crate::losses::{bce, huber, monotone, softplus};
 use crate::nn;
 use crate::schedule::Schedule;
+use crate::views::View;
 use crate::{Record, Report};
 
 /// T at the start.
@@ -33,14 +34,19 @@ pub struct GateNet {
     w2: Var,          // (h,)
     b2: Var,          // (1,)
     eta_t: Var,       // (1,)
+    film: bool,       // whether γ learns
 }
 
 impl GateNet {
     /// Fresh weights of a seed.
-    pub fn new(d: usize, h: usize, seed: u64, dtype: DType) -> TensorResult<Self> {
+    pub fn new(d: usize, h: usize, film: bool, seed: u64, dtype: DType) -> TensorResult<Self> {
         let rng = &mut nn::stream(seed, 4);
         // FiLM starts near the identity: γ ≈ 1, β ≈ 0, a small dependence on λ.
-        let film = nn::uniform(rng, &[PSI, 2 * h], PSI * 100, dtype)?;
+        let film_weight = nn::uniform(rng, &[PSI, 2 * h], PSI * 100, dtype)?;
+        if !film {
+            let shift = film_weight.narrow(1, h, h)?;
+            film_weight.set(&Tensor::cat(&[shift.zeros_like()?, shift], 1)?)?;
+        }
         let start = Tensor::cat(
             &[Tensor::ones(h, dtype, &nn::CPU)?, Tensor::zeros(h, dtype, &nn::CPU)?],
             0,
@@ -50,11 +56,12 @@ impl GateNet {
             ln_bias: nn::constant(0.0, &[1, d], dtype)?,
             w1: nn::uniform(rng, &[d, h], d, dtype)?,
             b1: nn::uniform(rng, &[1, h], d, dtype)?,
-            film_weight: film,
+            film_weight,
             film_bias: Var::from_tensor(&start)?,
             w2: nn::uniform(rng, &[h], h, dtype)?,
             b2: nn::uniform(rng, &[1], h, dtype)?,
             eta_t: nn::constant(libm::expm1(FIRST_TEMPERATURE).ln(), &[1], dtype)?,
+            film,
         })
     }
 
@@ -85,6 +92,7 @@ impl GateNet {
         let psi = Tensor::from_vec(psi, (lams.len(), PSI), &nn::CPU)?.to_dtype(x.dtype())?;
         let film = psi.matmul(&self.film_weight)?.broadcast_add(&self.film_bias)?;
         let gamma = film.narrow(1, 0, h)?;
+        let gamma = if self.film { gamma } else { gamma.ones_like()?.detach() };
         let shift = (film.narrow(1, h, h)? + gamma.broadcast_mul(&bias)?)?;
         let film = Tensor::cat(&[gamma, shift], 1)?;
         heads(&x.matmul(&w1)?, &film, &self.w2, 1, mask)?.squeeze(2)?.broadcast_add(&self.b2)
@@ -112,6 +120,11 @@ impl GateNet {
 
     fn weights(&self) -> TensorResult<GateWeights> {
         let (d, hidden) = self.w1.dims2()?;
+        if !self.film {
+            // Weight decay moved the γ that training did not look at.
+            let shift = self.film_bias.narrow(0, hidden, hidden)?;
+            self.film_bias.set(&Tensor::cat(&[shift.ones_like()?, shift], 0)?)?;
+        }
         let scalar = |v: &Var| Ok::<f32, candle_core::Error>(nn::values(v)?[0]);
         Ok(GateWeights {
             d,
@@ -129,23 +142,33 @@ impl GateNet {
     }
 }
 
-/// What the teacher says of the queries: p (N, M) and, for an epoch, c (N, M).
+/// What the teacher says of the queries.
 pub struct Targets<'a> {
     /// Models M.
     pub models: usize,
-    /// p (N, M).
-    pub accuracies: &'a [f32],
-    /// Epoch (0: the held-out states) → c (N, M).
+    /// Views to learn from, and p (V, M) on each.
+    pub views: Vec<(&'a View, Vec<f32>)>,
+    /// The held-out rows, and p on them.
+    pub held: (&'a View, Vec<f32>),
+    /// Epoch (0: the held-out states) → c (N, M) of the training split.
     pub costs: &'a dyn Fn(usize) -> Result<Vec<f32>>,
 }
 
 impl Targets<'_> {
-    /// Δ_θ (J, B) of some rows.
-    fn margins(&self, c: &[f32], rows: &[u32], lams: &[f64]) -> TensorResult<Tensor> {
+    /// Δ_θ (J, B) of some of a view's rows.
+    fn margins(
+        &self,
+        (view, p): &(&View, Vec<f32>),
+        c: &[f32],
+        rows: &[u32],
+        lams: &[f64],
+    ) -> TensorResult<Tensor> {
         let m = self.models;
-        let row = |xs: &[f32], i: u32| xs[i as usize * m..(i as usize + 1) * m].to_vec();
-        let (p, c): (Vec<_>, Vec<_>) =
-            rows.iter().map(|i| (row(self.accuracies, *i), row(c, *i))).unzip();
+        let row = |xs: &[f32], i: usize| xs[i * m..(i + 1) * m].to_vec();
+        let (p, c): (Vec<_>, Vec<_>) = rows
+            .iter()
+            .map(|i| (row(p, *i as usize), row(c, view.rows[*i as usize] as usize)))
+            .unzip();
         let margins: Vec<f32> = lams
             .iter()
             .flat_map(|lam| p.iter().zip(&c).map(|(p, c)| reference::margin(p, c, *lam) as f32))
@@ -167,25 +190,23 @@ fn spaced_lams(c: &FitConfig, n: usize) -> Vec<f64> {
     (0..n).map(|i| c.lam_low * libm::pow(ratio, i as f64 / (n - 1) as f64)).collect()
 }
 
-/// Train; returns the best checkpoint and its record.
+/// Train on the views in turn; returns the best checkpoint and its record.
 pub fn fit(
-    x: &Tensor,
     targets: &Targets,
-    train: &[u32],
-    holdout: &[u32],
     w_mono: f64,
     config: &FitConfig,
     report: Report,
 ) -> Result<(GateWeights, Record)> {
-    let net = GateNet::new(x.dim(1)?, config.hidden, config.seed, DType::F32)?;
+    let held_x = &targets.held.0.x;
+    let net = GateNet::new(held_x.dim(1)?, config.hidden, config.film, config.seed, DType::F32)?;
     let (order, dropout) = (&mut nn::stream(config.seed, 5), &mut nn::stream(config.seed, 6));
     let lam_rng = &mut nn::stream(config.seed, 7);
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
-    let held_x = x.index_select(&Tensor::new(holdout, &nn::CPU)?, 0)?;
+    let held_rows: Vec<u32> = (0..targets.held.0.rows.len() as u32).collect();
     let mut costs = (0, (targets.costs)(0)?);
-    let held_targets = targets.margins(&costs.1, holdout, &held_lams)?;
-    let schedule =
-        Schedule { stage: "gate", epochs: config.gate_epochs, rows: train, config, report };
+    let held_targets = targets.margins(&targets.held, &costs.1, &held_rows, &held_lams)?;
+    let rows = targets.views[0].0.rows.len();
+    let schedule = Schedule { stage: "gate", epochs: config.gate_epochs, rows, config, report };
     let record = schedule.run(
         &net.vars(),
         order,
@@ -194,13 +215,19 @@ pub fn fit(
                 costs = (epoch, (targets.costs)(epoch)?);
             }
             let lams = sample_lams(lam_rng, config);
-            let bx = x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?;
+            let view = &targets.views[epoch % targets.views.len()];
+            let x = view.0.x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?;
             let units = lams.len() * rows.len() * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
-            let margins = net.margins(&bx, &lams, mask)?;
-            Ok(net.loss(&margins, &targets.margins(&costs.1, rows, &lams)?, w_mono, config)?)
+            let margins = net.margins(&x, &lams, mask)?;
+            Ok(net.loss(
+                &margins,
+                &targets.margins(view, &costs.1, rows, &lams)?,
+                w_mono,
+                config,
+            )?)
         },
-        || net.loss(&net.margins(&held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config),
+        || net.loss(&net.margins(held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config),
     )?;
     Ok((net.weights()?, record))
 }

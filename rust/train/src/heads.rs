@@ -50,29 +50,35 @@ impl Real for f32 {
         0.5 + 0.5 * (t * p / q)
     }
 
-    /// e^(−t²/2)/√2π by range reduction to |r| ≤ ln2/2 and a polynomial.
+    /// e^(−t²/2)/√2π.
     #[inline(always)]
     fn pdf(self) -> Self {
-        let y = (0.5 * self * self).min(87.0);
-        // Adding and taking away 1.5·2^23 rounds to the nearest whole number without a libm call;
-        // the sum's low bits are that number.
-        let magic = 12_582_912.0_f32;
-        let sum = y * -std::f32::consts::LOG2_E + magic;
-        let n = sum - magic;
-        let r = (-y - n * 0.693_145_75) - n * 1.428_606_8e-6;
-        let mut p = 1.0 / 720.0_f32;
-        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = p * r + c;
-        }
-        let scale =
-            f32::from_bits((sum.to_bits().wrapping_sub(magic.to_bits()).wrapping_add(127)) << 23);
-        0.398_942_3 * p * scale
+        0.398_942_3 * exp_negative(0.5 * self * self)
     }
 
     #[inline(always)]
     fn of(x: f32) -> Self {
         x
     }
+}
+
+/// e^(−y), y ≥ 0, by range reduction to |r| ≤ ln2/2 and a polynomial: vectorises, no libm call.
+#[inline(always)]
+pub fn exp_negative(y: f32) -> f32 {
+    let y = y.min(87.0);
+    // Adding and taking away 1.5·2^23 rounds to the nearest whole number; the sum's low bits are
+    // that number.
+    let magic = 12_582_912.0_f32;
+    let sum = y * -std::f32::consts::LOG2_E + magic;
+    let n = sum - magic;
+    let r = (-y - n * 0.693_145_75) - n * 1.428_606_8e-6;
+    let mut p = 1.0 / 720.0_f32;
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p * r + c;
+    }
+    let scale =
+        f32::from_bits((sum.to_bits().wrapping_sub(magic.to_bits()).wrapping_add(127)) << 23);
+    p * scale
 }
 
 impl Real for f64 {

@@ -2,8 +2,10 @@
 //!
 //! In: a training split (embeddings, correctness, token counts) and a cost table. Out: the weights of
 //! teacher, length predictor and gate, and a record of how they came to be. One direction: a part of
-//! the split is held out; [`teacher`] and [`length`] learn from the rest; they price and grade every
-//! query; [`gate`] learns that margin. Checkpoints are chosen on the held-out part.
+//! the split is held out; a kernel smoother learns the rest (or, in the paper's recipe, nothing does);
+//! [`teacher`] learns the smoother on jittered copies of the queries, [`length`] the lengths; they
+//! grade and price every query; [`gate`] learns that margin. Checkpoints are chosen on the held-out
+//! part.
 //!
 //! Automatic differentiation and matrix products are candle's; the networks' upper
 //! half and AdamW are fused here. The same seed, machine and
@@ -18,7 +20,9 @@ pub mod length;
 pub mod losses;
 mod nn;
 mod schedule;
+mod smoother;
 pub mod teacher;
+mod views;
 
 use candle_core::Tensor;
 use cr2fast_core::cost::{CostTable, check_tokens};
@@ -29,19 +33,23 @@ use cr2fast_core::teacher::{Teacher, TeacherWeights};
 use rand::seq::SliceRandom;
 use serde::Serialize;
 
-pub use config::{FitConfig, Lengths};
+pub use config::{FitConfig, Lengths, Recipe};
 pub use error::{Result, TrainError};
+use views::View;
+
+/// A frozen teacher and its length predictor.
+pub type Frozen = (TeacherWeights, LengthWeights);
 
 /// How far a fit has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// "teacher" or "gate".
+    /// "smoother", "copies", "teacher" or "gate".
     pub stage: &'static str,
-    /// Epochs done, with the running one's fraction.
+    /// Epochs (of the smoother: blocks; of copies: copies) done, with the running one's fraction.
     pub done: f64,
     /// Epochs in all.
     pub total: usize,
-    /// Mean training loss of the running epoch.
+    /// Mean training loss of the running epoch; the smoother's relative residual.
     pub loss: f64,
 }
 
@@ -137,15 +145,21 @@ fn dearer_local(c: &[f32], m: usize) -> f64 {
     dearer.filter(|d| *d).count() as f64 / pairs as f64
 }
 
-/// Fit teacher, length predictor and gate. `costs` has its normalizers set.
+/// Fit teacher, length predictor and gate, or the gate alone for a `frozen` teacher. `costs` has its
+/// normalizers set.
 pub fn fit(
     data: &TrainData,
     costs: &CostTable,
     config: &FitConfig,
+    frozen: Option<Frozen>,
     report: Report,
 ) -> Result<Fitted> {
     config.check()?;
     let (n, m) = check(data, costs)?;
+    if let Some((teacher, _)) = &frozen {
+        check_len("embedding width", teacher.d, data.d)?;
+        check_len("models", teacher.models, m)?;
+    }
     let threads = rayon::current_num_threads();
     let mut rows: Vec<u32> = (0..n as u32).collect();
     rows.shuffle(&mut nn::stream(config.seed, 0));
@@ -155,19 +169,27 @@ pub fn fit(
     let x = nn::standardize(&Tensor::from_slice(data.embeddings, (n, data.d), &nn::CPU)?)?;
     let y: Vec<f32> = data.correct.iter().map(|c| f32::from(u8::from(*c))).collect();
     let y = Tensor::from_vec(y, (n, m), &nn::CPU)?;
-    let (teacher, teacher_record) = teacher::fit(&x, &y, train, holdout, config, report)?;
-    let length = length::fit(
-        data.embeddings,
-        data.n_input,
-        data.n_output,
-        data.d,
-        config.ridge,
-        train,
-        holdout,
-    )?;
+    let (views, held) = views::make(&x, &y, train, holdout, config, frozen.is_some(), report)?;
+    let ((teacher, length), teacher_record) = if let Some(frozen) = frozen {
+        (frozen, None)
+    } else {
+        let (teacher, record) = teacher::fit(&views, &held, config, report)?;
+        let length = length::fit(
+            data.embeddings,
+            data.n_input,
+            data.n_output,
+            data.d,
+            config.ridge,
+            train,
+            holdout,
+        )?;
+        ((teacher, length), Some(record))
+    };
 
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
-    let accuracies = Teacher::new(teacher.clone())?.accuracies(data.embeddings, threads)?;
+    let serving = Teacher::new(teacher.clone())?;
+    let accuracies =
+        |view: &View| Ok::<_, TrainError>(serving.accuracies(&nn::values(&view.x)?, threads)?);
     let predicted = LengthPredictor::new(length.clone())?.predict(data.embeddings, data.n_input)?;
     let n_output = match config.lengths {
         Lengths::Predicted => predicted.as_slice(),
@@ -182,8 +204,13 @@ pub fn fit(
     };
     let dearer = dearer_local(&epoch_costs(0)?, m);
     let w_mono = if dearer > config.mono_tolerance { 0.0 } else { config.w_mono };
-    let targets = gate::Targets { models: m, accuracies: &accuracies, costs: &epoch_costs };
-    let (gate, gate_record) = gate::fit(&x, &targets, train, holdout, w_mono, config, report)?;
+    let targets = gate::Targets {
+        models: m,
+        views: views.iter().map(|v| Ok((v, accuracies(v)?))).collect::<Result<_>>()?,
+        held: (&held, accuracies(&held)?),
+        costs: &epoch_costs,
+    };
+    let (gate, gate_record) = gate::fit(&targets, w_mono, config, report)?;
 
     let temperature = Gate::new(gate.clone())?.weights().temperature();
     let record = serde_json::json!({

@@ -1,4 +1,4 @@
-//! Epochs, batches, checkpoints: what training either network does around its loss.
+//! Epochs, batches, learning rate, checkpoints: what training either network does around its loss.
 //!
 //! In: variables, a loss of some rows, a held-out loss. Out: the variables at the epoch of least
 //! held-out loss, and the [`Record`] of how they came there.
@@ -12,14 +12,19 @@ use crate::error::{Result, TrainError};
 use crate::nn;
 use crate::{Progress, Record, Report};
 
+/// Part of the steps over which the rate rises, under the cosine schedule.
+const WARM_UP: f64 = 0.05;
+/// Least rate, as part of the highest.
+const LEAST: f64 = 0.01;
+
 /// One network's training.
 pub struct Schedule<'a> {
     /// "teacher" or "gate".
     pub stage: &'static str,
     /// Passes over `rows`.
     pub epochs: usize,
-    /// Rows to learn from.
-    pub rows: &'a [u32],
+    /// Rows 0..n an epoch goes through.
+    pub rows: usize,
     /// Batch size and optimiser.
     pub config: &'a FitConfig,
     /// Told after every step.
@@ -37,12 +42,15 @@ impl Schedule<'_> {
     ) -> Result<Record> {
         let mut adam = AdamW::new(vars.to_vec(), self.config);
         let (mut record, mut best) = (Record::new(), Vec::new());
+        let rows: Vec<u32> = (0..self.rows as u32).collect();
+        let steps = self.rows.div_ceil(self.config.batch);
         for epoch in 1..=self.epochs {
-            let batches = nn::batches(order, self.rows, self.config.batch);
+            let batches = nn::batches(order, &rows, self.config.batch);
             let mut sum = 0.0;
             for (step, rows) in batches.iter().enumerate() {
                 let loss = loss(epoch, rows)?;
-                adam.step(&loss)?;
+                let at = ((epoch - 1) * steps + step) as f64 / (self.epochs * steps) as f64;
+                adam.step(&loss, self.rate(at))?;
                 sum += scalar(&loss)?;
                 let steps = (step + 1) as f64;
                 (self.report)(Progress {
@@ -62,6 +70,19 @@ impl Schedule<'_> {
         }
         nn::restore(vars, &best)?;
         Ok(record)
+    }
+
+    /// The learning rate at a part of the way, in [0, 1).
+    fn rate(&self, at: f64) -> f64 {
+        let lr = self.config.lr;
+        if !self.config.cosine {
+            lr
+        } else if at < WARM_UP {
+            lr * at / WARM_UP
+        } else {
+            let turn = (at - WARM_UP) / (1.0 - WARM_UP) * std::f64::consts::PI;
+            lr * (LEAST + (1.0 - LEAST) * 0.5 * (1.0 + libm::cos(turn)))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Fits the teacher: one binary head a model (cr2.md, section 4).
 //!
-//! In: standardised embeddings (N, d), correctness (N, M), rows to train on and rows to choose the
-//! checkpoint on. Out: [`TeacherWeights`] of the epoch with the least held-out cross-entropy.
+//! In: standardised embeddings (N, d) and what is believed of each model on them (N, M): the answers,
+//! or the smoother's probabilities. Out: [`TeacherWeights`] of the epoch with the least held-out cross-entropy.
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
 use cr2fast_core::teacher::TeacherWeights;
@@ -12,6 +12,7 @@ use crate::heads::heads;
 use crate::losses::{bce, rank};
 use crate::nn;
 use crate::schedule::Schedule;
+use crate::views::View;
 use crate::{Record, Report};
 
 /// All heads, side by side: M heads of h units are M·h columns of one matrix.
@@ -79,7 +80,8 @@ impl TeacherNet {
         c: &FitConfig,
     ) -> TensorResult<Tensor> {
         let logits = self.logits(x, mask)?;
-        (bce(&logits, y)? * c.w_cls)? + (rank(&logits, y)? * c.w_rank)?
+        let cls = (bce(&logits, y)? * c.w_cls)?;
+        if c.w_rank == 0.0 { Ok(cls) } else { cls + (rank(&logits, y)? * c.w_rank)? }
     }
 
     fn weights(&self) -> TensorResult<TeacherWeights> {
@@ -98,33 +100,34 @@ impl TeacherNet {
     }
 }
 
-/// Train; returns the best checkpoint and its record.
+/// Train on the views in turn; returns the best checkpoint on `held` and its record.
 pub fn fit(
-    x: &Tensor,
-    y: &Tensor,
-    train: &[u32],
-    holdout: &[u32],
+    views: &[View],
+    held: &View,
     config: &FitConfig,
     report: Report,
 ) -> Result<(TeacherWeights, Record)> {
-    let (models, d) = (y.dim(1)?, x.dim(1)?);
+    let (models, d) = (held.y.dim(1)?, held.x.dim(1)?);
     let net = TeacherNet::new(models, d, config.hidden, config.seed, DType::F32)?;
     let (order, dropout) = (&mut nn::stream(config.seed, 2), &mut nn::stream(config.seed, 3));
-    let held = Tensor::new(holdout, &nn::CPU)?;
-    let (held_x, held_y) = (x.index_select(&held, 0)?, y.index_select(&held, 0)?);
-    let schedule =
-        Schedule { stage: "teacher", epochs: config.teacher_epochs, rows: train, config, report };
+    let schedule = Schedule {
+        stage: "teacher",
+        epochs: config.teacher_epochs,
+        rows: views[0].rows.len(),
+        config,
+        report,
+    };
     let record = schedule.run(
         &net.vars(),
         order,
-        |_, rows| {
-            let index = Tensor::new(rows, &nn::CPU)?;
-            let (bx, by) = (x.index_select(&index, 0)?, y.index_select(&index, 0)?);
+        |epoch, rows| {
+            let (index, view) = (Tensor::new(rows, &nn::CPU)?, &views[epoch % views.len()]);
+            let (x, y) = (view.x.index_select(&index, 0)?, view.y.index_select(&index, 0)?);
             let units = rows.len() * models * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
-            Ok(net.loss(&bx, &by, mask, config)?)
+            Ok(net.loss(&x, &y, mask, config)?)
         },
-        || bce(&net.logits(&held_x, Vec::new())?, &held_y),
+        || bce(&net.logits(&held.x, Vec::new())?, &held.y),
     )?;
     Ok((net.weights()?, record))
 }

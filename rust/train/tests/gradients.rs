@@ -118,18 +118,18 @@ fn the_teacher_has_the_right_gradients() -> Result<()> {
     let x = tensor(&[6, 5], 1);
     let y = tensor(&[6, 3], 2).ge(0.0)?.to_dtype(DType::F64)?;
     let mask = mask(6 * 3 * 4, 3);
-    let config = FitConfig::default();
+    let config = FitConfig::paper();
     check(&net.vars(), || net.loss(&x, &y, mask.clone(), &config))
 }
 
 #[test]
 fn the_gate_has_the_right_gradients() -> Result<()> {
-    let net = GateNet::new(5, 4, 8, DType::F64)?;
+    let net = GateNet::new(5, 4, true, 8, DType::F64)?;
     let x = tensor(&[6, 5], 4);
     let lams = [0.2, 0.9, 7.0];
     let targets = tensor(&[3, 6], 5);
     let mask = mask(3 * 6 * 4, 6);
-    let config = FitConfig::default();
+    let config = FitConfig::paper();
     check(&net.vars(), || {
         let margins = net.margins(&x, &lams, mask.clone())?;
         net.loss(&margins, &targets, 1.0, &config)
@@ -140,14 +140,14 @@ fn the_gate_has_the_right_gradients() -> Result<()> {
 fn networks_count_the_papers_parameters() -> Result<()> {
     let count = |vars: Vec<Var>| vars.iter().map(|v| v.elem_count()).sum::<usize>();
     assert_eq!(count(TeacherNet::new(4, 384, 256, 0, DType::F32)?.vars()), 398_340);
-    assert_eq!(count(GateNet::new(384, 256, 0, DType::F32)?.vars()), 104_706);
+    assert_eq!(count(GateNet::new(384, 256, true, 0, DType::F32)?.vars()), 104_706);
     Ok(())
 }
 
 #[test]
 fn single_and_double_precision_agree() -> Result<()> {
-    let net = GateNet::new(5, 4, 8, DType::F32)?;
-    let twin = GateNet::new(5, 4, 8, DType::F64)?;
+    let net = GateNet::new(5, 4, true, 8, DType::F32)?;
+    let twin = GateNet::new(5, 4, true, 8, DType::F64)?;
     let x = tensor(&[40, 5], 9);
     let lams = [0.2, 9.0];
     let a = net.margins(&x.to_dtype(DType::F32)?, &lams, vec![1.0; 2 * 40 * 4])?;

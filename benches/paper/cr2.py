@@ -1,0 +1,131 @@
+"""Our side: routers, threshold rules, deferral paths, and the ablations of each.
+
+In: training and calibration splits, then queries. Out: choices (P, N) with labels (λ, α).
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from baselines import ROWS, learnable
+
+import cr2fast
+from cr2fast import _core, seeds
+
+ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
+# The Pareto envelope pools two more: past .05 the promise is weak, but it is kept and it is cheap.
+POOL = (*ALPHAS, 0.1, 0.2)
+# Reaching the highest targets takes a λ below the paper's range; above 6 everything is local.
+LAM_RANGE = (0.03, 6.0)
+LAMS = np.array([float(f"{x:.3g}") for x in np.geomspace(*LAM_RANGE, 32)])
+CONFIGS = [{"rows": rows, "recipe": recipe} for rows in ROWS for recipe in ("smoothed", "paper")]
+LOCAL_RATES = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+# What each ablation changes in the gate's fit; the teacher stays.
+GATES = {
+    "no FiLM (λ only shifts)": {"film": False},
+    "no monotone penalty": {"w_mono": 0.0},
+    "margin loss alone": {"w_sign": 0.0},
+    "sign loss alone": {"w_margin": 0.0},
+}
+EDGE_ONLY, INCLUSIVE, FALLBACK = "edge-only", "inclusive", "fallback"
+
+
+def fit(train, costs, config, mode, seed, teacher=None, **options):
+    """A router by one of CONFIGS; `teacher` shares a fitted one's."""
+    return cr2fast.fit(
+        learnable(train, config["rows"]), costs, seed=seed, recipe=config["recipe"], lengths=mode,
+        lam_range=LAM_RANGE, teacher=teacher, progress=False, **options,
+    )  # fmt: skip
+
+
+class Calibrated:
+    """A router with thresholds, ready to choose."""
+
+    def __init__(self, router, calibration, mode, seed, alphas=POOL):
+        self.router, self.mode, self.alphas = router, mode, alphas
+        self.report = router.calibrate(
+            calibration, alphas=alphas, lams=LAMS, lengths=mode, seed=seed, on_infeasible="defer"
+        )
+        self.lams = self.report.lams
+        self._margins = router.margins(calibration.embeddings, self.lams)
+        states = router.costs.sample_states(len(calibration), seeds.CALIBRATION + seed)
+        costs = router.decision_costs(calibration, states, mode)
+        p = router.accuracies(calibration.embeddings)
+        self._prefers_edge = _core.reference_margins(p, costs, self.lams) < 0
+
+    def thresholds(self, rule):
+        """(L, A') thresholds of a rule, and a label a column."""
+        n = self._margins.shape[1]
+        if rule == "CRC":
+            return self.report.thresholds, list(self.alphas)
+        if rule == "empirical":
+            # d/N <= alpha on the calibration set, without the correction for the query to come.
+            levels = [(np.floor(a * n) + 1.5) / (n + 1) for a in self.alphas]
+            found = _core.crc_thresholds(self._margins, self._prefers_edge, levels, "defer")
+            return found, list(self.alphas)
+        if rule == "fixed local rate":
+            cuts = np.quantile(self._margins, 1 - np.array(LOCAL_RATES), axis=1)
+            return cuts.T.astype(np.float32), list(LOCAL_RATES)
+        if rule == "sign of the margin":
+            return np.zeros((len(self.lams), 1), np.float32), [None]
+        raise ValueError(rule)
+
+    def view(self, table, states):
+        """What the two stages see of a split."""
+        costs = self.router.decision_costs(table, states, self.mode)
+        p = self.router.accuracies(table.embeddings)
+        return View(self, p, costs, self.router.margins(table.embeddings, self.lams))
+
+
+class View:
+    """A split through one router's eyes."""
+
+    def __init__(self, calibrated, p, costs, margins):
+        self.of, self.p, self.costs, self.margins = calibrated, p, costs, margins
+        self.prefers_edge = _core.reference_margins(p, costs, calibrated.lams) < 0
+
+    def choices(self, rule="CRC", path=EDGE_ONLY, alphas=None):
+        """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device."""
+        thresholds, columns = self.of.thresholds(rule)
+        if alphas is not None:
+            keep = [columns.index(a) for a in alphas]
+            thresholds, columns = thresholds[:, keep], [columns[k] for k in keep]
+        local = self.margins[:, None, :] >= thresholds[:, :, None]
+        lams, models = self.of.lams, self.p.shape[1]
+        if path == FALLBACK:
+            edge = np.full((len(lams), len(self.p)), models - 1)
+        else:
+            first = 0 if path == INCLUSIVE else 1
+            edge = _core.choices(self.p, self.costs, lams, first).astype(np.int64)
+            edge = np.where(edge == 0, models, edge)
+        picked = np.where(local, 0, edge[:, None, :])
+        labels = [(float(lam), a) for lam in lams for a in columns]
+        return labels, picked.reshape(-1, picked.shape[-1]), local
+
+    def full_information(self, lams):
+        """(L, N): the teacher's choice among all models, link and lengths seen."""
+        return _core.choices(self.p, self.costs, lams).astype(np.int64)
+
+    def errors(self, local):
+        """False acceptances and needless deferrals (L, A), fractions of all queries."""
+        edge = self.prefers_edge[:, None, :]
+        return (local & edge).mean(axis=2), (~local & ~edge).mean(axis=2)
+
+
+def returned(table, states, costs, truth):
+    """(N,) true cost of a query that went to the edge and was sent back to the device.
+
+    Its local cost, and the uplink and round trip before it (equations 6-18, our reading: the paper
+    does not price the way back).
+    """
+    doc = json.loads(costs.to_json())
+    link, ue, weights = doc["link"], doc["ue"], doc["weights"]
+    ul_s = link["bits_per_input_token"] * table.n_input_tokens / np.asarray(states.rate_ul_bps)
+    rtt_s = np.asarray(states.rtt_s)
+    time_s = ul_s + rtt_s
+    energy_j = ue["p_tx_w"] * ul_s + ue["p_idle_w"] * rtt_s
+    t0, e0 = costs.normalizers
+    w_t, w_e = weights["latency"], weights["energy"]
+    reference = w_t * truth.latency_s[:, -1] / t0 + w_e * truth.energy_j[:, -1] / e0
+    return truth.cost[:, 0] + (w_t * time_s / t0 + w_e * energy_j / e0) / reference

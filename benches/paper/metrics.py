@@ -1,0 +1,94 @@
+"""From choices to numbers (all on the queries that some model answers, unless said).
+
+In: choices (P, N) of a method's P operating points, and the truth. Out: accuracy and cost of each
+point; the least cost that reaches an accuracy; hulls and areas; bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cr2fast.evaluation import upper_hull
+
+TARGETS = 8
+AREA = (0.2, 0.95)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Operating points: labels, and per-query correctness and cost (P, N) of answerable queries."""
+
+    labels: list
+    right: np.ndarray
+    cost: np.ndarray
+
+    @classmethod
+    def of(cls, labels, choices, truth):
+        """From choices (P, N) of model indices."""
+        rows = np.flatnonzero(truth.answerable)
+        picked = choices[:, rows]
+        right = truth.correct[rows, picked].astype(np.float32)
+        return cls(labels, right, truth.cost[rows, picked].astype(np.float32))
+
+    def means(self):
+        """(P,) accuracy, (P,) cost."""
+        return self.right.mean(axis=1, dtype=np.float64), self.cost.mean(axis=1, dtype=np.float64)
+
+
+def targets(truth):
+    """Eight accuracies, from the best cheap model + .03 to the reference model - .01."""
+    alone = truth.correct[truth.answerable].mean(axis=0)
+    return np.linspace(alone[:-1].max() + 0.03, alone[-1] - 0.01, TARGETS)
+
+
+def matched(accuracy, cost, at):
+    """Least cost among points with accuracy >= each target: (..., P) and (T,) to (..., T).
+
+    The reference model alone reaches every target at cost 1, and anyone can always take it.
+    """
+    reaches = accuracy[..., None, :] >= at[:, None]
+    return np.where(reaches, cost[..., None, :], 1.0).min(axis=-1, initial=1.0)
+
+
+def hull_cost(accuracy, cost, at):
+    """Cost at which the upper hull (random mixing of two points) reaches each target, (T,)."""
+    hull = upper_hull(np.append(cost, 1.0), np.append(accuracy, max(accuracy.max(), at[-1])))
+    return np.interp(at, hull[:, 1], hull[:, 0])
+
+
+def area(accuracy, cost):
+    """Mean accuracy of the hull over the cost range AREA."""
+    hull = upper_hull(cost, accuracy)
+    grid = np.linspace(*AREA, 301)
+    return float(np.interp(grid, hull[:, 0], hull[:, 1]).mean())
+
+
+def mix_at_cost(points, level):
+    """Weights (P,) of the hull at a mean cost: of at most two points that mix to it."""
+    accuracy, cost = points.means()
+    hull = upper_hull(cost, accuracy)
+    at = float(np.clip(level, hull[0, 0], hull[-1, 0]))
+    right = int(np.clip(np.searchsorted(hull[:, 0], at), 1, max(len(hull) - 1, 1)))
+    weights = np.zeros(len(cost))
+    ends = hull[[right - 1, right]] if len(hull) > 1 else hull[[0, 0]]
+    width = ends[1, 0] - ends[0, 0]
+    share = (at - ends[0, 0]) / width if width > 0 else 0.0
+    for (x, y), w in zip(ends, (1 - share, share), strict=True):
+        weights[np.flatnonzero((cost == x) & (accuracy == y))[0]] += w
+    return weights
+
+
+def bootstrap(points, at, draws):
+    """Matched costs (B, T) of resampled queries; `draws` (B, N) counts, shared by all methods."""
+    n = draws.sum(axis=1, keepdims=True)
+    accuracy = draws @ points.right.T / n
+    cost = draws @ points.cost.T / n
+    return matched(accuracy, cost, at)
+
+
+def draw_counts(n, count, seed):
+    """(B, N) float32: how often each query is in each resample."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float32)

@@ -1,0 +1,332 @@
+"""One seed, from the split to the numbers.
+
+In: a data folder's problem and a seed. Out: a JSON-able document and bootstrap replicates. Order
+matters: configurations are chosen on parts of the training split (:func:`select`), everything that
+will be tried is fitted and written down (:func:`prepare`), then the test split is opened, once
+(:func:`examine`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import cr2
+import metrics
+import numpy as np
+from baselines import BASELINES, choose, learnable
+from metrics import Points
+from world import MODES, Pricer, Sealed, Truth, text_features
+
+LEVELS = (0.35, 0.45, 0.55)
+BOOTSTRAP = 1000
+INNER = (0.7, 0.1, 0.2)
+VARIANTS = ("constant", "true costs")
+OURS, FULL = "CR² (device-edge)", "CR² (edge, full information)"
+
+
+def operating_lams(count):
+    """λ of the full-information methods: as many points as CR² pools."""
+    return np.geomspace(0.01, 20, count)
+
+
+def _cost_of(queries, variant, mode):
+    return queries.constant if variant == "constant" else queries.costs[mode]
+
+
+def _score(points, truth):
+    """What every configuration is chosen by: mean cost of the hull at the eight targets."""
+    accuracy, cost = points.means()
+    return float(metrics.hull_cost(accuracy, cost, metrics.targets(truth)).mean())
+
+
+def _points(p, queries, truth, variant, mode, count):
+    lams = operating_lams(count)
+    choices = choose(p, _cost_of(queries, variant, mode), lams)
+    return Points.of([(float(lam), None) for lam in lams], choices, truth)
+
+
+def select(train, costs, seed, tick):
+    """Choose every method's configuration within the training split."""
+    inner, calibration, held = train.split(INNER, seed=seed)
+    pricer = Pricer(inner, costs, seed)
+    queries, truth = pricer.split(held, 9_000_011 + seed)
+    features = {rows: text_features(learnable(inner, rows)) for rows in ("all", "answerable")}
+    count = len(cr2.LAMS) * len(cr2.POOL)
+    scores, chosen = {}, {}
+    for baseline in BASELINES:
+        tried = []
+        for config in baseline.configs:
+            rows = config["rows"]
+            p = baseline.fit(learnable(inner, rows), features[rows], config, seed)(queries)
+            tried.append(
+                {
+                    f"{variant}, {mode}": _score(
+                        _points(p, queries, truth, variant, mode, count), truth
+                    )
+                    for variant in VARIANTS
+                    for mode in MODES
+                }
+            )
+            tick(f"choosing: {baseline.name}")
+        scores[baseline.name] = [
+            {"config": c, "cost": t} for c, t in zip(baseline.configs, tried, strict=True)
+        ]
+        for key in tried[0]:
+            best = int(np.argmin([t[key] for t in tried]))
+            chosen[f"{baseline.name}, {key}"] = baseline.configs[best]
+    ours = []
+    for config in cr2.CONFIGS:
+        row, teacher = {}, None
+        for mode in MODES:
+            router = cr2.fit(inner, pricer.costs, config, mode, seed, teacher)
+            teacher = teacher or router
+            view = cr2.Calibrated(router, calibration, mode, seed).view(
+                held, pricer.costs.sample_states(len(held), 9_000_011 + seed)
+            )
+            labels, choices, _ = view.choices()
+            # Edge-only choices have no index M in them.
+            row[mode] = _score(Points.of(labels, choices, truth), truth)
+        ours.append(row)
+        tick("choosing: CR²")
+    scores["CR²"] = [{"config": c, "cost": r} for c, r in zip(cr2.CONFIGS, ours, strict=True)]
+    for mode in MODES:
+        best = int(np.argmin([r[mode] for r in ours]))
+        chosen[f"CR², {mode}"] = cr2.CONFIGS[best]
+    return chosen, scores
+
+
+def prepare(train, calibration, costs, chosen, seed, tick):
+    """Fit everything that will be tried, with the chosen configurations."""
+    pricer = Pricer(train, costs, seed)
+    predictors, fitted = {}, {}
+    for baseline in BASELINES:
+        for variant in VARIANTS:
+            for mode in MODES:
+                config = chosen[f"{baseline.name}, {variant}, {mode}"]
+                key = (baseline.name, *sorted(config.items()))
+                if key not in fitted:
+                    part = learnable(train, config["rows"])
+                    fitted[key] = baseline.fit(part, text_features(part), config, seed)
+                predictors[baseline.name, variant, mode] = fitted[key]
+        tick(f"fitting: {baseline.name}")
+    routers, teachers = {}, {}
+    for mode in MODES:
+        config = chosen[f"CR², {mode}"]
+        key = tuple(sorted(config.items()))
+        router = cr2.fit(train, pricer.costs, config, mode, seed, teachers.get(key))
+        teachers.setdefault(key, router)
+        routers[mode, "chosen"] = router
+        tick("fitting: CR²")
+        for name, options in cr2.GATES.items():
+            routers[mode, name] = cr2.fit(
+                train, pricer.costs, config, mode, seed, router, **options
+            )
+            tick(f"ablation: {name}")
+        other = {"smoothed": "paper", "paper": "smoothed"}[config["recipe"]]
+        swapped = config | {"recipe": other}
+        key = tuple(sorted(swapped.items()))
+        routers[mode, f"{other} recipe"] = cr2.fit(
+            train, pricer.costs, swapped, mode, seed, teachers.get(key)
+        )
+        teachers.setdefault(key, routers[mode, f"{other} recipe"])
+        tick(f"ablation: {other} recipe")
+    calibrated = {
+        key: cr2.Calibrated(router, calibration, key[0], seed) for key, router in routers.items()
+    }
+    return pricer, predictors, calibrated
+
+
+def _describe(points, choices, truth, at):
+    """A method's numbers; `truth` has the column of queries sent back, after the reference's."""
+    accuracy, cost = points.means()
+    everyone = np.arange(choices.shape[1])
+    found = metrics.matched(accuracy, cost, at)
+    # The operating point behind each matched cost; -1 where the reference model alone is taken.
+    used = [
+        int(np.where(accuracy >= t, cost, np.inf).argmin()) if (accuracy >= t).any() else -1
+        for t in at
+    ]
+    reference = np.full(choices.shape[1], truth.correct.shape[1] - 2)
+    in_units = [
+        {
+            unit: {
+                "mean": float(values.mean()),
+                "p50": float(np.quantile(values, 0.5)),
+                "p95": float(np.quantile(values, 0.95)),
+            }
+            for unit, values in (
+                ("latency_s", truth.latency_s[everyone, picked]),
+                ("energy_j", truth.energy_j[everyone, picked]),
+            )
+        }
+        for picked in (choices[i] if i >= 0 else reference for i in used)
+    ]
+    by_category = {}
+    categories = truth.categories[truth.answerable]
+    for level in LEVELS:
+        mixed = metrics.mix_at_cost(points, level) @ points.right
+        by_category[str(level)] = {
+            "all": float(mixed.mean()),
+            **{str(c): float(mixed[categories == c].mean()) for c in np.unique(categories)},
+        }
+    return {
+        "labels": points.labels,
+        "accuracy": accuracy,
+        "cost": cost,
+        "accuracy_all_queries": truth.correct[everyone, choices].mean(axis=1),
+        "cost_all_queries": truth.cost[everyone, choices].mean(axis=1),
+        "matched": found,
+        "matched_point": used,
+        "matched_units": in_units,
+        "hull": metrics.hull_cost(accuracy, cost, at),
+        "area": metrics.area(accuracy, cost),
+        "by_category": by_category,
+    }
+
+
+def _with_return(truth, back):
+    """Truth with one more column: sent to the edge and back to the device's model."""
+
+    def wide(x, last):
+        return np.concatenate([x, last[:, None]], axis=1)
+
+    return Truth(
+        wide(truth.correct, truth.correct[:, 0]),
+        wide(truth.cost, back),
+        wide(truth.latency_s, truth.latency_s[:, 0]),
+        wide(truth.energy_j, truth.energy_j[:, 0]),
+        truth.categories,
+    )
+
+
+def examine(test, pricer, predictors, calibrated, seed, tick):
+    """Everything on the test split."""
+    states_seed = 10_000_019 + seed
+    queries, truth = pricer.split(test, states_seed)
+    states = pricer.costs.sample_states(len(test), states_seed)
+    at = metrics.targets(truth)
+    wide = _with_return(truth, cr2.returned(test, states, pricer.costs, truth))
+    draws = metrics.draw_counts(int(truth.answerable.sum()), BOOTSTRAP, seed)
+    count = len(cr2.LAMS) * len(cr2.POOL)
+    document = {"targets": at, "alone": _alone(truth), "modes": {}}
+    replicates = {}
+    for mode in MODES:
+        methods = {}
+
+        def add(name, labels, choices, keep=True, methods=methods, mode=mode):
+            points = Points.of(labels, choices, wide)
+            methods[name] = _describe(points, choices, wide, at)
+            if keep:
+                replicates[f"{mode}|{name}"] = metrics.bootstrap(points, at, draws)
+            return methods[name]
+
+        lams = operating_lams(count)
+        labels = [(float(lam), None) for lam in lams]
+        for (name, variant, of), predict in predictors.items():
+            if of == mode:
+                cost = _cost_of(queries, variant, mode)
+                add(f"{name}, {variant}", labels, choose(predict(queries), cost, lams))
+        add("oracle", labels, choose(truth.correct.astype(float), truth.cost, lams), keep=False)
+        rng = np.random.default_rng(seed)
+        share = np.linspace(0, 1, count)[:, None]
+        draw = rng.random(len(test))
+        add(
+            "random mix",
+            [(float(s), None) for s in share.ravel()],
+            np.where(draw < share, truth.correct.shape[1] - 1, 0),
+        )
+        ours = {k[1]: c.view(test, states) for k, c in calibrated.items() if k[0] == mode}
+        view = ours["chosen"]
+        add(FULL, labels, view.full_information(lams))
+        labels, choices, local = view.choices()
+        add(OURS, labels, choices)
+        for path in (cr2.INCLUSIVE, cr2.FALLBACK):
+            add(f"CR² ({path})", *view.choices(path=path)[:2])
+        ablations = {"α of the paper alone": view.choices(alphas=cr2.ALPHAS)[:2]}
+        for rule in ("empirical", "fixed local rate", "sign of the margin"):
+            ablations[rule] = view.choices(rule)[:2]
+        for name, other in ours.items():
+            if name != "chosen":
+                ablations[name] = other.choices()[:2]
+        described = {
+            name: _describe(Points.of(*pair, wide), pair[1], wide, at)
+            for name, pair in ablations.items()
+        }
+        false, needless = view.errors(local)
+        document["modes"][mode] = {
+            "methods": methods,
+            "ablations": {
+                name: {k: d[k] for k in ("matched", "hull", "area")} | _risk(ours, name, view)
+                for name, d in described.items()
+            },
+            "gate": {
+                "lams": view.of.lams, "alphas": view.of.alphas, "n": len(test),
+                "n_calibration": view.of.report.n, "false_acceptances": false,
+                "needless_deferrals": needless, "local_rate": local.mean(axis=2),
+                "cost": methods[OURS]["cost_all_queries"],
+            },
+        }  # fmt: skip
+        tick(f"testing: {mode} lengths")
+    return document, replicates
+
+
+def _risk(ours, name, view):
+    """Realised risk and local rate of an ablation with its own gate or rule."""
+    if name in ours:
+        other, rule = ours[name], "CRC"
+    elif name in ("empirical", "fixed local rate", "sign of the margin"):
+        other, rule = view, name
+    else:
+        other, rule = view, "CRC"
+    _, _, local = other.choices(rule)
+    false, _ = other.errors(local)
+    alphas = np.array(other.of.alphas, dtype=float)
+    out = {"risk_highest": float(false.max()), "local_rate": float(local.mean())}
+    if false.shape[1] == len(alphas):
+        out["risk_by_alpha"] = false.mean(axis=0)
+    return out
+
+
+def _alone(truth):
+    rows = truth.answerable
+    return {
+        "accuracy": truth.correct[rows].mean(axis=0),
+        "cost": truth.cost[rows].mean(axis=0),
+        "accuracy_all_queries": truth.correct.mean(axis=0),
+        "latency_s": truth.latency_s[rows].mean(axis=0),
+        "energy_j": truth.energy_j[rows].mean(axis=0),
+    }
+
+
+def steps():
+    """How many times `tick` is called for one seed."""
+    return (
+        sum(len(b.configs) for b in BASELINES)
+        + len(cr2.CONFIGS)
+        + len(BASELINES)
+        + len(MODES) * (2 + len(cr2.GATES) + 1)
+    )
+
+
+def run(problem, seed, tick):
+    """The document and the replicates of one seed."""
+    start = time.perf_counter()
+    train, calibration, test = problem.table.split(seed=seed)
+    sealed = Sealed(test)
+    chosen, scores = select(train, problem.costs, seed, tick)
+    prepared = prepare(train, calibration, problem.costs, chosen, seed, tick)
+    plan = {
+        "seed": seed, "chosen": chosen, "targets": metrics.TARGETS, "alphas": cr2.POOL,
+        "lams": cr2.LAMS.tolist(), "gates": cr2.GATES,
+        "routers": [c.report.thresholds.tolist() for c in prepared[2].values()],
+    }  # fmt: skip
+    document, replicates = examine(sealed.open(plan), *prepared, seed, tick)
+    document |= {
+        "seed": seed,
+        "chosen": chosen,
+        "choosing": scores,
+        "test_split": sealed.record,
+        "queries": {"train": len(train), "calibration": len(calibration), "test": len(test)},
+        "seconds": time.perf_counter() - start,
+    }
+    return document, replicates

@@ -1,0 +1,136 @@
+"""Say when live queries no longer look like the calibration set.
+
+In: margins of live queries at one cost weight, and order statistics of the calibration margins.
+Out: :class:`DriftReport`, with a p-value whose false-alarm rate is exact. The guarantee of a
+threshold holds for queries exchangeable with the calibration set; this is the check of it that
+needs no answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import Cr2Error
+
+QUANTILES = 255
+_DRAWS = 1999
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What a check found.
+
+    Attributes
+    ----------
+    drifted : bool
+        Whether ``p_value <= level``.
+    p_value : float
+        At most `level` with probability at most `level` when nothing drifted.
+    statistic : float
+        Largest distance between the two distribution functions, in [0, 1].
+    margin : float
+        Margin at which they are that far apart.
+    live, expected : float
+        Fraction of live queries and of the calibration set up to that margin.
+    n, n_calibration : int
+        Live queries, and calibration samples N.
+    lam, level : float
+        Cost weight, and false-alarm rate of one check.
+    """
+
+    drifted: bool
+    p_value: float
+    statistic: float
+    margin: float
+    live: float
+    expected: float
+    n: int
+    n_calibration: int
+    lam: float
+    level: float
+
+    def __str__(self) -> str:
+        word = "drift" if self.drifted else "no drift found"
+        return (
+            f"{word} at lam={self.lam:g}: {self.live:.3f} of {self.n} live queries have a margin "
+            f"up to {self.margin:.3g}, {self.expected:.3f} of the calibration set "
+            f"(p = {self.p_value:.4f}, false-alarm rate of one check {self.level:g})"
+        )
+
+
+def ranks(n: int) -> npt.NDArray[np.int64]:
+    """Ranks (Q,), from 1, of the order statistics that are kept of `n` margins."""
+    q = min(n, QUANTILES)
+    return np.rint(np.arange(1, q + 1) * (n + 1) / (q + 1)).astype(np.int64)
+
+
+def keep(margins: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Order statistics (L, Q) of margins (L, N)."""
+    return np.sort(margins, axis=1)[:, ranks(margins.shape[1]) - 1]
+
+
+def check(
+    live: npt.ArrayLike, quantiles: npt.NDArray[np.float32], n: int, lam: float, level: float
+) -> DriftReport:
+    """Compare live margins with the kept order statistics of N calibration margins.
+
+    A two-sample Kolmogorov-Smirnov test at the kept points. For continuous margins its null law
+    depends on the two sample sizes alone, so it is simulated (the p-value of a simulation with the
+    observed value counted in is exact); ties only make it more careful.
+
+    Parameters
+    ----------
+    live : array_like, (n,)
+        Margins.
+    quantiles : ndarray of float32, (Q,)
+        Of :func:`keep`, at one cost weight.
+    n : int
+        Calibration samples N.
+    lam, level : float
+        As in the report.
+    """
+    x = np.asarray(live, dtype=np.float64)
+    if x.ndim != 1 or not x.size or not np.isfinite(x).all():
+        raise Cr2Error(
+            f"scores: expected a non-empty list of finite margins, got shape {x.shape}"
+            + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
+        )
+    if not 1 / (_DRAWS + 1) <= level < 1:
+        raise Cr2Error(f"level: expected a number from {1 / (_DRAWS + 1)} to 1, got {level!r}")
+    r, x = ranks(n), np.sort(x)
+    expected = r / (n + 1)
+    below = np.searchsorted(x, quantiles, "left") / x.size
+    upto = np.searchsorted(x, quantiles, "right") / x.size
+    gap = np.maximum(np.maximum(below - expected, expected - upto), 0)
+    at = int(gap.argmax())
+    p = (1 + (_null(x.size, n) >= gap[at] - 1e-12).sum()) / (_DRAWS + 1)
+    return DriftReport(
+        drifted=bool(p <= level),
+        p_value=float(p),
+        statistic=float(gap[at]),
+        margin=float(quantiles[at]),
+        live=float(below[at] if below[at] > expected[at] else upto[at]),
+        expected=float(expected[at]),
+        n=x.size,
+        n_calibration=n,
+        lam=lam,
+        level=level,
+    )
+
+
+@lru_cache(maxsize=32)
+def _null(live: int, n: int) -> npt.NDArray[np.float64]:
+    """Statistics of `live` and `n` draws from one continuous distribution, (_DRAWS,)."""
+    rng = np.random.default_rng(0)
+    r = ranks(n)
+    # Spacings of uniform order statistics are gamma variables over their sum.
+    steps = np.diff(np.concatenate(([0], r, [n + 1])))
+    spacings = rng.standard_gamma(steps, size=(_DRAWS, steps.size))
+    spacings /= spacings.sum(axis=1, keepdims=True)
+    counts = rng.multinomial(live, spacings)[:, :-1].cumsum(axis=1)
+    null: npt.NDArray[np.float64] = np.abs(counts / live - r / (n + 1)).max(axis=1)
+    return null
