@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers wheel light clean risk
+.PHONY: help demo test check bench bench-peers paper paper-quick wheel light clean risk
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,22 @@ bench-peers: wheel  ## side by side with onnxruntime, NumPy, JAX, scikit-learn, 
 	.venv-peers/bin/pip install -q --force-reinstall --no-deps dist/*.whl
 	.venv-peers/bin/python benches/peers/run.py --out target/peers.json
 
+# The experiments run on the wheel, beside the baselines' libraries.
+PAPER = .venv-paper/bin/python benches/paper/run.py
+.venv-paper/.built: $(RUST_SOURCES) $(wildcard python/cr2fast/*.py) benches/paper/requirements.txt
+	$(MAKE) wheel
+	[ -d .venv-paper ] || $(PYTHON) -m venv .venv-paper
+	.venv-paper/bin/pip install -q --upgrade pip
+	.venv-paper/bin/pip install -q -r benches/paper/requirements.txt
+	.venv-paper/bin/pip install -q --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA, five seeds (half an hour; goes on where it stopped)
+	$(PAPER) --out target/paper
+
+paper-quick: .venv-paper/.built  ## the same for one seed (minutes)
+	$(PAPER) --quick --out target/paper-quick
+
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python benches/risk_over_seeds.py
 
@@ -66,4 +82,4 @@ wheel: .venv/.tools  ## build the wheel into dist/
 	. $(BIN)/activate && maturin build --release --out dist
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-peers target dist demo python/cr2fast/*.so
+	rm -rf .venv .venv-peers .venv-paper target dist demo python/cr2fast/*.so

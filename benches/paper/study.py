@@ -13,7 +13,7 @@ import time
 import cr2
 import metrics
 import numpy as np
-from baselines import BASELINES, choose, learnable
+from baselines import BASELINES, ROWS, choose, learnable
 from metrics import Points
 from world import MODES, Pricer, Sealed, Truth, text_features
 
@@ -26,7 +26,7 @@ OURS, FULL = "CR² (device-edge)", "CR² (edge, full information)"
 
 def operating_lams(count):
     """λ of the full-information methods: as many points as CR² pools."""
-    return np.geomspace(0.01, 20, count)
+    return np.geomspace(0.01, 8, count)
 
 
 def _cost_of(queries, variant, mode):
@@ -45,54 +45,45 @@ def _points(p, queries, truth, variant, mode, count):
     return Points.of([(float(lam), None) for lam in lams], choices, truth)
 
 
-def select(train, costs, seed, tick):
-    """Choose every method's configuration within the training split."""
-    inner, calibration, held = train.split(INNER, seed=seed)
-    pricer = Pricer(inner, costs, seed)
-    queries, truth = pricer.split(held, 9_000_011 + seed)
-    features = {rows: text_features(learnable(inner, rows)) for rows in ("all", "answerable")}
-    count = len(cr2.LAMS) * len(cr2.POOL)
-    scores, chosen = {}, {}
-    for baseline in BASELINES:
-        tried = []
-        for config in baseline.configs:
-            rows = config["rows"]
-            p = baseline.fit(learnable(inner, rows), features[rows], config, seed)(queries)
-            tried.append(
-                {
-                    f"{variant}, {mode}": _score(
-                        _points(p, queries, truth, variant, mode, count), truth
-                    )
-                    for variant in VARIANTS
-                    for mode in MODES
-                }
-            )
-            tick(f"choosing: {baseline.name}")
-        scores[baseline.name] = [
-            {"config": c, "cost": t} for c, t in zip(baseline.configs, tried, strict=True)
-        ]
-        for key in tried[0]:
-            best = int(np.argmin([t[key] for t in tried]))
-            chosen[f"{baseline.name}, {key}"] = baseline.configs[best]
-    ours = []
-    for config in cr2.CONFIGS:
-        row, teacher = {}, None
-        for mode in MODES:
-            router = cr2.fit(inner, pricer.costs, config, mode, seed, teacher)
-            teacher = teacher or router
-            view = cr2.Calibrated(router, calibration, mode, seed).view(
-                held, pricer.costs.sample_states(len(held), 9_000_011 + seed)
-            )
-            labels, choices, _ = view.choices()
-            # Edge-only choices have no index M in them.
-            row[mode] = _score(Points.of(labels, choices, truth), truth)
-        ours.append(row)
-        tick("choosing: CR²")
-    scores["CR²"] = [{"config": c, "cost": r} for c, r in zip(cr2.CONFIGS, ours, strict=True)]
-    for mode in MODES:
-        best = int(np.argmin([r[mode] for r in ours]))
-        chosen[f"CR², {mode}"] = cr2.CONFIGS[best]
-    return chosen, scores
+def select(train, costs, seed, repeats, tick):
+    """Choose every method's configuration within the training split, by repeated hold-out."""
+    count = len(cr2.LAMS) * len(cr2.ALPHAS)
+    scores = {}
+    for repeat in range(repeats):
+        inner, calibration, held = train.split(INNER, seed=1000 * seed + repeat)
+        pricer = Pricer(inner, costs, seed)
+        states_seed = 9_000_011 + 1000 * seed + repeat
+        queries, truth = pricer.split(held, states_seed)
+        features = {rows: text_features(learnable(inner, rows)) for rows in ROWS}
+        for baseline in BASELINES:
+            for i, config in enumerate(baseline.configs):
+                rows = config["rows"]
+                p = baseline.fit(learnable(inner, rows), features[rows], config, seed)(queries)
+                for variant in VARIANTS:
+                    for mode in MODES:
+                        points = _points(p, queries, truth, variant, mode, count)
+                        key = f"{baseline.name}, {variant}, {mode}"
+                        scores.setdefault(key, {}).setdefault(i, []).append(_score(points, truth))
+                tick(f"choosing: {baseline.name}")
+        for i, config in enumerate(cr2.CONFIGS):
+            teacher = None
+            for mode in MODES:
+                router = cr2.fit(inner, pricer.costs, config, mode, seed, teacher)
+                teacher = teacher or router
+                states = pricer.costs.sample_states(len(held), states_seed)
+                view = cr2.Calibrated(router, calibration, mode, seed).view(held, states)
+                labels, choices, _ = view.choices()
+                score = _score(Points.of(labels, choices, truth), truth)
+                scores.setdefault(f"CR², {mode}", {}).setdefault(i, []).append(score)
+            tick("choosing: CR²")
+    configs = {b.name: b.configs for b in BASELINES} | {"CR²": cr2.CONFIGS}
+    chosen, record = {}, {}
+    for key, tried in scores.items():
+        means = {i: float(np.mean(costs)) for i, costs in tried.items()}
+        own = configs[key.split(",")[0]]
+        chosen[key] = own[min(means, key=means.get)]
+        record[key] = [{"config": own[i], "cost": cost} for i, cost in means.items()]
+    return chosen, record
 
 
 def prepare(train, calibration, costs, chosen, seed, tick):
@@ -207,7 +198,7 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
     at = metrics.targets(truth)
     wide = _with_return(truth, cr2.returned(test, states, pricer.costs, truth))
     draws = metrics.draw_counts(int(truth.answerable.sum()), BOOTSTRAP, seed)
-    count = len(cr2.LAMS) * len(cr2.POOL)
+    count = len(cr2.LAMS) * len(cr2.ALPHAS)
     document = {"targets": at, "alone": _alone(truth), "modes": {}}
     replicates = {}
     for mode in MODES:
@@ -242,9 +233,7 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
         add(OURS, labels, choices)
         for path in (cr2.INCLUSIVE, cr2.FALLBACK):
             add(f"CR² ({path})", *view.choices(path=path)[:2])
-        ablations = {"α of the paper alone": view.choices(alphas=cr2.ALPHAS)[:2]}
-        for rule in ("empirical", "fixed local rate", "sign of the margin"):
-            ablations[rule] = view.choices(rule)[:2]
+        ablations = {rule: view.choices(rule)[:2] for rule in cr2.RULES}
         for name, other in ours.items():
             if name != "chosen":
                 ablations[name] = other.choices()[:2]
@@ -274,10 +263,8 @@ def _risk(ours, name, view):
     """Realised risk and local rate of an ablation with its own gate or rule."""
     if name in ours:
         other, rule = ours[name], "CRC"
-    elif name in ("empirical", "fixed local rate", "sign of the margin"):
-        other, rule = view, name
     else:
-        other, rule = view, "CRC"
+        other, rule = view, name
     _, _, local = other.choices(rule)
     false, _ = other.errors(local)
     alphas = np.array(other.of.alphas, dtype=float)
@@ -298,25 +285,21 @@ def _alone(truth):
     }
 
 
-def steps():
+def steps(repeats):
     """How many times `tick` is called for one seed."""
-    return (
-        sum(len(b.configs) for b in BASELINES)
-        + len(cr2.CONFIGS)
-        + len(BASELINES)
-        + len(MODES) * (2 + len(cr2.GATES) + 1)
-    )
+    tried = sum(len(b.configs) for b in BASELINES) + len(cr2.CONFIGS)
+    return repeats * tried + len(BASELINES) + len(MODES) * (3 + len(cr2.GATES))
 
 
-def run(problem, seed, tick):
+def run(problem, seed, repeats, tick):
     """The document and the replicates of one seed."""
     start = time.perf_counter()
     train, calibration, test = problem.table.split(seed=seed)
     sealed = Sealed(test)
-    chosen, scores = select(train, problem.costs, seed, tick)
+    chosen, scores = select(train, problem.costs, seed, repeats, tick)
     prepared = prepare(train, calibration, problem.costs, chosen, seed, tick)
     plan = {
-        "seed": seed, "chosen": chosen, "targets": metrics.TARGETS, "alphas": cr2.POOL,
+        "seed": seed, "chosen": chosen, "targets": metrics.TARGETS, "alphas": cr2.ALPHAS,
         "lams": cr2.LAMS.tolist(), "gates": cr2.GATES,
         "routers": [c.report.thresholds.tolist() for c in prepared[2].values()],
     }  # fmt: skip

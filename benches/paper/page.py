@@ -1,0 +1,183 @@
+"""The report as one HTML file that needs nothing beside it. In: results and figures."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+import numpy as np
+from study import FULL, LEVELS, OURS
+from world import MODES
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.25rem .6rem;
+border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
+.no{background:#fde8e6}.yes{background:#e6f4ea}.ours{font-weight:600}img{max-width:100%}
+.note{color:#555}
+"""
+
+
+def _table(head, rows, classes=None):
+    classes = classes or [""] * len(rows)
+    out = ["<table><tr>" + "".join(f"<th>{escape(str(h))}</th>" for h in head) + "</tr>"]
+    for row, css in zip(rows, classes, strict=True):
+        cells = "".join(f"<td>{escape(str(c))}</td>" for c in row)
+        out.append(f'<tr class="{css}">{cells}</tr>')
+    return "\n".join(out) + "</table>"
+
+
+def _pm(mean, half, form="{:.3f}"):
+    known = half is not None and np.isfinite(half)
+    return form.format(mean) + (f" ± {form.format(half)}" if known else "")
+
+
+def _claims(results):
+    rows = [
+        (c["mode"], c["claim"], c["asked"], c["found"], "holds" if c["holds"] else "does not hold")
+        for c in results["claims"]
+    ]
+    css = ["yes" if c["holds"] else "no" for c in results["claims"]]
+    return _table(("lengths", "claim", "asked", "found", ""), rows, css)
+
+
+def _matched(results, mode):
+    m = results["modes"][mode]
+    rows, css = [], []
+    for name, e in m["methods"].items():
+        half = e["matched_half"]
+        cells = [_pm(c, h) for c, h in zip(e["matched"], half, strict=True)]
+        rows.append((name, *cells, f"{np.mean(e['matched']):.3f}", f"{np.mean(e['hull']):.3f}",
+                     _pm(e["area"], e["area_half"])))  # fmt: skip
+        css.append("ours" if name == OURS else "")
+    low, high = results["area_range"]
+    head = ("cost at accuracy", *(f"{t:.3f}" for t in results["targets"]), "mean", "mean, hull",
+            f"mean accuracy, cost {low} to {high}")  # fmt: skip
+    return _table(head, rows, css)
+
+
+def _savings(results, mode):
+    m = results["modes"][mode]
+    rows = []
+    for name, s in m["savings"]["matched"].items():
+        cells = [
+            f"{v:+.1%} ({lo:+.1%} to {hi:+.1%})"
+            for v, lo, hi in zip(s["by_target"], s["low"], s["high"], strict=True)
+        ]
+        mean = f"{s['mean']:+.1%} ({s['mean_low']:+.1%} to {s['mean_high']:+.1%})"
+        rows.append((name, *cells, mean, f"{np.mean(m['hull_savings'][name]):+.1%}"))
+    head = ("against", *(f"{t:.3f}" for t in results["targets"]), "mean", "hull")
+    return _table(head, rows)
+
+
+def _units(results, mode):
+    rows = []
+    for name, e in results["modes"][mode]["methods"].items():
+        u = e["units"][3]
+        t, j = u["latency_s"], u["energy_j"]
+        rows.append((name, *(f"{t[k]:.2f}" for k in ("mean", "p50", "p95")),
+                     *(f"{j[k]:.0f}" for k in ("mean", "p50", "p95"))))  # fmt: skip
+    head = (f"at accuracy {results['targets'][3]:.3f}", "latency s, mean", "p50", "p95",
+            "energy J, mean", "p50", "p95")  # fmt: skip
+    return _table(head, rows)
+
+
+def _categories(results, mode, level):
+    methods = results["modes"][mode]["methods"]
+    names = [n for n in methods if n not in ("oracle",)]
+    categories = list(methods[OURS]["by_category"][str(level)])
+    rows = [
+        (name, *(f"{methods[name]['by_category'][str(level)][c]:.3f}" for c in categories))
+        for name in names
+    ]
+    css = ["ours" if n == OURS else "" for n in names]
+    return _table((f"accuracy at cost {level}", *categories), rows, css)
+
+
+def _ablations(results, mode):
+    m = results["modes"][mode]
+    base = m["methods"][OURS]
+    rows = [("as chosen", _pm(np.mean(base["matched"]), None), f"{np.mean(base['hull']):.3f}", "",
+             f"{np.max(m['gate']['risk']):.3f}", f"{np.mean(m['gate']['local_rate']):.3f}",
+             " ".join(f"{v:.4f}" for v in np.mean(m["gate"]["risk"], axis=0)))]  # fmt: skip
+    for name, e in m["ablations"].items():
+        change = np.mean(e["hull"]) / np.mean(base["hull"]) - 1
+        risk = " ".join(f"{v:.4f}" for v in e.get("risk_by_alpha", []))
+        rows.append((name, f"{np.mean(e['matched']):.3f}", f"{np.mean(e['hull']):.3f}",
+                     f"{change:+.1%}", f"{e['risk_highest']:.3f}", f"{e['local_rate']:.3f}",
+                     risk))  # fmt: skip
+    head = ("variant", "mean matched cost", "hull", "hull, change", "highest risk", "local rate",
+            "mean risk over λ, by α")  # fmt: skip
+    return _table(head, rows)
+
+
+def _complexity(results):
+    rows = [
+        (r["name"], f"{r['parameters']:,}" if r["parameters"] else "–", f"{r['flops']:,}",
+         f"{r['median_us']:.1f}")
+        for r in results["complexity"]
+    ]  # fmt: skip
+    return _table(("head", "parameters", "FLOPs", "median µs a query"), rows)
+
+
+def _chosen(results):
+    names = list(results["chosen"][0])
+    rows = [
+        (n, *(", ".join(f"{k} {v}" for k, v in c[n].items()) for c in results["chosen"]))
+        for n in names
+    ]
+    return _table(("method, mode", *(f"seed {s}" for s in results["seeds"])), rows)
+
+
+def write(results, images, path):
+    """Write the page."""
+    run, q = results["run"], results["queries"]
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>cr2fast: the experiments</title>"
+        f"<style>{STYLE}</style><h1>CR²: the paper's experiments on real answers</h1>",
+        f"<p>MMLU-Pro, answers of four open models; {q['train']} training, {q['calibration']} "
+        f"calibration and {q['test']} test queries a seed, {len(results['seeds'])} seeds. Costs "
+        f"are an <em>estimated</em> table. Accuracy and cost are on test queries that some model "
+        f"answers. <em>Predicted lengths</em> is how a router is deployed; <em>known lengths</em>, "
+        f"the paper's assumption, lets the edge see the lengths of answers not yet written. A "
+        f"method that reaches an accuracy at none of its {64 * 5} operating points pays the reference "
+        f"model's cost, 1.</p><h2>What was claimed, and what was found</h2>",
+        _claims(results),
+        "<p class=note>Where a baseline is cheaper than CR², the savings below are negative.</p>",
+    ]
+    for mode in MODES:
+        parts += [
+            f"<h2>{mode} lengths</h2><h3>Cost at matched accuracy (mean over seeds ± half of the "
+            f"95 % interval)</h3>", _matched(results, mode),
+            f"<h3>What {escape(OURS)} saves (95 % interval, paired bootstrap over queries)</h3>",
+            _savings(results, mode), _units(results, mode),
+            "<h3>Table II: accuracy by category at matched cost</h3>",
+            *(_categories(results, mode, level) for level in LEVELS),
+            "<h3>Table III: ablations</h3>", _ablations(results, mode),
+        ]  # fmt: skip
+    parts += ["<h2>Table IV: size and speed of the heads</h2>", _complexity(results)]
+    for title, file in images.values():
+        data = base64.b64encode(file.read_bytes()).decode()
+        parts.append(f'<h3>{escape(title)}</h3><img alt="" src="data:image/png;base64,{data}">')
+    opened = [r["opened"] for r in results["test_split"]]
+    parts += [
+        "<h2>How it was done</h2><ul>",
+        "<li>All methods learn from the same training split and see the same embeddings and link "
+        "states; the LLMRank-style ranker also reads nine features of the text. Thresholds come "
+        "from the calibration split.</li>",
+        f"<li>Configurations are chosen on the training split, by {run['repeats']} hold-outs; the "
+        f"criterion is the same for all: mean cost of the hull at eight accuracies.</li>",
+        f"<li>The test split of each seed was opened {opened} times, after the plan (choices, "
+        f"grids, thresholds) was fixed; its SHA-256 is in the JSON.</li>",
+        f"<li>{escape(FULL)} chooses among all models with the teacher and the state: an upper "
+        f"reference, not deployable on a device.</li>",
+        "<li>Inclusive: the edge may send a query back; uplink and round trip are then paid on top "
+        "of the local cost.</li>",
+        "<li>The guarantee bounds the mean over calibration sets, at each (λ, α) by itself, for "
+        "queries exchangeable with the calibration set. Matched costs pick the best of many "
+        "points, for which it says nothing at once.</li></ul><h3>Configurations chosen</h3>",
+        _chosen(results),
+        f"<p class=note>cr2fast {escape(run['cr2fast'])}, {run['cpus']} CPUs, "
+        f"{run['seconds_of_seeds'] / 60:.1f} minutes.</p>",
+    ]  # fmt: skip
+    path.write_text("\n".join(parts), encoding="utf-8")

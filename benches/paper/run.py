@@ -1,0 +1,126 @@
+"""The paper's experiments on real outcomes: every router, every figure, one report.
+
+    CR2FAST_DATA=DIR python benches/paper/run.py [--seeds 5] [--out target/paper]
+
+Written to the output folder: ``results.json`` (all numbers), ``*.png``, and ``report.html``, which
+holds everything in one file. A seed that is done is kept (``seed-0.json``, ``seed-0.npz``) and not
+run again while code, library and data stay the same, so an interrupted run goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import complexity
+import figures
+import numpy as np
+import page
+import study
+import summary
+from sklearn.exceptions import ConvergenceWarning
+from tqdm import tqdm
+
+import cr2fast
+from cr2fast.datasets import load_folder
+from cr2fast.jsontext import json_ready
+
+
+def fingerprint(data, repeats):
+    """Digest of everything a seed's numbers depend on."""
+    digest = hashlib.sha256(f"{repeats} {cr2fast.__version__}".encode())
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    core = sorted(Path(cr2fast.__file__).parent.rglob("*.so"))
+    python = sorted(Path(cr2fast.__file__).parent.glob("*.py"))
+    shown = {"run.py", "figures.py", "page.py", "summary.py", "complexity.py"}
+    tables = sorted(p for p in Path(data).glob("*") if p.is_file())
+    for path in [p for p in sources if p.name not in shown] + core + python + tables:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def one_seed(problem, seed, repeats, key, folder, bar):
+    """A seed's document and replicates, from its files or by running it."""
+    start = time.perf_counter()
+    json_path, npz_path = folder / f"seed-{seed}.json", folder / f"seed-{seed}.npz"
+    if json_path.exists() and npz_path.exists():
+        document = json.loads(json_path.read_text())
+        if document["fingerprint"] == key:
+            bar.update(study.steps(repeats))
+            bar.write(f"seed {seed}: from {json_path}")
+            return document, dict(np.load(npz_path))
+
+    def tick(what):
+        bar.set_postfix_str(f"seed {seed}, {what}")
+        bar.update()
+
+    document, replicates = study.run(problem, seed, repeats, tick)
+    document = json_ready(document | {"fingerprint": key})
+    for path, write in (
+        (npz_path, lambda f: np.savez(f, **replicates)),
+        (json_path, lambda f: f.write(json.dumps(document).encode())),
+    ):
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            write(file)
+        temporary.replace(path)
+    bar.write(f"seed {seed}: {time.perf_counter() - start:.0f} s")
+    return document, replicates
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="A run with five seeds takes about half an hour on two cores, one seed (--quick) "
+        "a few minutes.",
+    )
+    parser.add_argument("--data", default=os.environ.get("CR2FAST_DATA"), help="data folder")
+    parser.add_argument("--seeds", type=int, default=5, help="0, 1, ... (default 5)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=2,
+        help="hold-outs behind each choice of a configuration (default 2)",
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed, one hold-out")
+    parser.add_argument("--out", type=Path, default=Path("target/paper"), help="output folder")
+    args = parser.parse_args()
+    if not args.data:
+        sys.exit("paper: --data DIR or CR2FAST_DATA is needed: the experiments are on real answers")
+    if args.seeds < 1 or args.repeats < 1:
+        sys.exit("paper: --seeds and --repeats must be at least 1")
+    seeds, repeats = (1, 1) if args.quick else (args.seeds, args.repeats)
+    # The MLP of the published baseline stops at 200 iterations, converged or not.
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)
+    args.out.mkdir(parents=True, exist_ok=True)
+    problem, start = load_folder(args.data), time.perf_counter()
+    key = fingerprint(args.data, repeats)
+    total = seeds * study.steps(repeats)
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total, desc="paper", bar_format=layout, disable=None) as bar:
+        runs = [one_seed(problem, seed, repeats, key, args.out, bar) for seed in range(seeds)]
+    results = summary.over_seeds([d for d, _ in runs], [r for _, r in runs])
+    results["complexity"] = complexity.measure(problem, results)
+    results["run"] = {
+        "seeds": seeds, "repeats": repeats, "fingerprint": key,
+        "cr2fast": cr2fast.__version__, "cpus": os.cpu_count(),
+        "seconds_of_seeds": sum(d["seconds"] for d, _ in runs),
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+    results = json_ready(results)
+    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    images = figures.draw(results, args.out)
+    page.write(results, images, args.out / "report.html")
+    print(summary.text(results))
+    print(f"wrote {args.out}/results.json, {len(images)} figures, {args.out}/report.html")
+
+
+if __name__ == "__main__":
+    main()
