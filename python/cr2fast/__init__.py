@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from cr2fast.fitting import fit
     from cr2fast.router import Router
     from cr2fast.table import RoutingTable
+    from cr2fast.text_encoder import Encoder
 
 # Name -> module. Loaded on first use, so that a device pays for numpy alone.
 _LAZY = {
     "CalibrationReport": "calibration",
+    "Encoder": "text_encoder",
     "EncoderInfo": "encoder",
     "Evaluation": "evaluation",
     "Router": "router",
@@ -62,6 +64,7 @@ __all__ = [
     "Decision",
     "DeviceRouter",
     "EdgeSelector",
+    "Encoder",
     "EncoderInfo",
     "Evaluation",
     "InfeasibleAlphaError",

@@ -1,10 +1,13 @@
 # Types of the extension module, checked against it by `make check` (mypy.stubtest).
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from os import PathLike
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from cr2fast.encoder import TextEncoder
+from cr2fast.messages import Text
 
 __version__: str
 __all__ = [
@@ -140,6 +143,11 @@ class DeviceRouter:
     def route_batch(
         self, embeddings: NDArray[np.float32], threads: int = 1
     ) -> NDArray[np.bool_]: ...
+    def route_text(self, text: Text, encoder: TextEncoder) -> Decision: ...
+    def route_texts(self, texts: Sequence[Text], encoder: TextEncoder) -> NDArray[np.bool_]: ...
+    def route_text_async(
+        self, text: Text, encoder: TextEncoder
+    ) -> Coroutine[Any, Any, Decision]: ...
     def margins(self, embeddings: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]: ...
 
 @final

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 
 class EncoderInfo(NamedTuple):
@@ -33,3 +36,16 @@ class EncoderInfo(NamedTuple):
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         return cls(id, digest.hexdigest())
+
+
+class TextEncoder(Protocol):
+    """What :meth:`DeviceRouter.route_text` needs of an encoder; :class:`Encoder` is one."""
+
+    @property
+    def info(self) -> EncoderInfo:
+        """Name and fingerprint, compared with the router's."""
+        ...
+
+    def encode(self, texts: Any, /) -> npt.NDArray[np.float32]:
+        """(d,) of one text, (N, d) of a sequence of N."""
+        ...

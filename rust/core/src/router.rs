@@ -23,6 +23,22 @@ pub struct Encoder {
     pub sha256: String,
 }
 
+impl Encoder {
+    /// Refuse another encoder. One whose hash nobody knows is compared by name.
+    pub fn check(&self, other: &Self) -> Result<()> {
+        let same = if self.sha256.is_empty() || other.sha256.is_empty() {
+            self.id == other.id
+        } else {
+            self.sha256 == other.sha256
+        };
+        if same {
+            return Ok(());
+        }
+        let show = |e: &Self| format!("{} (sha256 {:?})", e.id, e.sha256);
+        Err(Error::Encoder { expected: show(self), got: show(other) })
+    }
+}
+
 /// Thresholds and what they were calibrated on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
@@ -141,18 +157,9 @@ impl Router {
         })
     }
 
-    /// Refuse another encoder. A router that never learned its encoder's hash compares names.
+    /// Refuse another encoder.
     pub fn check_encoder(&self, other: &Encoder) -> Result<()> {
-        let same = if self.encoder.sha256.is_empty() || other.sha256.is_empty() {
-            self.encoder.id == other.id
-        } else {
-            self.encoder.sha256 == other.sha256
-        };
-        if same {
-            return Ok(());
-        }
-        let show = |e: &Encoder| format!("{} (sha256 {:?})", e.id, e.sha256);
-        Err(Error::Encoder { expected: show(&self.encoder), got: show(other) })
+        self.encoder.check(other)
     }
 
     /// The same router with thresholds.

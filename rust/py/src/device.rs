@@ -1,7 +1,9 @@
 //! `DeviceRouter` and `Decision`.
 
 use cr2fast_core::device;
+use cr2fast_core::router::{Encoder, Router as CoreRouter};
 use numpy::PyArray1;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::arrays::{out1, vector_f32};
@@ -58,7 +60,31 @@ impl Decision {
 ///
 /// Immutable and safe to share between threads. Needs numpy alone.
 #[pyclass(frozen, module = "cr2fast")]
-pub struct DeviceRouter(device::DeviceRouter);
+pub struct DeviceRouter(device::DeviceRouter, Encoder);
+
+impl DeviceRouter {
+    fn bind(router: &CoreRouter, lam: f64, alpha: f64) -> PyResult<Self> {
+        let inner = device::DeviceRouter::new(router, lam, alpha).map_err(core)?;
+        Ok(Self(inner, router.encoder.clone()))
+    }
+
+    /// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
+    fn encode<'py>(
+        &self,
+        encoder: &Bound<'py, PyAny>,
+        texts: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (id, sha256) =
+            encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
+                PyTypeError::new_err(format!(
+                    "encoder: expected an Encoder (with `info` and `encode`), got {}",
+                    encoder.get_type()
+                ))
+            })?;
+        self.1.check(&Encoder { id, sha256 }).map_err(core)?;
+        encoder.call_method1("encode", (texts,))
+    }
+}
 
 #[pymethods]
 impl DeviceRouter {
@@ -90,14 +116,14 @@ impl DeviceRouter {
         encoder: Option<(String, String)>,
     ) -> PyResult<Self> {
         let router = open(py, &path, encoder)?;
-        device::DeviceRouter::new(&router, lam, alpha).map(Self).map_err(core)
+        Self::bind(&router, lam, alpha)
     }
 
     /// The same from a router in memory.
     #[staticmethod]
     #[pyo3(signature = (router, lam, alpha=0.01))]
     fn from_router(router: &Router, lam: f64, alpha: f64) -> PyResult<Self> {
-        device::DeviceRouter::new(&router.0, lam, alpha).map(Self).map_err(core)
+        Self::bind(&router.0, lam, alpha)
     }
 
     /// Cost weight λ.
@@ -150,6 +176,47 @@ impl DeviceRouter {
         let values = x.slice();
         let out = py.detach(|| self.0.route_batch(values, threads)).map_err(core)?;
         Ok(out1(py, &out))
+    }
+
+    /// Decide one prompt.
+    ///
+    /// Parameters
+    /// ----------
+    /// text : str or list of dict
+    ///     A text, or chat messages; of messages the last user turn is embedded.
+    /// encoder : Encoder
+    ///     The one behind the router's training embeddings; another one is an ArtifactError.
+    ///
+    /// Returns
+    /// -------
+    /// Decision
+    fn route_text(
+        &self,
+        text: &Bound<'_, PyAny>,
+        encoder: &Bound<'_, PyAny>,
+    ) -> PyResult<Decision> {
+        self.route(&self.encode(encoder, text)?)
+    }
+
+    /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
+    fn route_texts<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        encoder: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        self.route_batch(py, &self.encode(encoder, texts)?, 1)
+    }
+
+    /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
+    /// own executor, so the loop goes on.
+    fn route_text_async<'py>(
+        slf: &Bound<'py, Self>,
+        text: &Bound<'py, PyAny>,
+        encoder: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = slf.getattr("route_text")?;
+        slf.py().import("asyncio")?.call_method1("to_thread", (call, text, encoder))
     }
 
     /// Margins of N queries: float32 (N,), the same bits as from :meth:`route`.
