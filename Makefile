@@ -22,7 +22,7 @@ $(BIN)/python:
 # An editable install, built with optimisation; again when Rust or the project file changed.
 $(BUILT): $(RUST_SOURCES) pyproject.toml .venv/.tools
 	@command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs"; exit 1; }
-	. $(BIN)/activate && maturin develop --release --extras lab,minilm
+	. $(BIN)/activate && maturin develop --release --extras lab,minilm,fetch
 	@touch $@
 
 demo: $(BUILT)  ## fit, calibrate, route and plot; CR2FAST_DATA=DIR for real data (out: ./demo)

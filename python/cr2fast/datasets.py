@@ -14,8 +14,18 @@ import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast.encoder import EncoderInfo
+from cr2fast.mmlu_pro import fetch_mmlu_pro
 from cr2fast.seeds import check_seed
 from cr2fast.table import RoutingTable
+
+__all__ = [
+    "RoutingProblem",
+    "fetch_mmlu_pro",
+    "load_folder",
+    "make_routing_problem",
+    "model_names",
+    "synthetic_costs",
+]
 
 
 @dataclass(frozen=True, eq=False)

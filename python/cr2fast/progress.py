@@ -47,3 +47,29 @@ def epoch_bar(progress: bool | Progress) -> Iterator[Progress | None]:
     finally:
         for bar in bars.values():
             bar.close()
+
+
+@contextmanager
+def item_bar(progress: bool, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of items just done; draws a bar where tqdm is there.
+
+    Parameters
+    ----------
+    progress : bool
+        Draw on a terminal.
+    what : str
+        The bar's name.
+    total : int
+        Items in all.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda _: None
+        return
+    with tqdm(total=total, desc=what, disable=None if progress else True) as bar:
+
+        def update(n: int) -> None:
+            bar.update(n)
+
+        yield update

@@ -163,14 +163,22 @@ class Encoder:
             row[:] = found[s]
         return out
 
-    def tokens(self, text: Text) -> list[int]:
-        """Token ids that the model sees, special ones included, cut to `max_tokens`."""
-        string = text_of(text)
+    def count_tokens(self, text: Text) -> int:
+        """Tokens of a text, special ones left out, however many: L_in as the tables count it."""
+        special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        return len(self._ids(text_of(text))) - special
+
+    def _ids(self, string: str) -> list[int]:
         try:
             string.encode()
         except UnicodeEncodeError as error:
             raise Cr2Error(f"text: expected text that UTF-8 can hold, got {error}") from None
         ids: list[int] = self._tokenizer.encode(string).ids
+        return ids
+
+    def tokens(self, text: Text) -> list[int]:
+        """Token ids that the model sees, special ones included, cut to `max_tokens`."""
+        ids = self._ids(text_of(text))
         if len(ids) <= self.max_tokens:
             return ids
         if self.truncation == "head":
