@@ -140,7 +140,7 @@ def write(results, images, path):
         f"are an <em>estimated</em> table. Accuracy and cost are on test queries that some model "
         f"answers. <em>Predicted lengths</em> is how a router is deployed; <em>known lengths</em>, "
         f"the paper's assumption, lets the edge see the lengths of answers not yet written. A "
-        f"method that reaches an accuracy at none of its {64 * 5} operating points pays the "
+        f"method that reaches an accuracy at none of its {run['points']} operating points pays the "
         f"reference model's cost, 1.</p><h2>What was claimed, and what was found</h2>",
         _claims(results),
         "<p class=note>Where a baseline is cheaper than CR², the savings below are negative.</p>",

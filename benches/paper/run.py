@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 
 import complexity
+import cr2
 import figures
 import numpy as np
 import page
@@ -109,6 +110,7 @@ def main():
     results = summary.over_seeds([d for d, _ in runs], [r for _, r in runs])
     results["complexity"] = complexity.measure(problem, results)
     results["run"] = {
+        "points": len(cr2.LAMS) * len(cr2.ALPHAS),
         "seeds": seeds, "repeats": repeats, "fingerprint": key,
         "cr2fast": cr2fast.__version__, "cpus": os.cpu_count(),
         "seconds_of_seeds": sum(d["seconds"] for d, _ in runs),
