@@ -8,6 +8,7 @@ with model.onnx and tokenizer.json, or "minilm").
 """
 
 import os
+from math import isfinite
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
@@ -33,4 +34,6 @@ async def route(request: Request) -> dict[str, Any]:
         decision = await device.route_text_async(text, encoder)
     except (cr2fast.Cr2Error, TypeError) as error:
         raise HTTPException(422, str(error)) from None
-    return {"local": decision.local, "margin": decision.margin, "threshold": decision.threshold}
+    # A threshold of -inf (accept all) or inf (defer all) is no JSON number.
+    threshold = decision.threshold if isfinite(decision.threshold) else str(decision.threshold)
+    return {"local": decision.local, "margin": decision.margin, "threshold": threshold}

@@ -62,6 +62,20 @@ def run(capsys, *args):
     return code, out.out, out.err
 
 
+def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, capsys):
+    path = tmp_path / "router.safetensors"
+    data = ["--data", str(folder)]
+    assert cli.main(["fit", *data, "-o", str(path), "--recipe", "paper", *EPOCHS]) == 0
+    grid = ["--alphas", "0.1,0.2", "--lams", "0.5,1"]
+    assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "0.2"]) == 0
+    router = cr2fast.Router.load(path)
+    assert router.training["config"]["recipe"] == "paper"
+    assert router.calibration["delta"] == 0.2
+    assert "With probability at least 1 - 0.2" in capsys.readouterr().out
+    assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "2"]) == 2
+    assert "delta: expected a number in (0, 1)" in capsys.readouterr().err
+
+
 def test_fit_calibrate_evaluate_agree_with_python(routed, folder, capsys):
     code, out, _ = run(capsys, "evaluate", routed, "--data", folder, "--alpha", 0.05, "--json")
     assert code == 0

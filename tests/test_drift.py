@@ -32,7 +32,7 @@ def test_fresh_queries_pass_and_shifted_ones_do_not(router, splits):
     assert (same.n, same.n_calibration, same.lam) == (len(live), len(splits[1]), 1.0)
     moved = router.check_drift(live + live.std(), lam=1.0)
     assert moved.drifted
-    assert moved.p_value == 1 / 2000
+    assert moved.p_value == 1e-4
     assert moved.live < moved.expected
     assert "drift at lam=1" in str(moved)
     assert "no drift found" in str(same)
@@ -67,7 +67,9 @@ def test_small_calibration_sets_keep_every_margin():
         ([[0.1]], {"lam": 1.0}, r"got shape \(1, 1\)"),
         ([0.1], {"lam": 1.05}, "lam=1.05: expected one of"),
         ([0.1], {}, "lam=None: expected one of"),
-        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.0005 to 1"),
+        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001 to 1"),
+        ([0.1], {"lam": 1.000009}, "lam=1.000009: expected one of"),
+        (["a"], {"lam": 1.0}, "scores: expected a list of margins"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(router, scores, options, words):
@@ -86,3 +88,15 @@ def test_an_artifact_of_an_earlier_version_says_so():
     assert router.calibration["delta"] is None
     with pytest.raises(cr2fast.Cr2Error, match="earlier version"):
         router.check_drift([0.1], lam=1.0)
+
+
+@pytest.mark.parametrize("width", [1, 100, 256])
+def test_order_statistics_of_another_number_are_refused(router, width):
+    c = router.calibration
+    args = (c["lams"].tolist(), c["alphas"].tolist(), c["thresholds"], c["n"], "teacher")
+    wrong = np.zeros((len(c["lams"]), width), dtype=np.float32)
+    with pytest.raises(cr2fast.Cr2Error, match="quantiles a λ: expected 255, or none, got"):
+        router._core.with_calibration(*args, "predicted", None, wrong, [])
+    falling = np.arange(255, 0, -1, dtype=np.float32) * np.ones((len(c["lams"]), 1), np.float32)
+    with pytest.raises(cr2fast.Cr2Error, match="ascending margins"):
+        router._core.with_calibration(*args, "predicted", None, falling, [])

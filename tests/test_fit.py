@@ -234,6 +234,11 @@ def test_models_in_another_order_or_missing_are_refused(small):
         ({"lengths": "guessed"}, "unknown variant `guessed`"),
         ({"recipe": "secret"}, "recipe: expected 'smoothed' or 'paper', got 'secret'"),
         ({"kernel_ridge": 0.0}, "kernel_ridge: expected a positive number"),
+        (
+            {"lam_range": (100.0, np.nextafter(100.0, 200))},
+            "lam_high: expected a number well above",
+        ),
+        ({"lam_low": 0.5}, "lam_low: expected it as lam_range"),
         ({"copies": 0}, "copies: expected 1 to 1024"),
         ({"jitter": -1.0}, "jitter: expected a number, at least 0"),
         ({"seed": -1}, "seed: expected a whole number"),

@@ -19,7 +19,7 @@ def truth(n=200, seed=0):
     rng = np.random.default_rng(seed)
     cost = rng.uniform(0.1, 1, (n, 3))
     return world.Truth(
-        rng.random((n, 3)) < [0.4, 0.5, 0.8], cost, cost, cost, np.array(["a", "b"] * (n // 2))
+        rng.random((n, 3)) < [0.4, 0.5, 0.8], cost, cost, cost, np.array(["a", "b"] * (n // 2)), 2
     )
 
 
@@ -70,9 +70,14 @@ def test_a_bootstrap_that_draws_each_query_once_is_the_sample_itself():
 def test_hulls_mix_two_points():
     accuracy, cost = np.array([0.4, 0.8, 0.5]), np.array([0.2, 0.6, 0.5])
     np.testing.assert_allclose(metrics.hull_cost(accuracy, cost, np.array([0.6, 0.8])), [0.4, 0.6])
-    flat = metrics.area(np.array([0.4, 0.8]), np.array([0.0, 1.0]))
+    ends = [(0.4, 0.0), (0.8, 1.0)]
+    flat = metrics.area(np.array([0.6]), np.array([0.5]), ends)
     low, high = metrics.AREA
     assert flat == pytest.approx(0.4 + 0.4 * (low + high) / 2, abs=1e-6)
+    # A method with dear points alone gains nothing where it has none.
+    dear = metrics.area(np.array([0.8]), np.array([0.9]), ends)
+    both = metrics.area(np.array([0.8, 0.5]), np.array([0.9, 0.2]), ends)
+    assert dear < both
 
 
 def test_mixing_at_a_cost_hits_that_cost():

@@ -60,7 +60,7 @@ def test_a_simultaneous_calibration_allows_fewer_and_says_so(fresh, splits, tmp_
     assert (both.thresholds >= alone.thresholds).all()
     scores = fresh.margins(splits[1].embeddings, both.lams)
     assert ((scores[:, None] >= both.thresholds[:, :, None]).mean(2) == both.local_rate).all()
-    assert "With probability at least 0.8" in both.statement
+    assert "With probability at least 1 - 0.2" in both.statement
     assert "at once (3 x 2)" in both.statement
     assert (alone.delta, both.delta) == (None, 0.2)
     path = tmp_path / "r.safetensors"
@@ -85,6 +85,10 @@ def test_a_simultaneous_promise_that_cannot_be_made_is_refused(fresh, splits):
             fresh.calibrate(splits[1], simultaneous=True, delta=delta)
     with pytest.raises(cr2fast.Cr2Error, match="on_infeasible"):
         fresh.calibrate(splits[1], simultaneous=True, on_infeasible="hope")
+    with pytest.raises(cr2fast.Cr2Error, match="strictly between 0 and 1, got 1.5"):
+        fresh.calibrate(splits[1], simultaneous=True, alphas=(0.1, 1.5))
+    with pytest.raises(cr2fast.Cr2Error, match="delta: expected it with simultaneous=True alone"):
+        fresh.calibrate(splits[1], delta=0.2)
 
 
 def test_the_default_grid_is_typable_and_holds_one():

@@ -1,7 +1,8 @@
 """Table IV: parameters, operations and measured time of each router's head, one query at a time.
 
 In: the training split of seed 0. Out: rows. Sizes and speed do not depend on how long a head was
-trained, so each is trained for an instant. One thread; the baselines are NumPy or scikit-learn.
+trained, so each is trained briefly. The baselines are NumPy or scikit-learn, whose products of one
+row are too small to spread over threads.
 """
 
 from __future__ import annotations

@@ -113,11 +113,11 @@ class View:
         return (local & edge).mean(axis=2), (~local & ~edge).mean(axis=2)
 
 
-def returned(table, states, costs, truth):
-    """(N,) true cost of a query that went to the edge and was sent back to the device.
+def detour(table, states, costs, truth):
+    """What a query pays on top of its local cost when it went to the edge and was sent back.
 
-    Its local cost, and the uplink and round trip before it (equations 6-18, our reading: the paper
-    does not price the way back).
+    The uplink and round trip before it (equations 6-18, our reading: the paper does not price the
+    way back), as normalised cost, seconds and joules, (N,) each.
     """
     doc = json.loads(costs.to_json())
     link, ue, weights = doc["link"], doc["ue"], doc["weights"]
@@ -128,4 +128,4 @@ def returned(table, states, costs, truth):
     t0, e0 = costs.normalizers
     w_t, w_e = weights["latency"], weights["energy"]
     reference = w_t * truth.latency_s[:, -1] / t0 + w_e * truth.energy_j[:, -1] / e0
-    return truth.cost[:, 0] + (w_t * time_s / t0 + w_e * energy_j / e0) / reference
+    return (w_t * time_s / t0 + w_e * energy_j / e0) / reference, time_s, energy_j

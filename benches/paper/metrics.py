@@ -32,6 +32,18 @@ class Points:
         right = truth.correct[rows, picked].astype(np.float32)
         return cls(labels, right, truth.cost[rows, picked].astype(np.float32))
 
+    def with_ends(self, truth):
+        """The same, and two points more: the device's model alone and the reference alone."""
+        rows = np.flatnonzero(truth.answerable)
+        alone = [0, truth.reference]
+        right = truth.correct[np.ix_(rows, alone)].T.astype(np.float32)
+        cost = truth.cost[np.ix_(rows, alone)].T.astype(np.float32)
+        return Points(
+            [*self.labels, "device alone", "reference alone"],
+            np.concatenate([self.right, right]),
+            np.concatenate([self.cost, cost]),
+        )
+
     def means(self):
         """(P,) accuracy, (P,) cost."""
         return self.right.mean(axis=1, dtype=np.float64), self.cost.mean(axis=1, dtype=np.float64)
@@ -41,6 +53,15 @@ def targets(truth):
     """Eight accuracies, from the best cheap model + .03 to the reference model - .01."""
     alone = truth.correct[truth.answerable].mean(axis=0)
     return np.linspace(alone[:-1].max() + 0.03, alone[-1] - 0.01, TARGETS)
+
+
+def ends(truth):
+    """(accuracy, cost) of the device's model alone and of the reference alone."""
+    rows = truth.answerable
+    return [
+        (float(truth.correct[rows, m].mean()), float(truth.cost[rows, m].mean()))
+        for m in (0, truth.reference)
+    ]
 
 
 def matched(accuracy, cost, at):
@@ -58,9 +79,19 @@ def hull_cost(accuracy, cost, at):
     return np.interp(at, hull[:, 1], hull[:, 0])
 
 
-def area(accuracy, cost):
+def hull_with(accuracy, cost, ends):
+    """Upper hull (K, 2) of the points and of `ends` (accuracy, cost): the device's model alone and
+    the reference alone, which anyone can take, so that every hull spans every cost between them.
+    """
+    return upper_hull(
+        np.concatenate([cost, [c for _, c in ends]]),
+        np.concatenate([accuracy, [a for a, _ in ends]]),
+    )
+
+
+def area(accuracy, cost, ends):
     """Mean accuracy of the hull over the cost range AREA."""
-    hull = upper_hull(cost, accuracy)
+    hull = hull_with(accuracy, cost, ends)
     grid = np.linspace(*AREA, 301)
     return float(np.interp(grid, hull[:, 0], hull[:, 1]).mean())
 

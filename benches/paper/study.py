@@ -133,11 +133,11 @@ def _describe(points, choices, truth, at):
     everyone = np.arange(choices.shape[1])
     found = metrics.matched(accuracy, cost, at)
     # The operating point behind each matched cost; -1 where the reference model alone is taken.
-    used = [
-        int(np.where(accuracy >= t, cost, np.inf).argmin()) if (accuracy >= t).any() else -1
-        for t in at
-    ]
-    reference = np.full(choices.shape[1], truth.correct.shape[1] - 2)
+    used = []
+    for t in at:
+        reaches = np.where(accuracy >= t, cost, np.inf)
+        used.append(int(reaches.argmin()) if reaches.min() <= 1 else -1)
+    reference = np.full(choices.shape[1], truth.reference)
     in_units = [
         {
             unit: {
@@ -154,8 +154,9 @@ def _describe(points, choices, truth, at):
     ]
     by_category = {}
     categories = truth.categories[truth.answerable]
+    spanning = points.with_ends(truth)
     for level in LEVELS:
-        mixed = metrics.mix_at_cost(points, level) @ points.right
+        mixed = metrics.mix_at_cost(spanning, level) @ spanning.right
         by_category[str(level)] = {
             "all": float(mixed.mean()),
             **{str(c): float(mixed[categories == c].mean()) for c in np.unique(categories)},
@@ -170,23 +171,25 @@ def _describe(points, choices, truth, at):
         "matched_point": used,
         "matched_units": in_units,
         "hull": metrics.hull_cost(accuracy, cost, at),
-        "area": metrics.area(accuracy, cost),
+        "area": metrics.area(accuracy, cost, metrics.ends(truth)),
         "by_category": by_category,
     }
 
 
-def _with_return(truth, back):
+def _with_return(truth, detour):
     """Truth with one more column: sent to the edge and back to the device's model."""
 
-    def wide(x, last):
-        return np.concatenate([x, last[:, None]], axis=1)
+    def wide(x, more):
+        return np.concatenate([x, (x[:, 0] + more)[:, None]], axis=1)
 
+    cost, latency_s, energy_j = detour
     return Truth(
-        wide(truth.correct, truth.correct[:, 0]),
-        wide(truth.cost, back),
-        wide(truth.latency_s, truth.latency_s[:, 0]),
-        wide(truth.energy_j, truth.energy_j[:, 0]),
+        np.concatenate([truth.correct, truth.correct[:, :1]], axis=1),
+        wide(truth.cost, cost),
+        wide(truth.latency_s, latency_s),
+        wide(truth.energy_j, energy_j),
         truth.categories,
+        truth.reference,
     )
 
 
@@ -196,7 +199,7 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
     queries, truth = pricer.split(test, states_seed)
     states = pricer.costs.sample_states(len(test), states_seed)
     at = metrics.targets(truth)
-    wide = _with_return(truth, cr2.returned(test, states, pricer.costs, truth))
+    wide = _with_return(truth, cr2.detour(test, states, pricer.costs, truth))
     draws = metrics.draw_counts(int(truth.answerable.sum()), BOOTSTRAP, seed)
     count = len(cr2.LAMS) * len(cr2.ALPHAS)
     document = {"targets": at, "alone": _alone(truth), "modes": {}}
@@ -267,9 +270,8 @@ def _risk(ours, name, view):
         other, rule = view, name
     _, _, local = other.choices(rule)
     false, _ = other.errors(local)
-    alphas = np.array(other.of.alphas, dtype=float)
     out = {"risk_highest": float(false.max()), "local_rate": float(local.mean())}
-    if false.shape[1] == len(alphas):
+    if rule in ("CRC", "empirical"):
         out["risk_by_alpha"] = false.mean(axis=0)
     return out
 

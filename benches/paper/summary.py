@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import metrics
 import numpy as np
+from scipy.stats import t as student
 from study import BOOTSTRAP, FULL, OURS
 from world import MODES
 
 from cr2fast.intervals import binomial_interval
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
 COMPETITORS = ("KNN", "MLP", "EmbedLLM", "LLMRank")
 KNN = "KNN, constant"
 
@@ -23,7 +22,7 @@ def half_width(values):
     n = len(values)
     if n < 2:
         return np.full_like(values[0], np.nan)
-    return STUDENT.get(n - 1, 1.96) * np.std(values, axis=0, ddof=1) / np.sqrt(n)
+    return student.ppf(0.975, n - 1) * np.std(values, axis=0, ddof=1) / np.sqrt(n)
 
 
 def _stack(documents, mode, kind, name, key):
@@ -110,7 +109,11 @@ def over_seeds(documents, replicates):
             curves = []
             for d in documents:
                 points = d["modes"][mode]["methods"][name]
-                hull = metrics.upper_hull(np.array(points["cost"]), np.array(points["accuracy"]))
+                alone = d["alone"]
+                ends = [(alone["accuracy"][m], alone["cost"][m]) for m in (0, -1)]
+                hull = metrics.hull_with(
+                    np.array(points["accuracy"]), np.array(points["cost"]), ends
+                )
                 curves.append(np.interp(grid, hull[:, 0], hull[:, 1]))
             entry["pareto"] = {"cost": grid, "accuracy": np.mean(curves, axis=0),
                                "half": half_width(np.array(curves))}  # fmt: skip
@@ -145,7 +148,7 @@ def over_seeds(documents, replicates):
             },
             "hull_savings": {m: 1 - methods[OURS]["hull"] / methods[m]["hull"] for m in rivals},
             "recovered": float(
-                np.mean((1 - methods[OURS]["matched"]) / (1 - methods[FULL]["matched"]))
+                np.sum(1 - methods[OURS]["matched"]) / np.sum(1 - methods[FULL]["matched"])
             ),
         }
     out["claims"] = claims(out)

@@ -44,6 +44,7 @@ class Truth:
     latency_s: np.ndarray
     energy_j: np.ndarray
     categories: np.ndarray
+    reference: int
 
     @property
     def answerable(self):
@@ -120,5 +121,6 @@ class Pricer:
             self.costs.latency_s(*true),
             self.costs.energy_j(*true),
             np.asarray(table.categories),
+            table.correct.shape[1] - 1,
         )
         return queries, truth

@@ -69,6 +69,8 @@ def allowed_counts(
     tuple of (int or None), (A,)
         None where alpha is infeasible.
     """
+    if bad := [a for a in alphas if not 0 < a < 1]:
+        raise Cr2Error(f"alpha: expected a risk level strictly between 0 and 1, got {bad[0]}")
     if delta is None:
         return tuple(allowed_false_acceptances(a, n) for a in alphas)
     return tuple(largest_count(n, a, delta / (lams * len(alphas))) for a in alphas)
@@ -110,7 +112,7 @@ def statement(
         )
     else:
         text = (
-            f"With probability at least {1 - delta:g} over calibration sets of {n} queries "
+            f"With probability at least 1 - {delta:g} over calibration sets of {n} queries "
             f"exchangeable with future ones: at every cost weight and risk level of the grid at "
             f"once ({lams} x {len(alphas)}), the probability that {event} is at most alpha. Void "
             f"if the query mix or the link distribution moves."

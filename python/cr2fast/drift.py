@@ -1,7 +1,7 @@
 """Say when live queries no longer look like the calibration set.
 
 In: margins of live queries at one cost weight, and order statistics of the calibration margins.
-Out: :class:`DriftReport`, with a p-value whose false-alarm rate is exact. The guarantee of a
+Out: :class:`DriftReport`, with a p-value. The guarantee of a
 threshold holds for queries exchangeable with the calibration set; this is the check of it that
 needs no answers.
 """
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error
 
 QUANTILES = 255
-_DRAWS = 1999
+_DRAWS = 9999
+_LEAST_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class DriftReport:
     drifted : bool
         Whether ``p_value <= level``.
     p_value : float
-        At most `level` with probability at most `level` when nothing drifted.
+        At most `level` with probability `level`, within the error of the simulation behind it, when
+        nothing drifted. The probability is over calibration sets and live queries together: against
+        one calibration set, false alarms of several checks come together or not at all.
     statistic : float
         Largest distance between the two distribution functions, in [0, 1].
     margin : float
@@ -79,8 +82,8 @@ def check(
     """Compare live margins with the kept order statistics of N calibration margins.
 
     A two-sample Kolmogorov-Smirnov test at the kept points. For continuous margins its null law
-    depends on the two sample sizes alone, so it is simulated (the p-value of a simulation with the
-    observed value counted in is exact); ties only make it more careful.
+    depends on the two sample sizes alone, so it is simulated, once for a pair of sizes; ties only
+    make it more careful.
 
     Parameters
     ----------
@@ -93,14 +96,17 @@ def check(
     lam, level : float
         As in the report.
     """
-    x = np.asarray(live, dtype=np.float64)
+    try:
+        x = np.asarray(live, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise Cr2Error(f"scores: expected a list of margins, got {live!r}") from None
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
         raise Cr2Error(
             f"scores: expected a non-empty list of finite margins, got shape {x.shape}"
             + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
         )
-    if not 1 / (_DRAWS + 1) <= level < 1:
-        raise Cr2Error(f"level: expected a number from {1 / (_DRAWS + 1)} to 1, got {level!r}")
+    if not _LEAST_LEVEL <= level < 1:
+        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL} to 1, got {level!r}")
     r, x = ranks(n), np.sort(x)
     expected = r / (n + 1)
     below = np.searchsorted(x, quantiles, "left") / x.size

@@ -30,6 +30,8 @@ def _config(
     bad = [k for k, v in plain.items() if not isinstance(v, (int, float)) or not np.isfinite(v)]
     if bad:
         raise Cr2Error(f"{bad[0]}: expected a finite number, got {options[bad[0]]!r}")
+    if taken := sorted(plain.keys() & {*named, "lam_low", "lam_high"}):
+        raise Cr2Error(f"{taken[0]}: expected it as lam_range, got it among the options")
     numbers = isinstance(lam_range, Sequence) and all(
         isinstance(v, (int, float)) for v in lam_range
     )

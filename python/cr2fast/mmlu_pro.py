@@ -152,9 +152,11 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
             | {"right": row.get("pred") is not None and row["pred"] == row["answer"]}
             for row in rows
         }
+        if len(found) != len(rows) or not all(isinstance(r["generated_text"], str) for r in rows):
+            raise ValueError("a question twice, or an answer that is no text")
+        return dict(sorted(found.items(), key=lambda item: int(item[0])))
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError) as error:
         raise Cr2Error(f"{path}: expected a published answer file, got {error!r}") from error
-    return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
 def _text(row: Mapping[str, Any]) -> str:

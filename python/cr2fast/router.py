@@ -246,7 +246,7 @@ class Router:
         lengths: Lengths | None = None,
         on_infeasible: Literal["raise", "defer"] = "raise",
         simultaneous: bool = False,
-        delta: float = 0.1,
+        delta: float | None = None,
         seed: int = 0,
         threads: int = 0,
     ) -> CalibrationReport:
@@ -274,8 +274,8 @@ class Router:
             the risk is at most alpha in every cell at once. Costs local acceptances: thresholds
             come from an exact binomial bound, corrected for the number of cells
             (:func:`cr2fast.calibration.allowed_counts`), so a small grid buys more.
-        delta : float
-            Used with `simultaneous`.
+        delta : float, optional
+            With `simultaneous` alone; 0.1 there by default.
         seed : int
             Seed of the sampled link states.
         threads : int
@@ -301,7 +301,7 @@ class Router:
         p = self.reference_accuracies(calibration, reference)
         prefers_edge = _core.reference_margins(p, c, grid) < 0
         scores = self.margins(calibration.embeddings, grid, threads)
-        promised = _check_delta(delta) if simultaneous else None
+        promised = _check_delta(simultaneous, delta)
         allowed = allowed_counts(n, levels.tolist(), len(grid), promised)
         args = (scores, prefers_edge, levels)
         thresholds = (
@@ -346,7 +346,8 @@ class Router:
         lam : float, optional
             The calibrated cost weight they were made at; needed where the grid has several.
         level : float
-            False-alarm rate of this one check. Checks add up: over m of them, at most m times it.
+            False-alarm rate of this one check (:class:`DriftReport` says over what). Checks add up:
+            over m of them, at most m times it.
 
         Returns
         -------
@@ -368,7 +369,8 @@ class Router:
                 "an earlier version; calibrate again"
             )
         lams = c["lams"]
-        near = np.isclose(lams, lams[0] if lam is None and len(lams) == 1 else lam or np.nan)
+        sought = lams[0] if lam is None and len(lams) == 1 else lam
+        near = np.isclose(lams, np.nan if sought is None else sought, rtol=1e-9, atol=0)
         if not near.any():
             raise OperatingPointError(f"lam={lam}: expected one of {lams.tolist()}")
         at = int(near.argmax())
@@ -394,7 +396,13 @@ class Router:
         return f"Router(models={self.models}, {state})"
 
 
-def _check_delta(delta: float) -> float:
+def _check_delta(simultaneous: bool, delta: float | None) -> float | None:
+    """The delta promised, or None where each cell has its own promise."""
+    if not simultaneous:
+        if delta is not None:
+            raise Cr2Error(f"delta: expected it with simultaneous=True alone, got {delta!r}")
+        return None
+    delta = 0.1 if delta is None else delta
     if not (isinstance(delta, (int, float)) and 0 < delta < 1):
         raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
     return float(delta)

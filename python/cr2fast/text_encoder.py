@@ -11,6 +11,7 @@ and in any list, and no work goes into padding.
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,7 @@ class Encoder:
         }
         digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self.info = EncoderInfo(f"{files.id}, {max_tokens} tokens, {truncation}", digest)
-        self._kept: OrderedDict[str, Vector] = OrderedDict()
+        self._kept: OrderedDict[bytes, Vector] = OrderedDict()
         self._size, self._lock = cache, Lock()
 
     @classmethod
@@ -155,7 +156,7 @@ class Encoder:
         if threads == 1 or len(distinct) < 2:
             vectors = [self._one(s) for s in distinct]
         else:
-            with ThreadPoolExecutor(threads or None) as pool:
+            with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
                 vectors = list(pool.map(self._one, distinct))
         found = dict(zip(distinct, vectors, strict=True))
         out = np.empty((len(strings), self.dim), dtype=np.float32)
@@ -191,14 +192,16 @@ class Encoder:
     def _one(self, text: str) -> Vector:
         if not self._size:
             return self._embed(text)
+        # A digest, so that long prompts do not stay in memory.
+        key = sha256(text.encode(errors="surrogatepass")).digest()
         with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                return self._kept[text].copy()
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key].copy()
         vector = self._embed(text)
         with self._lock:
-            self._kept[text] = vector.copy()
-            self._kept.move_to_end(text)
+            self._kept[key] = vector.copy()
+            self._kept.move_to_end(key)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
         return vector
@@ -245,7 +248,8 @@ def _session(path: Path) -> tuple[Any, list[str], int]:
     inputs = [i.name for i in session.get_inputs()]
     shape = session.get_outputs()[0].shape
     known = {"input_ids", "attention_mask", "token_type_ids"}
-    if not {"input_ids"} <= set(inputs) <= known or len(shape) != 3:
+    good = {"input_ids"} <= set(inputs) <= known and len(shape) == 3
+    if not (good and isinstance(shape[2], int)):
         raise Cr2Error(
             f"encoder: expected a model of {sorted(known)} with hidden states "
             f"(batch, tokens, width), got inputs {inputs} and output shape {shape}"

@@ -39,6 +39,11 @@ impl Encoder {
     }
 }
 
+/// Order statistics kept of the calibration margins at one λ, at most.
+pub const QUANTILES: usize = 255;
+/// Calibration samples, at most: far beyond any, and small enough for exact arithmetic.
+const MAX_SAMPLES: usize = 1 << 40;
+
 /// Thresholds and what they were calibrated on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
@@ -189,6 +194,9 @@ impl Calibration {
         if self.lams.is_empty() || self.alphas.is_empty() || self.n == 0 {
             return Err(Error::argument("calibration", "λ, α and N all non-empty", "an empty one"));
         }
+        if self.n > MAX_SAMPLES {
+            return Err(Error::argument("calibration N", format!("at most {MAX_SAMPLES}"), self.n));
+        }
         for (name, xs) in [("lams", &self.lams), ("alphas", &self.alphas)] {
             if !xs.is_sorted_by(|a, b| a < b) {
                 return Err(Error::argument(name, "strictly ascending values", format!("{xs:?}")));
@@ -211,8 +219,9 @@ impl Calibration {
     fn check_quantiles(&self) -> Result<()> {
         let q = self.quantiles.len() / self.lams.len();
         check_len("quantiles (L·Q values)", self.lams.len() * q, self.quantiles.len())?;
-        if q > self.n {
-            return Err(Error::argument("quantiles a λ", format!("at most N = {}", self.n), q));
+        let expected = self.n.min(QUANTILES);
+        if q != 0 && q != expected {
+            return Err(Error::argument("quantiles a λ", format!("{expected}, or none"), q));
         }
         let good = |row: &[f32]| row.is_sorted() && row.iter().all(|v| v.is_finite());
         if q > 0 && !self.quantiles.chunks_exact(q).all(good) {

@@ -53,20 +53,28 @@ fn watch(
         });
         let mut failure = None;
         loop {
-            let first = receiver.recv_timeout(POLL);
-            let last = receiver.try_iter().last();
-            let news = match first {
-                Ok(p) => Some(last.unwrap_or(p)),
-                Err(RecvTimeoutError::Timeout) => None,
+            let mut news = Vec::new();
+            match receiver.recv_timeout(POLL) {
+                Ok(p) => news.push(p),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
-            };
+            }
+            // Of what has piled up, the last of each stage.
+            for p in receiver.try_iter() {
+                if news.last().is_some_and(|last: &Progress| last.stage == p.stage) {
+                    news.pop();
+                }
+                news.push(p);
+            }
             if failure.is_some() {
                 continue;
             }
             let answer = Python::attach(|py| {
                 py.check_signals()?;
-                if let (Some(p), Some(call)) = (news, progress) {
-                    call.call1(py, (p.stage, p.done, p.total, p.loss))?;
+                if let Some(call) = progress {
+                    for p in &news {
+                        call.call1(py, (p.stage, p.done, p.total, p.loss))?;
+                    }
                 }
                 Ok(())
             });

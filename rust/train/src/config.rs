@@ -224,6 +224,13 @@ impl FitConfig {
             let expected = format!("a number above lam_low, at most {:e}", LAMS.1);
             return Err(TrainError::argument("lam_high", &expected, self.lam_high));
         }
+        if libm::log(self.lam_high) <= libm::log(self.lam_low) {
+            return Err(TrainError::argument(
+                "lam_high",
+                "a number well above lam_low",
+                self.lam_high,
+            ));
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(TrainError::argument("dropout", "a number in [0, 1)", self.dropout));
         }

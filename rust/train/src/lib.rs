@@ -217,6 +217,7 @@ pub fn fit(
         "config": config,
         "n_train": train.len(),
         "n_holdout": holdout.len(),
+        "views": views.len(),
         "teacher": teacher_record,
         "gate": gate_record,
         "temperature": temperature,

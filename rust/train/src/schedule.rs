@@ -49,7 +49,7 @@ impl Schedule<'_> {
             let mut sum = 0.0;
             for (step, rows) in batches.iter().enumerate() {
                 let loss = loss(epoch, rows)?;
-                let at = ((epoch - 1) * steps + step) as f64 / (self.epochs * steps) as f64;
+                let at = ((epoch - 1) * steps + step + 1) as f64 / (self.epochs * steps) as f64;
                 adam.step(&loss, self.rate(at))?;
                 sum += scalar(&loss)?;
                 let steps = (step + 1) as f64;
@@ -72,7 +72,7 @@ impl Schedule<'_> {
         Ok(record)
     }
 
-    /// The learning rate at a part of the way, in [0, 1).
+    /// The learning rate of the step that completes this part of the way, in (0, 1].
     fn rate(&self, at: f64) -> f64 {
         let lr = self.config.lr;
         if !self.config.cosine {
