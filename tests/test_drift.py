@@ -29,6 +29,7 @@ def test_fresh_queries_pass_and_shifted_ones_do_not(router, splits):
     live = margins(router, splits[2], 1.0)
     same = router.check_drift(live, lam=1.0)
     assert not same.drifted
+    assert not same
     assert (same.n, same.n_calibration, same.lam) == (len(live), len(splits[1]), 1.0)
     moved = router.check_drift(live + live.std(), lam=1.0)
     assert moved.drifted
@@ -67,7 +68,9 @@ def test_small_calibration_sets_keep_every_margin():
         ([[0.1]], {"lam": 1.0}, r"got shape \(1, 1\)"),
         ([0.1], {"lam": 1.05}, "lam=1.05: expected one of"),
         ([0.1], {}, "lam=None: expected one of"),
-        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001 to 1"),
+        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001, below 1"),
+        ([0.1], {"lam": 1.0, "level": "a"}, "level: expected a number"),
+        ([0.1], {"lam": "a"}, "lam=a: expected one of"),
         ([0.1], {"lam": 1.000009}, "lam=1.000009: expected one of"),
         (["a"], {"lam": 1.0}, "scores: expected a list of margins"),
     ],

@@ -256,6 +256,11 @@ def test_another_encoder_is_refused(router, encoder):
         device.route_text("a", other)
     with pytest.raises(TypeError, match="encoder: expected an Encoder"):
         device.route_text("a", "minilm")
+    for several in ([], ["a"]):
+        with pytest.raises(TypeError, match="text: expected one text or one chat, got a list"):
+            device.route_text(several, encoder)
+    with pytest.raises(TypeError, match="texts: expected a list of texts or chats, got one"):
+        device.route_texts("a", encoder)
 
     class Wide:
         info = encoder.info

@@ -56,6 +56,10 @@ class DriftReport:
     lam: float
     level: float
 
+    def __bool__(self) -> bool:
+        """Whether it drifted, so that ``if router.check_drift(...)`` means what it says."""
+        return self.drifted
+
     def __str__(self) -> str:
         word = "drift" if self.drifted else "no drift found"
         return (
@@ -105,8 +109,8 @@ def check(
             f"scores: expected a non-empty list of finite margins, got shape {x.shape}"
             + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
         )
-    if not _LEAST_LEVEL <= level < 1:
-        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL} to 1, got {level!r}")
+    if not (isinstance(level, (int, float)) and _LEAST_LEVEL <= level < 1):
+        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL}, below 1, got {level!r}")
     r, x = ranks(n), np.sort(x)
     expected = r / (n + 1)
     below = np.searchsorted(x, quantiles, "left") / x.size

@@ -284,7 +284,7 @@ class Router:
         Returns
         -------
         CalibrationReport
-            Also kept in the router, and saved with it.
+            Thresholds and promise are kept in the router, too, and saved with it.
 
         Raises
         ------
@@ -370,7 +370,8 @@ class Router:
             )
         lams = c["lams"]
         sought = lams[0] if lam is None and len(lams) == 1 else lam
-        near = np.isclose(lams, np.nan if sought is None else sought, rtol=1e-9, atol=0)
+        number = sought if isinstance(sought, (int, float)) else np.nan
+        near = np.isclose(lams, number, rtol=1e-9, atol=0)
         if not near.any():
             raise OperatingPointError(f"lam={lam}: expected one of {lams.tolist()}")
         at = int(near.argmax())

@@ -73,6 +73,7 @@ impl DeviceRouter {
         &self,
         encoder: &Bound<'py, PyAny>,
         texts: &Bound<'py, PyAny>,
+        many: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (id, sha256) =
             encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
@@ -82,7 +83,15 @@ impl DeviceRouter {
                 ))
             })?;
         self.1.check(&Encoder { id, sha256 }).map_err(core)?;
-        encoder.call_method1("encode", (texts,))
+        let out = encoder.call_method1("encode", (texts,))?;
+        if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
+            return Err(PyTypeError::new_err(if many {
+                "texts: expected a list of texts or chats, got one; use route_text for it"
+            } else {
+                "text: expected one text or one chat, got a list of them; use route_texts for it"
+            }));
+        }
+        Ok(out)
     }
 }
 
@@ -195,7 +204,7 @@ impl DeviceRouter {
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
     ) -> PyResult<Decision> {
-        self.route(&self.encode(encoder, text)?)
+        self.route(&self.encode(encoder, text, false)?)
     }
 
     /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
@@ -205,7 +214,7 @@ impl DeviceRouter {
         texts: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
-        self.route_batch(py, &self.encode(encoder, texts)?, 1)
+        self.route_batch(py, &self.encode(encoder, texts, true)?, 1)
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
