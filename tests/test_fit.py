@@ -186,12 +186,15 @@ def test_an_error_in_the_callback_stops_the_fit(small):
 
 
 def test_ctrl_c_stops_the_fit_soon(small):
+    # Processes started in the background inherit an ignored SIGINT.
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         cr2fast.fit(small.table, small.costs, progress=False, **(TINY | {"teacher_epochs": 10_000}))
     timer.join()
+    signal.signal(signal.SIGINT, old)
     assert time.monotonic() - start < 60, "10,000 epochs would take minutes"
 
 
