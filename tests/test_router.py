@@ -62,6 +62,7 @@ def test_a_simultaneous_calibration_allows_fewer_and_says_so(fresh, splits, tmp_
     assert ((scores[:, None] >= both.thresholds[:, :, None]).mean(2) == both.local_rate).all()
     assert "With probability at least 1 - 0.2" in both.statement
     assert "at once (3 x 2)" in both.statement
+    assert "drawn independently" in both.statement
     assert (alone.delta, both.delta) == (None, 0.2)
     path = tmp_path / "r.safetensors"
     fresh.save(path)

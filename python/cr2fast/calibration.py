@@ -58,8 +58,8 @@ def allowed_counts(
     lams : int
         Size L of the grid of cost weights.
     delta : float, optional
-        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else: with k allowed,
-        the risk behind the threshold is at most Beta(k + 1, N - k) distributed over calibration
+        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else, for samples drawn
+        independently (exchangeable is not enough here): with k allowed, the risk behind the threshold is at most Beta(k + 1, N - k) distributed over calibration
         sets, so it exceeds alpha with probability at most P(Binomial(N, alpha) <= k); k is the
         largest that keeps this under delta / (L A), and by Bonferroni all L A cells hold at once
         with probability 1 - delta.
@@ -112,8 +112,8 @@ def statement(
         )
     else:
         text = (
-            f"With probability at least 1 - {delta:g} over calibration sets of {n} queries "
-            f"exchangeable with future ones: at every cost weight and risk level of the grid at "
+            f"With probability at least 1 - {delta:g} over calibration sets of {n} queries drawn "
+            f"independently from the distribution of future ones: at every cost weight and risk level of the grid at "
             f"once ({lams} x {len(alphas)}), the probability that {event} is at most alpha. Void "
             f"if the query mix or the link distribution moves."
         )

@@ -1,9 +1,8 @@
 """Say when live queries no longer look like the calibration set.
 
 In: margins of live queries at one cost weight, and order statistics of the calibration margins.
-Out: :class:`DriftReport`, with a p-value. The guarantee of a
-threshold holds for queries exchangeable with the calibration set; this is the check of it that
-needs no answers.
+Out: :class:`DriftReport`, with a p-value. The guarantee of a threshold holds for queries
+exchangeable with the calibration set; this is the check of it that needs no answers.
 """
 
 from __future__ import annotations
@@ -85,7 +84,8 @@ def check(
 ) -> DriftReport:
     """Compare live margins with the kept order statistics of N calibration margins.
 
-    A two-sample Kolmogorov-Smirnov test at the kept points. For continuous margins its null law
+    A two-sample Kolmogorov-Smirnov test at the kept points. For continuous margins of independent
+    queries its null law
     depends on the two sample sizes alone, so it is simulated, once for a pair of sizes; ties only
     make it more careful.
 

@@ -270,8 +270,8 @@ class Router:
         on_infeasible : {"raise", "defer"}
             For a risk level that N samples cannot promise (alone: alpha < 1/(N+1)).
         simultaneous : bool
-            One statement over the whole grid: with probability 1 - `delta` over calibration sets,
-            the risk is at most alpha in every cell at once. Costs local acceptances: thresholds
+            One statement over the whole grid: with probability 1 - `delta` over calibration sets
+            drawn independently from the distribution of future queries, the risk is at most alpha in every cell at once. Costs local acceptances: thresholds
             come from an exact binomial bound, corrected for the number of cells
             (:func:`cr2fast.calibration.allowed_counts`), so a small grid buys more.
         delta : float, optional
