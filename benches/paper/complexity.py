@@ -32,7 +32,7 @@ def _median_us(call):
     return float(np.median(times)) / 1e3
 
 
-def measure(problem, results):
+def measure(problem):
     """Rows of (name, parameters, multiply-adds x 2, median microseconds)."""
     train = problem.table.split(seed=0)[0]
     pricer = Pricer(train, problem.costs, 0)

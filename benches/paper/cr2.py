@@ -42,10 +42,10 @@ def fit(train, costs, config, mode, seed, teacher=None, **options):
 class Calibrated:
     """A router with thresholds, ready to choose."""
 
-    def __init__(self, router, calibration, mode, seed, alphas=ALPHAS):
-        self.router, self.mode, self.alphas = router, mode, alphas
+    def __init__(self, router, calibration, mode, seed):
+        self.router, self.mode, self.alphas = router, mode, ALPHAS
         self.report = router.calibrate(
-            calibration, alphas=alphas, lams=LAMS, lengths=mode, seed=seed, on_infeasible="defer"
+            calibration, alphas=ALPHAS, lams=LAMS, lengths=mode, seed=seed, on_infeasible="defer"
         )
         self.lams = self.report.lams
         self._margins = router.margins(calibration.embeddings, self.lams)
@@ -85,12 +85,9 @@ class View:
         self.of, self.p, self.costs, self.margins = calibrated, p, costs, margins
         self.prefers_edge = _core.reference_margins(p, costs, calibrated.lams) < 0
 
-    def choices(self, rule="CRC", path=EDGE_ONLY, alphas=None):
+    def choices(self, rule="CRC", path=EDGE_ONLY):
         """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device."""
         thresholds, columns = self.of.thresholds(rule)
-        if alphas is not None:
-            keep = [columns.index(a) for a in alphas]
-            thresholds, columns = thresholds[:, keep], [columns[k] for k in keep]
         local = self.margins[:, None, :] >= thresholds[:, :, None]
         lams, models = self.of.lams, self.p.shape[1]
         if path == FALLBACK:

@@ -108,7 +108,7 @@ def main():
     with tqdm(total=total, desc="paper", bar_format=layout, disable=None) as bar:
         runs = [one_seed(problem, seed, repeats, key, args.out, bar) for seed in range(seeds)]
     results = summary.over_seeds([d for d, _ in runs], [r for _, r in runs])
-    results["complexity"] = complexity.measure(problem, results)
+    results["complexity"] = complexity.measure(problem)
     results["run"] = {
         "points": len(cr2.LAMS) * len(cr2.ALPHAS),
         "seeds": seeds, "repeats": repeats, "fingerprint": key,

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error, allowed_false_acceptances
+from cr2fast._core import (
+    Cr2Error,
+    InfeasibleAlphaError,
+    OperatingPointError,
+    allowed_false_acceptances,
+    crc_thresholds,
+)
 from cr2fast.intervals import largest_count
 
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
@@ -58,11 +64,12 @@ def allowed_counts(
     lams : int
         Size L of the grid of cost weights.
     delta : float, optional
-        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else, for samples drawn
-        independently (exchangeable is not enough here): with k allowed, the risk behind the threshold is at most Beta(k + 1, N - k) distributed over calibration
-        sets, so it exceeds alpha with probability at most P(Binomial(N, alpha) <= k); k is the
-        largest that keeps this under delta / (L A), and by Bonferroni all L A cells hold at once
-        with probability 1 - delta.
+        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else, for samples
+        drawn independently (exchangeable is not enough here): with k allowed, the risk behind the
+        threshold is at most Beta(k + 1, N - k) distributed over calibration sets, so it exceeds
+        alpha with probability at most P(Binomial(N, alpha) <= k); k is the largest that keeps this
+        under delta / (L A), and by Bonferroni all L A cells hold at once with probability
+        1 - delta.
 
     Returns
     -------
@@ -113,9 +120,9 @@ def statement(
     else:
         text = (
             f"With probability at least 1 - {delta:g} over calibration sets of {n} queries drawn "
-            f"independently from the distribution of future ones: at every cost weight and risk level of the grid at "
-            f"once ({lams} x {len(alphas)}), the probability that {event} is at most alpha. Void "
-            f"if the query mix or the link distribution moves."
+            f"independently from the distribution of future ones: at every cost weight and risk "
+            f"level of the grid at once ({lams} x {len(alphas)}), the probability that {event} is "
+            f"at most alpha. Void if the query mix or the link distribution moves."
         )
     pairs = zip(alphas, allowed_counts(n, alphas, lams, delta), strict=True)
     if infeasible := tuple(a for a, k in pairs if k is None):
@@ -201,3 +208,55 @@ def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     if (np.diff(array) <= 0).any():
         raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
     return array
+
+
+def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> int:
+    """Place of a calibrated value; an OperatingPointError that lists the grid where it is not."""
+    number = value if isinstance(value, (int, float)) else np.nan
+    near = np.flatnonzero(np.isclose(grid, number, rtol=1e-9, atol=0))
+    if not near.size:
+        raise OperatingPointError(f"{what}={value}: expected one of {grid.tolist()}")
+    return int(near[0])
+
+
+def check_delta(simultaneous: bool, delta: float | None) -> float | None:
+    """The delta promised, or None where each cell has its own promise."""
+    if not simultaneous:
+        if delta is not None:
+            raise Cr2Error(f"delta: expected it with simultaneous=True alone, got {delta!r}")
+        return None
+    delta = 0.1 if delta is None else delta
+    if not (isinstance(delta, (int, float)) and 0 < delta < 1):
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
+    return float(delta)
+
+
+def simultaneous_thresholds(
+    scores: npt.NDArray[np.float32],
+    prefers_edge: npt.NDArray[np.bool_],
+    alphas: npt.NDArray[np.float64],
+    allowed: Sequence[int | None],
+    on_infeasible: str,
+    threads: int,
+) -> npt.NDArray[np.float32]:
+    """Thresholds (L, A) that allow so many false acceptances each."""
+    if on_infeasible not in ("raise", "defer"):
+        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
+    n = scores.shape[1]
+    infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
+    if infeasible and on_infeasible == "raise":
+        raise InfeasibleAlphaError(
+            f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
+            f"{len(scores)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
+            f"larger delta, or defer every query there: on_infeasible='defer'"
+        )
+    counts = sorted({k for k in allowed if k is not None})
+    out = np.full((len(scores), len(alphas)), np.inf, dtype=np.float32)
+    if counts:
+        # Half a count above, so that rounding cannot make it one less.
+        levels = [(k + 1.5) / (n + 1) for k in counts]
+        found = crc_thresholds(scores, prefers_edge, levels, "raise", threads)
+        for j, k in enumerate(allowed):
+            if k is not None:
+                out[:, j] = found[:, counts.index(k)]
+    return out

@@ -14,6 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, lower-case hex."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 class EncoderInfo(NamedTuple):
     """Name and fingerprint of an encoder.
 
@@ -31,11 +40,7 @@ class EncoderInfo(NamedTuple):
     @classmethod
     def of_file(cls, path: str | Path, id: str) -> EncoderInfo:  # noqa: A002
         """Fingerprint the model file at `path`."""
-        with Path(path).open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return cls(id, digest.hexdigest())
+        return cls(id, sha256_of(path))
 
 
 class TextEncoder(Protocol):

@@ -5,12 +5,12 @@ In: what the user named. Out: :class:`EncoderFiles`. Nothing is downloaded unles
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from cr2fast._core import ArtifactError, Cr2Error
+from cr2fast.encoder import sha256_of
 from cr2fast.optional import require
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -43,15 +43,6 @@ class EncoderFiles(NamedTuple):
     id: str
     model: Path
     tokenizer: Path
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, lower-case hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def find(source: str | Path, *, download: bool = False) -> EncoderFiles:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cr2fast import _core, seeds
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
-from cr2fast.calibration import allowed_counts
+from cr2fast.calibration import allowed_counts, index_of
 from cr2fast.intervals import binomial_interval, risk_tail
 from cr2fast.router import Lengths, Router
 
@@ -126,7 +126,7 @@ class Evaluation:
 
     def at(self, lam: float, alpha: float) -> dict[str, float]:
         """All figures of one operating point."""
-        i, j = _index(self.lams, lam, "lam"), _index(self.alphas, alpha, "alpha")
+        i, j = index_of(self.lams, lam, "lam"), index_of(self.alphas, alpha, "alpha")
         names = [
             "accuracy", "accuracy_answerable", "cost", "latency_s", "latency_p50_s",
             "latency_p95_s", "energy_j", "energy_p50_j", "energy_p95_j", "local_rate", "risk",
@@ -163,13 +163,6 @@ class Evaluation:
             "p_value": self.p_value.tolist(),
             "pareto": self.pareto().tolist(),
         }
-
-
-def _index(grid: F64, value: float, what: str) -> int:
-    near = np.flatnonzero(np.isclose(grid, value, rtol=1e-9, atol=0))
-    if not near.size:
-        raise OperatingPointError(f"{what}={value}: expected one of {grid.tolist()}")
-    return int(near[0])
 
 
 def upper_hull(cost: F64, accuracy: F64) -> F64:

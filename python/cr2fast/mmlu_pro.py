@@ -12,6 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from cr2fast._core import Cr2Error
 from cr2fast.optional import require
+from cr2fast.progress import item_bar
 from cr2fast.table import RoutingTable
 
 if TYPE_CHECKING:
@@ -121,21 +123,21 @@ def fetch_mmlu_pro(
 
 
 def _download(
-    pooch: Any, model: str, sha256: str, folder: Path, base_url: str, progress: bool
+    pooch: Any, model: str, expected: str, folder: Path, base_url: str, progress: bool
 ) -> Path:
     name = f"model_outputs_{model}_5shots.zip"
     url = f"{base_url.rstrip('/')}/{name}"
     try:
         path = pooch.retrieve(
             url,
-            known_hash=f"sha256:{sha256}",
+            known_hash=f"sha256:{expected}",
             fname=name,
             path=folder,
             downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
         )
     except Exception as error:
         raise Cr2Error(
-            f"{name}: expected the file with sha256 {sha256} from {url}, got {error}. Nothing "
+            f"{name}: expected the file with sha256 {expected} from {url}, got {error}. Nothing "
             f"wrong was kept in {folder}; a file put there by hand is used, too"
         ) from error
     return Path(path)
@@ -168,10 +170,6 @@ def _embed(
     encoder: Encoder, texts: list[str], folder: Path, threads: int, progress: bool
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Embeddings (N, d), a file for every few hundred texts, named by encoder and texts."""
-    from hashlib import sha256
-
-    from cr2fast.progress import item_bar
-
     parts = folder / f"embeddings-{encoder.info.sha256[:16]}"
     parts.mkdir(parents=True, exist_ok=True)
     out = []

@@ -20,16 +20,17 @@ from cr2fast._core import (
     Cr2Error,
     DeviceRouter,
     EdgeSelector,
-    InfeasibleAlphaError,
     LinkStates,
-    OperatingPointError,
 )
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
     allowed_counts,
     ascending,
+    check_delta,
     default_lams,
+    index_of,
+    simultaneous_thresholds,
     statement,
 )
 from cr2fast.checks import check_threads, check_type
@@ -271,8 +272,9 @@ class Router:
             For a risk level that N samples cannot promise (alone: alpha < 1/(N+1)).
         simultaneous : bool
             One statement over the whole grid: with probability 1 - `delta` over calibration sets
-            drawn independently from the distribution of future queries, the risk is at most alpha in every cell at once. Costs local acceptances: thresholds
-            come from an exact binomial bound, corrected for the number of cells
+            drawn independently from the distribution of future queries, the risk is at most alpha
+            in every cell at once. Costs local acceptances: thresholds come from an exact binomial
+            bound, corrected for the number of cells
             (:func:`cr2fast.calibration.allowed_counts`), so a small grid buys more.
         delta : float, optional
             With `simultaneous` alone; 0.1 there by default.
@@ -301,13 +303,13 @@ class Router:
         p = self.reference_accuracies(calibration, reference)
         prefers_edge = _core.reference_margins(p, c, grid) < 0
         scores = self.margins(calibration.embeddings, grid, threads)
-        promised = _check_delta(simultaneous, delta)
+        promised = check_delta(simultaneous, delta)
         allowed = allowed_counts(n, levels.tolist(), len(grid), promised)
         args = (scores, prefers_edge, levels)
         thresholds = (
             _core.crc_thresholds(*args, on_infeasible, threads)
             if promised is None
-            else _simultaneous_thresholds(*args, allowed, on_infeasible, threads)
+            else simultaneous_thresholds(*args, allowed, on_infeasible, threads)
         )
         self._core = self._core.with_calibration(
             grid.tolist(),
@@ -369,12 +371,7 @@ class Router:
                 "an earlier version; calibrate again"
             )
         lams = c["lams"]
-        sought = lams[0] if lam is None and len(lams) == 1 else lam
-        number = sought if isinstance(sought, (int, float)) else np.nan
-        near = np.isclose(lams, number, rtol=1e-9, atol=0)
-        if not near.any():
-            raise OperatingPointError(f"lam={lam}: expected one of {lams.tolist()}")
-        at = int(near.argmax())
+        at = index_of(lams, lams[0] if lam is None and len(lams) == 1 else lam, "lam")
         return drift.check(scores, c["quantiles"][at], c["n"], float(lams[at]), level)
 
     def _grid(self, lams: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
@@ -395,46 +392,3 @@ class Router:
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration else "not calibrated"
         return f"Router(models={self.models}, {state})"
-
-
-def _check_delta(simultaneous: bool, delta: float | None) -> float | None:
-    """The delta promised, or None where each cell has its own promise."""
-    if not simultaneous:
-        if delta is not None:
-            raise Cr2Error(f"delta: expected it with simultaneous=True alone, got {delta!r}")
-        return None
-    delta = 0.1 if delta is None else delta
-    if not (isinstance(delta, (int, float)) and 0 < delta < 1):
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
-    return float(delta)
-
-
-def _simultaneous_thresholds(
-    scores: npt.NDArray[np.float32],
-    prefers_edge: npt.NDArray[np.bool_],
-    alphas: npt.NDArray[np.float64],
-    allowed: Sequence[int | None],
-    on_infeasible: str,
-    threads: int,
-) -> npt.NDArray[np.float32]:
-    """Thresholds (L, A) that allow so many false acceptances each."""
-    if on_infeasible not in ("raise", "defer"):
-        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
-    n = scores.shape[1]
-    infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
-    if infeasible and on_infeasible == "raise":
-        raise InfeasibleAlphaError(
-            f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
-            f"{len(scores)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
-            f"larger delta, or defer every query there: on_infeasible='defer'"
-        )
-    counts = sorted({k for k in allowed if k is not None})
-    out = np.full((len(scores), len(alphas)), np.inf, dtype=np.float32)
-    if counts:
-        # Half a count above, so that rounding cannot make it one less.
-        levels = [(k + 1.5) / (n + 1) for k in counts]
-        found = _core.crc_thresholds(scores, prefers_edge, levels, "raise", threads)
-        for j, k in enumerate(allowed):
-            if k is not None:
-                out[:, j] = found[:, counts.index(k)]
-    return out

@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
 from cr2fast.checks import check_threads
-from cr2fast.encoder import EncoderInfo
-from cr2fast.encoder_files import EncoderFiles, find, sha256_of
+from cr2fast.encoder import EncoderInfo, sha256_of
+from cr2fast.encoder_files import EncoderFiles, find
 from cr2fast.messages import Text, is_chat, text_of
 from cr2fast.optional import require
 

@@ -7,8 +7,7 @@ import pytest
 
 import cr2fast
 from cr2fast import drift
-from cr2fast.calibration import allowed_counts
-from cr2fast.router import _simultaneous_thresholds
+from cr2fast.calibration import allowed_counts, simultaneous_thresholds
 
 DRAWS = 3000
 ALPHAS = np.array([0.02, 0.05, 0.1])
@@ -43,7 +42,7 @@ def test_every_cell_holds_at_once_as_often_as_promised(n, shared):
     allowed = allowed_counts(n, ALPHAS.tolist(), len(EDGE_RATES), DELTA)
 
     def rule(scores, prefers):
-        return _simultaneous_thresholds(scores, prefers, ALPHAS, allowed, "defer", 1)
+        return simultaneous_thresholds(scores, prefers, ALPHAS, allowed, "defer", 1)
 
     rate, _ = violations(np.random.default_rng(n), n, rule, shared=shared)
     assert rate <= DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)
