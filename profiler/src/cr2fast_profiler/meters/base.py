@@ -111,8 +111,11 @@ class Meter(Protocol):
     faults: list[Fault]
 
     def read(self) -> tuple[int, npt.NDArray[np.float64]]:
-        """(t_ns, joules): the clock at the reading and (D,) cumulative joules since the meter
-        was opened, unwrapped; NaN where this reading cannot be trusted (a fault says why)."""
+        """(t_ns, joules): the clock at the reading, and (D,) cumulative joules.
+
+        Joules count from when the meter was opened, unwrapped; NaN where this reading cannot be
+        trusted (a fault says why).
+        """
         ...
 
     def close(self) -> None:
