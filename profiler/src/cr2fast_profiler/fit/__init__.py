@@ -1,0 +1,1 @@
+"""Coefficients and their intervals, from rows."""

@@ -1,0 +1,252 @@
+"""Power of each phase, from a meter's trace and the requests' times.
+
+In: a :class:`Trace` and when prefill and decode ran. Out: :class:`EnergyFit`. A counter ticks every
+1 to 100 ms, so no energy is ever read off at a first token: the run is cut into blocks from tick
+edge to tick edge, and over blocks
+
+    ΔE − P_idle·T = P_pre·T_pre + P_dec·T_dec
+
+is regressed, T_pre and T_dec being the exact overlap of each phase with the block (and a third
+term for requests that only count tokens, where there are any). P_idle is the
+resident one (model loaded, nothing asked). Intervals: bootstrap over blocks, idle ones included.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cr2fast_profiler.errors import FitError
+from cr2fast_profiler.fit.observations import Floats
+from cr2fast_profiler.meters.base import Trace
+
+RESAMPLES = 1000
+TICKS_A_BLOCK = 20
+MOST_BLOCKS = 400
+LEAST_BLOCKS = 8
+Interval = tuple[float, float]
+Spans = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EnergyFit:
+    """Power of one model on its host.
+
+    Attributes
+    ----------
+    p_active_w : float
+        Above resident idle, over all time in which a request was served, W.
+    p_prefill_w, p_decode_w : float or None
+        The same of each phase; None where the grid cannot tell them apart.
+    p_idle_w : float
+        Resident idle, W.
+    intervals : dict of str to (float, float)
+        95 %.
+    tick_s : float
+        Median time between the counter's changes.
+    n_blocks, n_invalid : int
+        Blocks used, and blocks dropped because a reading in them cannot be trusted.
+    sources : tuple of str
+        Where the joules come from.
+    estimated : bool
+        True where datasheet watts stand in for a sensor.
+    """
+
+    p_active_w: float
+    p_prefill_w: float | None
+    p_decode_w: float | None
+    p_idle_w: float
+    intervals: dict[str, Interval]
+    tick_s: float
+    n_blocks: int
+    n_invalid: int
+    sources: tuple[str, ...]
+    estimated: bool
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """(B,) windows from tick edge to tick edge."""
+
+    energy_j: Floats
+    total_s: Floats
+    prefill_s: Floats
+    decode_s: Floats
+    aside_s: Floats
+    n_invalid: int
+
+    def __len__(self) -> int:
+        return len(self.energy_j)
+
+    def join(self, other: Blocks) -> Blocks:
+        """Both."""
+        pairs = {
+            k: np.concatenate([v, getattr(other, k)])
+            for k, v in vars(self).items()
+            if k != "n_invalid"
+        }
+        return Blocks(**pairs, n_invalid=self.n_invalid + other.n_invalid)
+
+
+def _elapsed(spans: Spans, at_ns: npt.NDArray[np.int64]) -> Floats:
+    """Time spent in disjoint ordered spans (n, 2) before each time, s."""
+    if not len(spans):
+        return np.zeros(len(at_ns))
+    origin = spans[0, 0]
+    lengths = np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])]).astype(float)
+    knots = (spans.ravel() - origin).astype(float)
+    done = np.stack([lengths[:-1], lengths[1:]], 1).ravel()
+    return np.asarray(np.interp((at_ns - origin).astype(float), knots, done) * 1e-9)
+
+
+def blocks(trace: Trace, start_ns: int, end_ns: int, phases: tuple[Spans, Spans, Spans]) -> Blocks:
+    """Cut a stretch of a trace into blocks.
+
+    Parameters
+    ----------
+    trace : Trace
+        Readings.
+    start_ns, end_ns : int
+        The stretch.
+    phases : three ndarrays of int64, (n, 2)
+        From and to of every prefill, decode and counting request; each disjoint and in order.
+    """
+    edges = trace.edges()
+    edges = edges[(trace.t_ns[edges] >= start_ns) & (trace.t_ns[edges] <= end_ns)]
+    none = np.zeros(0)
+    if len(edges) < 2:
+        return Blocks(none, none, none, none, none, 0)
+    step = max(TICKS_A_BLOCK, len(edges) // MOST_BLOCKS)
+    if len(edges) < step * LEAST_BLOCKS:
+        step = max(1, len(edges) // LEAST_BLOCKS)
+    marks = edges[::step]
+    t, total = trace.t_ns[marks], trace.total()
+    trusted = np.isfinite(total)
+    whole = np.array([bool(trusted[a : b + 1].all()) for a, b in itertools.pairwise(marks)], bool)
+    energy = np.diff(total[marks])[whole]
+    seconds = np.diff(t).astype(float)[whole] * 1e-9
+    spent = [np.diff(_elapsed(s, t))[whole] for s in phases]
+    return Blocks(energy, seconds, spent[0], spent[1], spent[2], int((~whole).sum()))
+
+
+def _phases(b: Blocks, idle_w: float) -> tuple[float, float | None, float | None]:
+    extra = b.energy_j - idle_w * b.total_s
+    columns = [b.prefill_s, b.decode_s, b.aside_s] if b.aside_s.any() else [b.prefill_s, b.decode_s]
+    x = np.stack(columns, 1)
+    served = x[:, :2].sum()
+    if np.linalg.svd(x / np.linalg.norm(x), compute_uv=False)[-1] < 1e-3:
+        # One phase cannot be told from another: what all the time took, counting included.
+        return float(extra.sum() / x.sum()), None, None
+    watts = np.linalg.lstsq(x, extra, rcond=None)[0]
+    aside = watts[2] * b.aside_s.sum() if len(watts) > 2 else 0.0
+    return float((extra.sum() - aside) / served), float(watts[0]), float(watts[1])
+
+
+def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> EnergyFit:
+    """Fit one model's power.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        A run's rows: "grid" and "reference" requests and "idle" windows.
+    traces : dict of int to Trace
+        Of each session.
+    seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    FitError
+        No idle window, too few valid blocks, or a counter that does not move; says which.
+    """
+    busy: Blocks | None = None
+    idle: Blocks | None = None
+    ticks: list[float] = []
+    empty = np.zeros((0, 2), np.int64)
+    for session, trace in traces.items():
+        ticks.extend(np.diff(trace.t_ns[trace.edges()]) * 1e-9)
+        here = rows.filter(pl.col("session") == session)
+        asked = here.filter(
+            pl.col("phase").is_in(["grid", "reference"]) & pl.col("last_ns").is_not_null()
+        ).sort("start_ns")
+        if not asked.is_empty():
+            s, f, e, a = (
+                asked[k].to_numpy() for k in ("start_ns", "first_ns", "last_ns", "aside_ns")
+            )
+            spans = (np.stack([s, f], 1), np.stack([f, e], 1), np.stack([e, a], 1))
+            cut = blocks(trace, int(s[0]), int(a[-1]), spans)
+            busy = cut if busy is None else busy.join(cut)
+        for window in here.filter(pl.col("phase") == "idle").iter_rows(named=True):
+            cut = blocks(trace, window["start_ns"], window["last_ns"], (empty,) * 3)
+            idle = cut if idle is None else idle.join(cut)
+    sources = tuple(sorted({d.source for t in traces.values() for d in t.domains if d.in_total}))
+    estimated = any(d.estimated for t in traces.values() for d in t.domains if d.in_total)
+    tick_s = float(np.median(ticks)) if ticks else 0.0
+    if busy is None or len(busy) < 2 or busy.prefill_s.sum() + busy.decode_s.sum() <= 0:
+        n, bad = (0, 0) if busy is None else (len(busy), busy.n_invalid)
+        raise FitError(
+            f"energy: {n} usable blocks ({bad} invalid): the counter of {', '.join(sources)} "
+            "hardly moves while requests are served, or cannot be trusted"
+        )
+    if estimated:
+        watts = float(busy.energy_j.sum() / busy.total_s.sum())
+        return EnergyFit(
+            watts, None, None, 0.0, {}, tick_s, len(busy), busy.n_invalid, sources, True
+        )
+    if idle is None or not len(idle):
+        raise FitError("energy: no idle window was measured; give --idle-s more seconds")
+    return _measured(busy, idle, tick_s, sources, seed)
+
+
+def _measured(
+    busy: Blocks, idle: Blocks, tick_s: float, sources: tuple[str, ...], seed: int
+) -> EnergyFit:
+    def estimate(b: Blocks, i: Blocks) -> tuple[float, ...]:
+        watts = float(i.energy_j.sum() / i.total_s.sum())
+        return (watts, *(np.nan if p is None else p for p in _phases(b, watts)))
+
+    idle_w, active, pre, dec = estimate(busy, idle)
+    rng = np.random.default_rng(seed)
+    drawn = np.array(
+        [estimate(_resample(busy, rng), _resample(idle, rng)) for _ in range(RESAMPLES)]
+    )
+    names = ("p_idle_w", "p_active_w", "p_prefill_w", "p_decode_w")
+    intervals: dict[str, Interval] = {}
+    for at, name in enumerate(names):
+        column = drawn[:, at][np.isfinite(drawn[:, at])]
+        if len(column) > RESAMPLES // 2:
+            low, high = np.quantile(column, [0.025, 0.975])
+            intervals[name] = (float(low), float(high))
+    notes = []
+    if len(busy) < LEAST_BLOCKS:
+        notes.append(f"only {len(busy)} blocks: the intervals are rough; measure longer")
+    if active <= 0:
+        raise FitError(
+            f"energy: {active:.3g} W above idle while requests are served: the meter does not see "
+            "the model. Does it run on this host, on this GPU?"
+        )
+    apart = np.isfinite(pre)
+    return EnergyFit(
+        p_active_w=active,
+        p_prefill_w=pre if apart else None,
+        p_decode_w=dec if apart else None,
+        p_idle_w=idle_w,
+        intervals=intervals,
+        tick_s=tick_s,
+        n_blocks=len(busy),
+        n_invalid=busy.n_invalid + idle.n_invalid,
+        sources=sources,
+        estimated=False,
+        notes=tuple(notes),
+    )
+
+
+def _resample(b: Blocks, rng: np.random.Generator) -> Blocks:
+    at = rng.integers(len(b), size=len(b))
+    drawn = {k: v[at] for k, v in vars(b).items() if k != "n_invalid"}
+    return Blocks(**drawn, n_invalid=b.n_invalid)

@@ -1,0 +1,102 @@
+"""A run's profile in Markdown, for people."""
+
+from __future__ import annotations
+
+from cr2fast_profiler.analysis import ModelProfile
+
+_UNITS = {
+    "tau0_s": ("tau0", 1e3, "ms"),
+    "beta_pre_s": ("β_pre", 1e3, "ms/token"),
+    "beta_dec_s": ("β_dec", 1e3, "ms/token"),
+    "kappa_pre": ("κ_pre", 1.0, "1/token"),
+    "kappa_dec": ("κ_dec", 1.0, "1/token"),
+    "p_active_w": ("P_active", 1.0, "W"),
+    "p_prefill_w": ("P_prefill", 1.0, "W"),
+    "p_decode_w": ("P_decode", 1.0, "W"),
+    "p_idle_w": ("P_idle, resident", 1.0, "W"),
+}
+
+
+def _row(key: str, value: float | None, interval: tuple[float, float] | None) -> str:
+    name, scale, unit = _UNITS[key]
+    if value is None:
+        return f"| {name} | not measured | | {unit} |"
+    between = ""
+    if interval:
+        between = f"{interval[0] * scale:.4g} to {interval[1] * scale:.4g}"
+    return f"| {name} | {value * scale:.4g} | {between} | {unit} |"
+
+
+def markdown(profile: ModelProfile) -> str:
+    """The summary.
+
+    Parameters
+    ----------
+    profile : ModelProfile
+        Of a run.
+    """
+    f, e = profile.latency, profile.energy
+    host = profile.manifest["sessions"][0]["host"]
+    lines = [
+        f"# {profile.name}",
+        "",
+        f"{f.n_requests} requests, {len(profile.manifest['sessions'])} session(s), first on "
+        f"{profile.manifest['sessions'][0]['started']}; profiler on {host['node']} "
+        f"({host['cpu'] or host['machine']}).",
+        "",
+        "| | value | 95 % interval | unit |",
+        "| --- | --- | --- | --- |",
+    ]
+    bent = {"kappa_pre": f.phi_pre, "kappa_dec": f.phi_dec}
+    shown = ["tau0_s", "beta_pre_s", "beta_dec_s"]
+    shown += [k for k, form in bent.items() if form == "quadratic"]
+    lines += [_row(k, getattr(f, k), f.intervals[k]) for k in shown]
+    lines += [
+        _row(k, getattr(e, k) if e else None, e.intervals.get(k) if e else None)
+        for k in ("p_active_w", "p_prefill_w", "p_decode_w", "p_idle_w")
+    ]
+    lines += [
+        "",
+        f"τ_inf = tau0 + β_pre·Φ(L_in) + β_dec·Φ(L_out); Φ_pre {f.phi_pre}, Φ_dec {f.phi_dec}. "
+        "Powers are above resident idle."
+        if not (e and e.estimated)
+        else "Powers are datasheet watts: estimated, not measured.",
+        "",
+        f"- A cell left out is predicted within {f.loco_error:.1%} on average, {f.loco_worst:.1%} "
+        "at worst.",
+        f"- Noise of one request within its cell: {f.noise:.1%}; lack of fit beyond it: "
+        f"{f.lack_of_fit:.1%}.",
+    ]
+    compared = ", ".join(f"{k} {v:.2%}" for k, v in f.form_errors.items())
+    lines.append(f"- Left-out error by form (prefill/decode): {compared}.")
+    if profile.drift:
+        d = profile.drift
+        lines.append(
+            f"- Drift of the reference cell over the run: {d.fraction:+.1%} ± "
+            f"{1.96 * d.standard_error:.1%}{' (flagged)' if d.flagged else ''}."
+        )
+    if profile.server_ratio:
+        pre, dec = profile.server_ratio
+        lines.append(
+            f"- Our times over the server's own: prefill {pre:.3f}, decode {dec:.3f} (medians)."
+        )
+    if e:
+        lines.append(
+            f"- Energy from {', '.join(e.sources)}: tick {e.tick_s * 1e3:.3g} ms, {e.n_blocks} "
+            f"blocks, {e.n_invalid} invalid."
+        )
+    else:
+        lines.append(f"- Energy: not measured ({profile.no_energy}).")
+    lost = ", ".join(f"{n} x {why}" for why, n in sorted(profile.rejected.items())) or "none"
+    lines.append(f"- Rejected requests: {lost}.")
+    lines += [f"- {note}." for note in profile.notes]
+    if profile.loads:
+        lines += [
+            "",
+            "| load | requests | rejected | TTFT median, p95 (ms) | ITL median, p95 (ms) |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for x in profile.loads:
+            ttft, itl = (f"{a * 1e3:.4g}, {b * 1e3:.4g}" for a, b in (x.ttft_s, x.itl_s))
+            lines.append(f"| {x.load} | {x.n} | {x.n_rejected} | {ttft} | {itl} |")
+    return "\n".join(lines) + "\n"

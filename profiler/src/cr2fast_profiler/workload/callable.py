@@ -1,0 +1,82 @@
+"""A model in this process: any generator of text pieces.
+
+In: ``module:function``, called as ``function(prompt, max_tokens)``; it yields the answer piece by
+piece and returns ``{"prompt_tokens": L_in, "completion_tokens": L_out}``. Out: the same
+:class:`Exchange` an endpoint gives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from cr2fast_profiler.errors import EndpointError
+from cr2fast_profiler.workload.endpoint import Answer
+from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
+
+Generate = Callable[[str, int], Generator[str, None, dict[str, Any]]]
+
+
+class InProcess:
+    """A model called in this process.
+
+    Parameters
+    ----------
+    generate : callable
+        ``generate(prompt, max_tokens)``, see the module.
+    name : str
+        The model's name in the cost table.
+    clock : callable
+        Nanoseconds, monotonic.
+    """
+
+    def __init__(
+        self, generate: Generate, name: str, *, clock: Clock = time.perf_counter_ns
+    ) -> None:
+        self._generate, self.name, self.clock = generate, name, clock
+
+    @classmethod
+    def load(cls, spec: str, name: str) -> InProcess:
+        """From ``module:function``."""
+        module, colon, function = spec.partition(":")
+        if not (module and colon and function):
+            raise EndpointError(f"callable: expected module:function, got {spec!r}")
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise EndpointError(f"callable {spec!r}: {error}") from error
+        if not callable(found):
+            raise EndpointError(f"callable {spec!r} is a {type(found).__name__}, not a function")
+        return cls(found, name)
+
+    def describe(self) -> dict[str, object]:
+        """The function's name."""
+        function = self._generate
+        where = f"{function.__module__}:{getattr(function, '__qualname__', '?')}"
+        return {"kind": "callable", "function": where, "model": self.name}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def generate(self, prompt: str, max_tokens: int) -> Exchange:
+        """Ask once; see :class:`Exchange`."""
+        answer = Answer()
+        start_ns = self.clock()
+        pieces = self._generate(prompt, max_tokens)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as stop:
+                answer.usage = stop.value if isinstance(stop.value, dict) else None
+                break
+            except Exception as error:
+                raise RejectedRequest(
+                    Rejected.CUT_OFF, f"{type(error).__name__}: {error}"
+                ) from error
+            if piece:
+                answer.times.append(self.clock())
+                answer.pieces.append(piece)
+        answer.finish_reason = "end"
+        return answer.exchange(start_ns, max_tokens)

@@ -1,0 +1,113 @@
+"""The grid of (L_in, L_out) and the order in which its cells are asked.
+
+In: cells and a seed. Out: for each round its items, in a random order that only the seed and the
+round's number decide, between two requests of the reference cell. A random order turns thermal
+drift into noise (along an ascending grid it tilts β_pre); the reference cells show the drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cr2fast_profiler.errors import RunError
+
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One request of a plan.
+
+    Attributes
+    ----------
+    round, position : int
+        Where it stands; together its key.
+    phase : str
+        "grid" or "reference".
+    l_in, l_out : int
+        Tokens asked for.
+    """
+
+    round: int
+    position: int
+    phase: str
+    l_in: int
+    l_out: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells to measure.
+
+    Attributes
+    ----------
+    cells : tuple of (L_in, L_out)
+        Distinct, in tokens.
+    """
+
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def cross(cls, l_in: tuple[int, ...], l_out: tuple[int, ...]) -> Grid:
+        """Every pair."""
+        return cls(tuple((i, o) for i in sorted(set(l_in)) for o in sorted(set(l_out)))).checked()
+
+    @classmethod
+    def parse(cls, text: str) -> Grid:
+        """From ``"32,128x16,64"`` (a cross) or ``"32x16 128x64 ..."`` (cells)."""
+        try:
+            parts = [
+                tuple(tuple(int(n) for n in side.split(",")) for side in part.split("x"))
+                for part in text.split()
+            ]
+            pairs = [(i, o) for i, o in parts]
+        except ValueError:
+            raise RunError(
+                f"grid: expected L_in,...xL_out,... such as 32,128,512x16,64 got {text!r}"
+            ) from None
+        cells = {(i, o) for ins, outs in pairs for i in ins for o in outs}
+        return cls(tuple(sorted(cells))).checked()
+
+    def checked(self) -> Grid:
+        """Refuse a grid that cannot tell tau0, β_pre and β_dec apart, naming the missing cells."""
+        for l_in, l_out in self.cells:
+            if l_in < 1 or l_out < 2:
+                raise RunError(
+                    f"grid: cell {l_in}x{l_out}: L_in must be at least 1 and L_out at least 2, "
+                    "since the first token belongs to the prefill"
+                )
+        ins, outs = sorted({i for i, _ in self.cells}), sorted({o for _, o in self.cells})
+        if len(ins) < 2 or len(outs) < 2:
+            which = "L_in" if len(ins) < 2 else "L_out"
+            have = ins if len(ins) < 2 else outs
+            raise RunError(
+                f"grid: singular: every cell has {which} = {have or 'nothing'}; add cells with "
+                f"another {which}, such as {2 * (have[0] if have else 32)}"
+            )
+        design = np.array([[1, i, o] for i, o in self.cells], float)
+        if np.linalg.matrix_rank(design) < 3:
+            missing = [c for c in ((ins[0], outs[-1]), (ins[-1], outs[0])) if c not in self.cells]
+            named = " and ".join(f"{i}x{o}" for i, o in missing)
+            raise RunError(
+                "grid: singular: L_in and L_out rise together, so prefill and decode cannot be "
+                f"told apart; the cells {named} are missing"
+            )
+        return self
+
+    @property
+    def reference(self) -> Cell:
+        """The cell that brackets each round: the middle of both axes."""
+        ins, outs = sorted({i for i, _ in self.cells}), sorted({o for _, o in self.cells})
+        return ins[(len(ins) - 1) // 2], outs[(len(outs) - 1) // 2]
+
+    def round(self, number: int, seed: int) -> list[Item]:
+        """Items of round `number`."""
+        order = np.random.default_rng([seed, number]).permutation(len(self.cells))
+        cells = [self.reference, *(self.cells[i] for i in order), self.reference]
+        last = len(cells) - 1
+        return [
+            Item(number, at, "reference" if at in (0, last) else "grid", *cell)
+            for at, cell in enumerate(cells)
+        ]
