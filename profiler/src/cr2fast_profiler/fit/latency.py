@@ -246,6 +246,11 @@ def fit_latency(o: Observations, seed: int = 0, resamples: int = RESAMPLES) -> L
             "than a later one here, so short answers are predicted too slow by that much"
         )
         c["tau0_s"] = 0.0
+    notes += [
+        f"{name}: its interval reaches zero; use longer cells or more rounds"
+        for name in ("beta_pre_s", "beta_dec_s")
+        if intervals[name][0] <= 0
+    ]
     word = {False: "linear", True: "quadratic"}
     return LatencyFit(
         **c,
