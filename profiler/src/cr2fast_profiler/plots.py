@@ -10,12 +10,26 @@ import polars as pl
 
 from cr2fast_profiler.analysis import ModelProfile, traces
 from cr2fast_profiler.errors import ProfilerError
+from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.store import RunStore, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN_S = 20.0
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ProfilerError(
+            "plots need matplotlib: run pip install 'cr2fast-profiler[plot]'"
+        ) from error
+    return pyplot
 
 
 def plot_run(profile: ModelProfile, path: str | Path) -> Path:
@@ -33,15 +47,7 @@ def plot_run(profile: ModelProfile, path: str | Path) -> Path:
     ProfilerError
         matplotlib is missing.
     """
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise ProfilerError(
-            "plots need matplotlib: run pip install 'cr2fast-profiler[plot]'"
-        ) from error
+    plt = _pyplot()
     store = RunStore(profile.folder)
     read = traces(store, profile.manifest)
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
@@ -123,3 +129,33 @@ def _power(axis: Axes, trace: Any, rows: pl.DataFrame) -> None:
     axis.set(xlim=(-1, SHOWN_S), ylim=0, xlabel="time (s)", ylabel="power (W)")
     axis.set(title="power and phases, the first seconds")
     axis.legend(loc="upper right")
+
+
+def plot_link(measured: LinkMeasurement, path: str | Path) -> Path:
+    """Draw a link's distributions into one PNG.
+
+    Parameters
+    ----------
+    measured : LinkMeasurement
+        Of ``measure_link``.
+    path : path
+        Of the PNG.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, name, scale, unit in zip(
+        axes,
+        ("rate_ul_bps", "rate_dl_bps", "rtt_s"),
+        (1e-6, 1e-6, 1e3),
+        ("Mbit/s", "Mbit/s", "ms"),
+        strict=True,
+    ):
+        values = np.sort([getattr(s, name) * scale for s in measured.samples])
+        axis.step(values, np.arange(1, len(values) + 1) / len(values), where="post")
+        axis.axvline(measured.summary[name].median * scale, color="grey", lw=1)
+        axis.set(xlabel=f"{name.rsplit('_', 1)[0]} ({unit})", ylabel="share of rounds", ylim=(0, 1))
+    figure.suptitle("link: one joint sample a round; the line is the median")
+    out = Path(path)
+    write_atomically(out, lambda p: figure.savefig(p, format="png", dpi=120))
+    plt.close(figure)
+    return out

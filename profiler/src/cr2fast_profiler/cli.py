@@ -1,0 +1,276 @@
+"""Command line: what can be typed. What it does is in :mod:`cr2fast_profiler.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cr2fast_profiler import __version__, commands
+from cr2fast_profiler.errors import ProfilerError
+
+_DESCRIPTION = """\
+Measure what an answer costs: latency and energy of LLMs on a device, an edge server and the link
+between them; write the cost table that cr2fast routes by.
+
+The usual order:
+  cr2fast-profile doctor                             sensors: which are here, how to get the rest
+  cr2fast-profile selftest                           is the meter worth anything?
+  cr2fast-profile model --endpoint URL --out device  on the device, its own model
+  cr2fast-profile model --endpoint URL --out edge    on the edge server, each model there
+  cr2fast-profile agent --host 0.0.0.0               on the edge server (CR2FAST_PROFILE_TOKEN set)
+  cr2fast-profile link http://edge:8765 --out link   on the device
+  cr2fast-profile table --device device --edge edge --link link -o cost_table.json
+  cr2fast-profile plot device
+
+Nothing is ever invented: what no sensor measured is null, and what a data sheet said is called
+estimated. A killed run goes on when the same command is given again.
+"""
+
+
+def _rounds(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    try:
+        pair = int(low), int(high or low)
+    except ValueError:
+        pair = (0, 0)
+    if not 1 <= pair[0] <= pair[1] <= 1000:
+        raise argparse.ArgumentTypeError(f"expected N or LEAST-MOST, such as 3-20, got {text!r}")
+    return pair
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f'expected a JSON object such as {{"ignore_eos": true}}, got {text!r}'
+        )
+    return value
+
+
+def _at_least(least: float, *, above: bool = False) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < least or (above and value == least):
+            what = f"a number {'above' if above else 'of at least'} {least:g}"
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return number
+
+
+def _endpoint_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", metavar="NAME", help="its name there; the only one by default")
+    sub.add_argument("--api", choices=("chat", "completions"), default="chat", help="which call")
+    sub.add_argument("--api-key-env", metavar="VAR", help="environment variable with the API key")
+    sub.add_argument(
+        "--extra",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help='more request fields, such as {"ignore_eos": true, "cache_prompt": false}',
+    )
+    sub.add_argument(
+        "--timeout-s",
+        type=_at_least(0, above=True),
+        default=300.0,
+        metavar="S",
+        help="bound on one request (300)",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "cr2fast-profile", description=_DESCRIPTION, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=f"cr2fast-profiler {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name, help=about, description=about, epilog=epilog, formatter_class=raw
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        return sub
+
+    sub = command("doctor", commands.doctor, "which sensors are here, which are not and why")
+    sub.add_argument("--endpoint", metavar="URL", help="also check that this endpoint can be used")
+    _endpoint_options(sub)
+
+    _add_model(
+        command(
+            "model",
+            commands.model,
+            "profile one model at an endpoint or callable",
+            "The endpoint must stream OpenAI's chat or completions calls: llama.cpp's server, "
+            "Ollama,\nvLLM. Run this on the host that serves the model, or near it: a distant "
+            "endpoint's round trip\nis taken off, and its energy is null unless an agent runs "
+            "there.\n\nMake answers as long as asked: where the server knows it, give "
+            "--extra '{\"ignore_eos\": true}'.",
+        )
+    )
+
+    sub = command("link", commands.link, "measure round trip and rates to an agent")
+    sub.add_argument("url", metavar="URL", help="the agent's address, http://host:port")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the rows and link.json")
+    sub.add_argument("--token-file", metavar="FILE", help="its token (CR2FAST_PROFILE_TOKEN)")
+    sub.add_argument("--rounds", type=int, default=30, metavar="N", help="joint samples (30)")
+    sub.add_argument("--budget-s", type=_at_least(0, above=True), default=600.0, metavar="S")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = command("agent", commands.agent, "serve this host's joules and a link to measure")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on (loopback)")
+    sub.add_argument("--port", type=int, default=8765)
+    sub.add_argument("--token-file", metavar="FILE", help="its token (CR2FAST_PROFILE_TOKEN)")
+    sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
+
+    _add_table(command("table", commands.table, "runs and a link into a cost table"))
+
+    sub = command("selftest", commands.selftest, "known loads: tick, sampled fraction, ratio")
+    sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
+
+    sub = command("plot", commands.plot, "draw a run or a link")
+    sub.add_argument("run", metavar="DIR", help="folder of `model` or `link`")
+    sub.add_argument("-o", "--out", metavar="PNG", help="DIR/plot.png by default")
+    return parser
+
+
+def _add_model(sub: argparse.ArgumentParser) -> None:
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible base URL")
+    which.add_argument(
+        "--callable",
+        metavar="MODULE:FUNCTION",
+        help="generator in this process: yields pieces, returns its usage",
+    )
+    _endpoint_options(sub)
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    sub.add_argument(
+        "--grid",
+        default="64,256,768x16,64,128",
+        metavar="INSxOUTS",
+        help="tokens in and out: a cross, or cells such as '64x16 64x128 512x16'",
+    )
+    sub.add_argument(
+        "--rounds", type=_rounds, default=(3, 20), metavar="A-B", help="at least, at most (3-20)"
+    )
+    sub.add_argument(
+        "--precision",
+        type=_at_least(0, above=True),
+        default=0.02,
+        metavar="P",
+        help="half width of the intervals at which it ends (0.02)",
+    )
+    sub.add_argument(
+        "--budget-s",
+        type=_at_least(0, above=True),
+        default=900.0,
+        metavar="S",
+        help="start no request after this long (900)",
+    )
+    sub.add_argument(
+        "--idle-s",
+        type=_at_least(0),
+        default=10.0,
+        metavar="S",
+        help="length of the idle window, with a meter (10)",
+    )
+    sub.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="KIND:N",
+        help="also constant:RATE, poisson:RATE or concurrent:N; may be given again",
+    )
+    meter = sub.add_mutually_exclusive_group()
+    meter.add_argument(
+        "--meter",
+        default="auto",
+        metavar="SPEC",
+        help="auto, none, nvml, nvml:0, rapl, pyrapl, zeus, replay:FILE or constant:WATTS",
+    )
+    meter.add_argument("--agent", metavar="URL", help="energy from an agent on the model's host")
+    sub.add_argument("--token-file", metavar="FILE", help="the agent's token")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_table(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", required=True, metavar="RUN[=NAME]", help="the device's run")
+    sub.add_argument(
+        "--edge",
+        required=True,
+        action="append",
+        metavar="RUN[=NAME]",
+        help="a run of an edge model; may be given again",
+    )
+    sub.add_argument(
+        "--link",
+        required=True,
+        metavar="PATH",
+        help="folder or link.json of `link`, or a cost table whose link constants to take",
+    )
+    sub.add_argument("-o", "--out", required=True, metavar="FILE", help="cost_table.json")
+    sub.add_argument("--name", default="testbed", help="of the testbed")
+    for which, what in (("tx", "while it sends"), ("rx", "while it receives"), ("idle", "waiting")):
+        sub.add_argument(
+            f"--ue-{which}-w",
+            type=_at_least(0),
+            metavar="W",
+            help=f"the device's radio {what}, from its data sheet",
+        )
+    sub.add_argument(
+        "--energy-weight",
+        type=_at_least(0),
+        metavar="W",
+        help="weight of energy in the cost, 0 to 1; 1/2 where every power is known",
+    )
+    sub.add_argument(
+        "--reference-model", metavar="NAME", help="unit of cost; the slowest by default"
+    )
+    for way in ("input", "output"):
+        sub.add_argument(
+            f"--bits-per-{way}-token",
+            type=_at_least(0, above=True),
+            default=32.0,
+            metavar="B",
+            help="payload of a token on a measured link (32)",
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    spoken = io.StringIO() if args.json else sys.stdout
+    try:
+        with contextlib.redirect_stdout(spoken):
+            result = args.run(args)
+    except ProfilerError as error:
+        print(f"cr2fast-profile: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; rows so far are kept: give the same command to go on", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:
+        return 0
+    if args.json:
+        print(json.dumps(result, indent=2))
+    return 0

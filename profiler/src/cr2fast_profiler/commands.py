@@ -1,0 +1,278 @@
+"""What each command does; how it is typed stands in :mod:`cr2fast_profiler.cli`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cr2fast_profiler.agent import Agent, read_token, serve_agent
+from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
+from cr2fast_profiler.link.measurement import LinkMeasurement
+from cr2fast_profiler.link.run import LinkOptions, measure_link
+from cr2fast_profiler.meters.agent import AgentMeter
+from cr2fast_profiler.meters.base import Domain, Meter, MeterError, Reason, Unavailable
+from cr2fast_profiler.meters.probe import open_meter, survey
+from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
+from cr2fast_profiler.plots import plot_link, plot_run
+from cr2fast_profiler.run import Options, profile_model
+from cr2fast_profiler.store import write_atomically
+from cr2fast_profiler.summary import markdown
+from cr2fast_profiler.table import cost_table, model_entry, write_table
+from cr2fast_profiler.workload.callable import InProcess
+from cr2fast_profiler.workload.endpoint import Endpoint
+from cr2fast_profiler.workload.exchange import RejectedRequest, Target
+from cr2fast_profiler.workload.grid import Grid
+from cr2fast_profiler.workload.load import Load
+from cr2fast_profiler.workload.locality import connect_rtt_s, is_this_host
+
+ENERGY_REMOTE = (
+    "the endpoint is on another host, whose joules no sensor here sees; run `cr2fast-profile "
+    "agent` there and give its address by --agent"
+)
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    if not args.api_key_env:
+        return None
+    key = os.environ.get(args.api_key_env)
+    if not key:
+        raise EndpointError(f"--api-key-env: the environment has no {args.api_key_env}")
+    return key
+
+
+def _target(args: argparse.Namespace) -> Target:
+    if args.callable:
+        return InProcess.load(args.callable, args.model or args.callable)
+    return _endpoint(args)
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint:
+    return Endpoint(
+        args.endpoint,
+        args.model,
+        api=args.api,
+        api_key=_key(args),
+        extra=args.extra,
+        timeout_s=args.timeout_s,
+    )
+
+
+def _meter(args: argparse.Namespace) -> tuple[Meter | None, list[Unavailable]]:
+    """The meter of the host that serves the model, or why there is none."""
+    if args.agent:
+        return AgentMeter(args.agent, read_token(args.token_file)), []
+    if args.meter == "none":
+        return None, [Unavailable("meter", Reason.NOT_PRESENT, "none was asked for (--meter none)")]
+    here = args.callable or is_this_host(args.endpoint)
+    if args.meter == "auto" and not here:
+        return None, [Unavailable("meter", Reason.REMOTE, ENERGY_REMOTE)]
+    try:
+        return open_meter(args.meter), []
+    except MeterError as error:
+        # Without a sensor "auto" measures latency alone; a meter asked for by name must be there.
+        if args.meter != "auto":
+            raise
+        return None, [error.unavailable]
+
+
+def doctor(args: argparse.Namespace) -> dict[str, Any]:
+    """Sensors, and an endpoint if one is named."""
+    found = survey()
+    sensors = [s for s in found if isinstance(s, Domain)]
+    absent = [s for s in found if isinstance(s, Unavailable)]
+    said: dict[str, Any] = {
+        "sensors": [asdict(s) for s in sensors],
+        "absent": [asdict(u) for u in absent],
+    }
+    print("Sensors of this host" if sensors else "No energy sensor of this host can be read")
+    for s in sensors:
+        print(f"  {s.name:12} {s.kind:6} {s.source}{'' if s.in_total else '  (not added up)'}")
+    for u in absent:
+        print(f"  {u.source:12} absent ({u.reason.value}): {u.detail}")
+        if u.remedy:
+            print(f"  {'':12} what to do: {u.remedy}")
+    if not sensors:
+        print("Latency can be measured; energy stays null, with these reasons beside it.")
+    if args.endpoint:
+        said["endpoint"] = _check_endpoint(args)
+    return said
+
+
+def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
+    try:
+        target = _endpoint(args)
+        x = target.generate("Count from 1 upwards, one number a line.", 8)
+    except (EndpointError, RejectedRequest) as error:
+        print(f"Endpoint: {error}")
+        return {"usable": False, "detail": str(error)}
+    ttft_ms = (x.first_ns - x.start_ns) * 1e-6
+    counts = "in the stream" if x.aside_ns == x.last_ns else "by a second, unstreamed request"
+    print(
+        f"Endpoint: {target.name} answers: {x.n_input_tokens} tokens in, {x.n_output_tokens} out "
+        f"in {x.n_chunks} chunks, TTFT {ttft_ms:.1f} ms; token counts come {counts}"
+    )
+    here = is_this_host(target.url)
+    print(f"  it is {'on this host' if here else 'on another host: ' + ENERGY_REMOTE}")
+    return {"usable": True, "model": target.name, "ttft_s": ttft_ms * 1e-3, "this_host": here}
+
+
+def model(args: argparse.Namespace) -> dict[str, Any]:
+    """Profile one model."""
+    target = _target(args)
+    meter, absent = _meter(args)
+    for u in absent:
+        print(f"energy will be null: {u.detail}", file=sys.stderr)
+    away = not args.callable and not is_this_host(args.endpoint)
+    options = Options(
+        grid=Grid.parse(args.grid),
+        seed=args.seed,
+        precision=args.precision,
+        least_rounds=args.rounds[0],
+        most_rounds=args.rounds[1],
+        budget_s=args.budget_s,
+        idle_s=args.idle_s,
+        loads=tuple(Load.parse(x) for x in args.load),
+        rtt_s=connect_rtt_s(args.endpoint) if away else 0.0,
+    )
+    try:
+        ended = profile_model(
+            target, args.out, options, meter=meter, absent=absent, progress=not args.quiet
+        )
+    finally:
+        target.close()
+        if meter:
+            meter.close()
+    profile = analyse(args.out, args.seed)
+    text = markdown(profile)
+    write_atomically(Path(args.out) / "summary.md", lambda p: p.write_text(text, encoding="utf-8"))
+    print(text)
+    why = {
+        "tight": "the intervals are tight",
+        "budget": "the budget is spent",
+        "rounds": "all rounds are done",
+    }
+    print(f"Ended because {why[ended]}. Rows, readings and summary.md: {args.out}")
+    return {"ended": ended, "latency": asdict(profile.latency), "no_energy": profile.no_energy}
+
+
+def link(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the link to an agent."""
+    measured = measure_link(
+        args.url,
+        read_token(args.token_file),
+        out=args.out,
+        options=LinkOptions(rounds=args.rounds, seed=args.seed),
+        budget_s=args.budget_s,
+        progress=not args.quiet,
+    )
+    scales = {"bit/s": (1e-6, "Mbit/s"), "s": (1e3, "ms")}
+    for name, e in measured.summary.items():
+        scale, unit = scales.get(e.unit, (1.0, e.unit))
+        print(
+            f"  {name:20} {e.median * scale:10.4g} {unit:7} 95 %: {e.low * scale:.4g} to "
+            f"{e.high * scale:.4g}"
+        )
+    for flag in measured.flags:
+        print(f"  note ({flag.name}): {flag.detail}")
+    print(f"{len(measured.samples)} joint samples in {args.out}/link.json")
+    return {"out": str(args.out), "summary": {k: asdict(e) for k, e in measured.summary.items()}}
+
+
+def agent(args: argparse.Namespace) -> dict[str, Any]:
+    """Serve this host's joules and a link to measure, until interrupted."""
+    token = read_token(args.token_file)
+    meter: Meter | Unavailable
+    try:
+        meter = open_meter(args.meter)
+    except MeterError as error:
+        meter = error.unavailable
+        print(f"energy: {error}", file=sys.stderr)
+
+    def ready(serving: Agent) -> None:
+        print(f"agent listens on {serving.url}; Ctrl-C ends it", flush=True)
+
+    try:
+        serve_agent(args.host, args.port, token, meter, ready)
+    finally:
+        if not isinstance(meter, Unavailable):
+            meter.close()
+    return {"ended": True}
+
+
+def _run_and_name(text: str) -> tuple[str, str | None]:
+    folder, _, name = text.partition("=")
+    return folder, name or None
+
+
+def _link_section(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    path = Path(args.link)
+    if path.is_dir():
+        path = path / "link.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    if isinstance(said, dict) and str(said.get("schema", "")).startswith("cr2fast.cost_table/"):
+        said = said.get("link")
+    if isinstance(said, dict) and said.get("kind") == "shannon":
+        return said, False
+    measured = LinkMeasurement.read(path)
+    return measured.section(args.bits_per_input_token, args.bits_per_output_token), True
+
+
+def table(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs and a link into a cost table."""
+    section, measured = _link_section(args)
+    folder, name = _run_and_name(args.device)
+    made = cost_table(
+        name=args.name,
+        device=model_entry(analyse(folder), "device", name),
+        edge=[
+            model_entry(analyse(run), "edge", called)
+            for run, called in map(_run_and_name, args.edge)
+        ],
+        link=section,
+        link_measured=measured,
+        ue={"p_tx_w": args.ue_tx_w, "p_rx_w": args.ue_rx_w, "p_idle_w": args.ue_idle_w},
+        energy_weight=args.energy_weight,
+        reference_model=args.reference_model,
+    )
+    write_table(args.out, made)
+    names = ", ".join(m["name"] for m in made["models"])
+    print(f"{args.out}: {made['source']}; {names}; the unit of cost is {made['reference_model']}")
+    for what in made["provenance"]["estimated"]:
+        print(f"  estimated, not measured: {what}")
+    return made
+
+
+def selftest(args: argparse.Namespace) -> dict[str, Any]:
+    """Known loads against a meter."""
+    meter = open_meter(args.meter)
+    try:
+        gpu = any(d.kind == "gpu" for d in meter.domains)
+        found = run_selftest(meter, gpu_work() if gpu else cpu_work())
+    finally:
+        meter.close()
+    print(found.report())
+    return {k: v for k, v in asdict(found).items() if k != "faults"}
+
+
+def plot(args: argparse.Namespace) -> dict[str, Any]:
+    """Draw a run or a link."""
+    folder = Path(args.run)
+    is_link = (folder / "link.json").exists()
+    out = Path(args.out) if args.out else folder / "plot.png"
+    if is_link:
+        plot_link(LinkMeasurement.read(folder / "link.json"), out)
+    elif (folder / "run.json").exists():
+        plot_run(analyse(folder), out)
+    else:
+        raise ProfilerError(f"{folder} holds neither a run (run.json) nor a link (link.json)")
+    print(out)
+    return {"out": str(out)}

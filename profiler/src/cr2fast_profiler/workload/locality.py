@@ -1,0 +1,64 @@
+"""Whether an endpoint is on this host, and how far it is.
+
+In: a URL. Out: yes or no, and the round trip of a TCP connect in seconds. Sensors of this host say
+nothing of another's joules, and a distant endpoint's TTFT contains a round trip that the link has
+already.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from cr2fast_profiler.errors import EndpointError
+
+CONNECTS = 9
+
+
+def _addresses(url: str) -> list[tuple[int, tuple[object, ...]]]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"{url}: the host cannot be found ({error})") from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def is_this_host(url: str) -> bool:
+    """Whether `url` names an address of this machine: one that a socket here can bind to."""
+    return all(_can_bind(family, address) for family, address in _addresses(url))
+
+
+def _can_bind(family: int, address: tuple[object, ...]) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    return True
+
+
+def connect_rtt_s(url: str) -> float:
+    """Median time of nine TCP connects to the endpoint, s; names are resolved before.
+
+    Raises
+    ------
+    EndpointError
+        Nothing listens there.
+    """
+    family, address = _addresses(url)[0]
+    times = []
+    for _ in range(CONNECTS):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(10.0)
+            start_ns = time.perf_counter_ns()
+            try:
+                probe.connect(address)
+            except OSError as error:
+                raise EndpointError(f"{url} does not answer: {error}") from error
+            times.append((time.perf_counter_ns() - start_ns) * 1e-9)
+    return float(np.median(times))
