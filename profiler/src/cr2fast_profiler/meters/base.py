@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -77,8 +78,9 @@ class Domain:
     kind : str
         "cpu", "dram", "gpu", "board" or "psys".
     source : str
-        Where the joules come from: "rapl", "pyrapl", "nvml-counter", "nvml-power" (integrated),
-        "zeus", "replay", "constant", "agent".
+        Where the joules come from: "rapl", "pyrapl", "nvml-counter", "nvml-power" (instant power,
+        integrated), "nvml-power-average" (a 1 s average, integrated), "zeus", "replay",
+        "constant", "agent".
     in_total : bool
         Whether it adds to the meter's total; False for what another domain contains (psys).
     estimated : bool
@@ -94,7 +96,20 @@ class Domain:
 
 @dataclass(frozen=True)
 class Fault:
-    """A time from which, or at which, a domain's joules cannot be trusted."""
+    """A time from which, or at which, a domain's joules cannot be trusted.
+
+    Attributes
+    ----------
+    t_ns : int
+        The NaN reading's time; earlier where the trouble began before it could be told (a stuck
+        counter): then every reading after it, up to the next NaN, is untrusted too.
+    domain : str
+        The domain's name.
+    reason : Reason
+        Why.
+    detail : str
+        The same in words.
+    """
 
     t_ns: int
     domain: str
@@ -167,34 +182,113 @@ class Trace:
     faults: tuple[Fault, ...] = field(default=())
 
     def total(self) -> npt.NDArray[np.float64]:
-        """(n,) cumulative joules of the domains that add up; NaN where any of them is."""
-        columns = [i for i, d in enumerate(self.domains) if d.in_total]
-        return np.asarray(self.joules[:, columns].sum(axis=1))
+        """(n,) cumulative joules of the domains that add up; NaN where any of them is.
+
+        All NaN where no domain adds up: no sensor, no number.
+        """
+        if not self._columns:
+            return np.full(len(self.t_ns), np.nan)
+        return np.asarray(self._trusted[:, self._columns].sum(axis=1))
 
     def edges(self) -> npt.NDArray[np.int64]:
         """Indices of readings at which the total changed: the counter's own ticks."""
-        total = self.total()
-        changed = np.flatnonzero(np.diff(total) != 0) + 1
-        return np.asarray(changed[np.isfinite(total[changed])], dtype=np.int64)
+        steps = np.diff(self.total())
+        return np.asarray(np.flatnonzero(np.isfinite(steps) & (steps != 0)) + 1, dtype=np.int64)
 
     def window(self, start_ns: int, end_ns: int) -> Window:
-        """Energy of the total between two times, interpolated between the readings around them.
+        """Energy of the total between two times, each domain interpolated between its ticks.
 
         Invalid, with the reason, where the trace does not cover the window or a reading in it
-        cannot be trusted.
+        cannot be trusted. A counter that ticks slower than it is read is a staircase: it is
+        interpolated between the ticks around ``start_ns`` and ``end_ns``, so the trace should
+        reach a tick beyond both.
         """
         duration = (end_ns - start_ns) * 1e-9
+        if end_ns < start_ns:
+            raise ValueError(f"a window must not end before it starts; got {duration} s")
+        if not self._columns:
+            return Window(None, duration, Reason.NOT_PRESENT, "no domain adds to the total")
         if len(self.t_ns) < 2 or start_ns < self.t_ns[0] or end_ns > self.t_ns[-1]:
             return Window(None, duration, Reason.NOT_COVERED, "the readings do not cover it")
         first = int(np.searchsorted(self.t_ns, start_ns, side="right")) - 1
         last = int(np.searchsorted(self.t_ns, end_ns, side="left"))
-        total = self.total()[first : last + 1]
-        if not np.isfinite(total).all():
-            low, high = int(self.t_ns[first]), int(self.t_ns[last])
-            inside = [f for f in self.faults if low <= f.t_ns <= high]
-            fault = inside[0] if inside else None
-            reason = fault.reason if fault else Reason.IMPLAUSIBLE
-            return Window(None, duration, reason, fault.detail if fault else "untrusted reading")
-        times = self.t_ns[first : last + 1].astype(np.float64)
-        low_j, high_j = np.interp([start_ns, end_ns], times, total)
-        return Window(float(high_j - low_j), duration)
+        energy = 0.0
+        for column in self._columns:
+            if not np.isfinite(self._trusted[first : last + 1, column]).all():
+                return self._invalid(column, int(self.t_ns[last]), duration)
+            times, joules = self._anchors[column]
+            low, high = np.interp([start_ns - self.t_ns[0], end_ns - self.t_ns[0]], times, joules)
+            energy += float(high - low)
+        return Window(energy, duration)
+
+    def _invalid(self, column: int, high_ns: int, duration_s: float) -> Window:
+        """Name the latest fault of a column, up to the end of the window."""
+        name = self.domains[column].name
+        faults = [f for f in self.faults if f.domain == name and f.t_ns <= high_ns]
+        if not faults:
+            return Window(None, duration_s, Reason.IMPLAUSIBLE, f"{name}: untrusted reading")
+        fault = max(faults, key=lambda f: f.t_ns)
+        return Window(None, duration_s, fault.reason, f"{name}: {fault.detail}")
+
+    @cached_property
+    def _columns(self) -> list[int]:
+        return [i for i, d in enumerate(self.domains) if d.in_total]
+
+    @cached_property
+    def _trusted(self) -> npt.NDArray[np.float64]:
+        """(n, D) joules, NaN too between a fault and the reading at which it was found."""
+        joules = self.joules.copy()
+        names = [d.name for d in self.domains]
+        for fault in self.faults:
+            if fault.domain not in names:
+                continue
+            column = names.index(fault.domain)
+            after = int(np.searchsorted(self.t_ns, fault.t_ns, side="right"))
+            found = np.flatnonzero(np.isnan(self.joules[after:, column]))
+            at_fault = after > 0 and np.isnan(self.joules[after - 1, column])
+            if len(found) and not at_fault:
+                joules[after : after + int(found[0]), column] = np.nan
+        return joules
+
+    @cached_property
+    def _anchors(self) -> dict[int, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        """Points (ns since the first reading, joules) of each totalled domain."""
+        times = (self.t_ns - self.t_ns[0]).astype(np.float64)
+        return {c: _anchor(times, self._trusted[:, c]) for c in self._columns}
+
+
+SLOWEST_TICK = 2.5
+"""A flat stretch longer than this many ticks is no quantisation: nothing was used in it."""
+
+
+def _anchor(
+    times: npt.NDArray[np.float64], joules: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Times and joules of a counter at its own ticks, from readings (n,) of a staircase.
+
+    A tick at reading i after a flat stretch fell between readings i-1 and i: it is put in the
+    middle. Where the counter changes at every reading, the readings stand as they are; so do both
+    ends of a stretch that is flat for many ticks, both ends of the trace, and readings beside NaN.
+    """
+    n = len(times)
+    steps = np.diff(joules)
+    changed = np.concatenate([[False], np.isfinite(steps) & (steps != 0)])
+    fixed = np.isnan(joules)
+    fixed[1:] |= np.isnan(joules[:-1])
+    fixed[:-1] |= np.isnan(joules[1:])
+    fixed[[0, -1]] = True
+    edges = np.flatnonzero(changed)
+    if len(edges) < 3:
+        return times, joules
+    tick = float(np.median(np.diff(times[edges])))
+    stops = np.flatnonzero(changed | fixed)
+    previous = np.full(n, -1)
+    previous[stops[1:]] = stops[:-1]
+    ticked = changed & ~fixed & (np.arange(n) - previous > 1)
+    ticked[ticked] = times[ticked] - times[previous[ticked]] <= SLOWEST_TICK * tick
+    keep = changed | fixed
+    keep[np.flatnonzero(changed & ~ticked) - 1] = True
+    moved = times.copy()
+    at = np.flatnonzero(ticked)
+    moved[at] = (times[at - 1] + times[at]) / 2
+    return moved[keep], joules[keep]
