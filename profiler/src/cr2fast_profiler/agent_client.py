@@ -166,6 +166,12 @@ class AgentClient:
             self._socket.close()
             self._socket = None
 
+    def __enter__(self) -> AgentClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def request(
         self, method: str, path: str, payload: bytes | None = None, *, keep: bool = True
     ) -> Reply:

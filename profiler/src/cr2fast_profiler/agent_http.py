@@ -175,6 +175,8 @@ class Handler(BaseHTTPRequestHandler):
             if not self.parse_request():
                 return
             self._dispatch()
+        except ValueError as e:  # of urllib, on targets that are none
+            self._refuse(400, f"expected a route: {e}")
         except LineTooLong:
             self._refuse(431, f"expected a head of at most {MAX_HEAD_BYTES} bytes")
         except OSError:
