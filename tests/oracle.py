@@ -102,6 +102,14 @@ def link_states(link, n, seed):
     return rates[0], rates[1]
 
 
+def empirical_states(link, n, seed):
+    """Samples (rate_ul, rate_dl, rtt), (n,) each, drawn uniformly with replacement."""
+    fields = ("rate_ul_bps", "rate_dl_bps", "rtt_s")
+    samples = np.array([[float(s[f]) for f in fields] for s in link["samples"]])
+    rows = np.floor(uniforms(seed, n) * len(samples)).astype(int)
+    return tuple(samples[rows].T)
+
+
 def work(form, tokens, kappa):
     return tokens + (kappa * tokens**2 if form == "quadratic" else 0)
 

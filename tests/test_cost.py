@@ -132,14 +132,21 @@ BAD = [
     (("models",), [], "reference_model: expected one of the models"),
     (("weights", "latency"), 0.7, "weights: expected latency . energy = 1"),
     (("weights", "energy"), -0.5, "weights.energy: expected a number, at least 0"),
-    (("link", "kind"), "fibre", 'link.kind: expected "shannon"'),
+    (("link", "kind"), "fibre", 'link.kind: expected "shannon" or "empirical", got "fibre"'),
+    (("link", "kind"), 3, "link.kind: .*, got a number"),
+    (("link", "kind"), "x" * 10**6, 'link.kind: .*, got "x{40}"$'),
+    (("link", "kind"), "empirical", "link.samples: expected an array .*, got no such field"),
+    (("link", "bandwidth_dl_hz"), ..., "link: expected the fields .*`bandwidth_dl_hz`"),
+    (("link", "bits_per_input_token"), None, "link.bits_per_input_token: .*null"),
     (("link", "bandwidth_ul_hz"), 0, "link.bandwidth_ul_hz: expected a positive number"),
     (("link", "rtt_s"), -1, "link.rtt_s: expected a number, at least 0"),
     (("link", "distance_m"), {"distribution": "uniform", "low": 0, "high": 1}, "link.distance_m"),
     (("link", "fading"), {"distribution": "exponential", "mean": -1}, "link.fading"),
-    (("link",), ..., 'link.kind: expected "shannon", got "null"'),
+    (("link",), ..., 'link.kind: expected "shannon" or "empirical", got no such field'),
     (("normalizers",), {"T0_s": "x", "E0_j": "y"}, "normalizers: expected two positive numbers"),
     (("ue", "p_tx_w"), -1.2, "ue.p_tx_w: expected a number, at least 0"),
+    (("ue", "p_rx_w"), None, "ue.p_rx_w: expected watts, since weights.energy > 0, got null"),
+    (("ue", "p_idle_w"), "low", "file: expected the fields of the schema"),
     (("normalizers", "T0_s"), 1.0, "normalizers: expected two positive numbers, or two nulls"),
 ]
 
@@ -173,6 +180,23 @@ def test_unmeasured_energy_is_never_a_number():
     assert not costs.has_energy
     assert np.isfinite(costs.normalized_on(*args).cost(*args)).all()
     with pytest.raises(cr2fast.CostTableError, match="edge-1.p_active_w: expected watts, got null"):
+        costs.energy_j(*args)
+
+
+@pytest.mark.parametrize("field", ["p_tx_w", "p_rx_w", "p_idle_w"])
+def test_an_unmeasured_radio_leaves_latency_and_refuses_energy(field):
+    table = edited(("weights",), {"latency": 1.0, "energy": 0.0})
+    whole = read(table)
+    table["ue"][field] = None
+    costs = read(table)
+    states = costs.sample_states(2, 0)
+    args = ([10, 20], [[5] * 4, [6] * 4], states)
+    assert whole.has_energy
+    assert not costs.has_energy
+    np.testing.assert_array_equal(
+        costs.normalized_on(*args).cost(*args), whole.normalized_on(*args).cost(*args)
+    )
+    with pytest.raises(cr2fast.CostTableError, match=f"ue.{field}: expected watts, got null"):
         costs.energy_j(*args)
 
 

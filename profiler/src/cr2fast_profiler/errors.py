@@ -19,6 +19,10 @@ class FitError(ProfilerError):
     """The rows do not determine the coefficients."""
 
 
+class AgentError(ProfilerError):
+    """The agent cannot start."""
+
+
 class LinkError(ProfilerError):
     """The link could not be measured."""
 

@@ -137,16 +137,20 @@ impl CostTable {
         up + q.state.rtt_s + inference + down
     }
 
-    /// Energy e_m, J; NaN where the active power is unmeasured.
+    /// Energy e_m, J; NaN where a power it needs is unmeasured.
     pub fn energy_j(&self, m: usize, q: &Request) -> f64 {
         let inference = self.inference_s(m, q);
-        let active = self.table.models[m].p_active_w.unwrap_or(f64::NAN) * inference;
+        let watts = |p: Option<f64>| p.unwrap_or(f64::NAN);
+        let active = watts(self.table.models[m].p_active_w) * inference;
         if m == 0 {
             return active;
         }
         let (up, down) = self.transfer_s(m, q);
         let ue = &self.table.ue;
-        ue.p_tx_w * up + ue.p_rx_w * down + ue.p_idle_w * (q.state.rtt_s + inference) + active
+        watts(ue.p_tx_w) * up
+            + watts(ue.p_rx_w) * down
+            + watts(ue.p_idle_w) * (q.state.rtt_s + inference)
+            + active
     }
 
     /// Normalised costs c_m of every model into `out`.

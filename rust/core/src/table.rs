@@ -94,12 +94,18 @@ pub struct Weights {
 /// The device's radio and idle power.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Ue {
-    /// While it sends, W.
-    pub p_tx_w: f64,
-    /// While it receives, W.
-    pub p_rx_w: f64,
-    /// While it waits, W.
-    pub p_idle_w: f64,
+    /// While it sends, W; null when unmeasured.
+    pub p_tx_w: Option<f64>,
+    /// While it receives, W; null when unmeasured.
+    pub p_rx_w: Option<f64>,
+    /// While it waits, W; null when unmeasured.
+    pub p_idle_w: Option<f64>,
+}
+
+impl Ue {
+    fn powers(&self) -> [(&'static str, Option<f64>); 3] {
+        [("p_tx_w", self.p_tx_w), ("p_rx_w", self.p_rx_w), ("p_idle_w", self.p_idle_w)]
+    }
 }
 
 #[derive(Deserialize)]
@@ -107,7 +113,6 @@ struct Parsed {
     source: Source,
     weights: Weights,
     reference_model: String,
-    link: Link,
     ue: Ue,
     models: Vec<Model>,
 }
@@ -138,6 +143,19 @@ fn at_least_zero(field: String, v: f64) -> Result<()> {
     if v.is_finite() && v >= 0.0 { Ok(()) } else { Err(bad(field, "a number, at least 0", v)) }
 }
 
+/// A power is at least 0, and null only where costs need no energy.
+fn check_power(field: String, watts: Option<f64>, weights: Weights) -> Result<()> {
+    match watts {
+        Some(p) => at_least_zero(field, p),
+        None if weights.energy > 0.0 => Err(bad(
+            field,
+            "watts, since weights.energy > 0",
+            "null (unmeasured); measure it or set weights to latency 1, energy 0",
+        )),
+        None => Ok(()),
+    }
+}
+
 impl Table {
     /// Parse and validate.
     pub fn from_json(json: &str) -> Result<Self> {
@@ -153,10 +171,7 @@ impl Table {
                 return Err(bad("schema", format!("\"{SCHEMA}\""), got));
             }
         }
-        let kind = raw.pointer("/link/kind").and_then(Value::as_str).unwrap_or("null");
-        if kind != "shannon" {
-            return Err(bad("link.kind", "\"shannon\"", format!("\"{kind}\"")));
-        }
+        let link = Link::from_value(raw.get("link").unwrap_or(&Value::Null))?;
         if let Some(path) = null_coefficient(&raw) {
             return Err(bad(path, "a number", "null (unmeasured); profile this model first"));
         }
@@ -171,7 +186,7 @@ impl Table {
             source: p.source,
             weights: p.weights,
             reference,
-            link: p.link,
+            link,
             ue: p.ue,
             models: p.models,
             raw,
@@ -187,10 +202,9 @@ impl Table {
         if (w.latency + w.energy - 1.0).abs() > 1e-9 {
             return Err(bad("weights", "latency + energy = 1", w.latency + w.energy));
         }
-        self.link.check()?;
-        at_least_zero("ue.p_tx_w".into(), self.ue.p_tx_w)?;
-        at_least_zero("ue.p_rx_w".into(), self.ue.p_rx_w)?;
-        at_least_zero("ue.p_idle_w".into(), self.ue.p_idle_w)?;
+        for (name, watts) in self.ue.powers() {
+            check_power(format!("ue.{name}"), watts, w)?;
+        }
         if !(2..=MAX_MODELS).contains(&self.models.len()) {
             return Err(bad("models", format!("2 to {MAX_MODELS} models"), self.models.len()));
         }
@@ -216,15 +230,7 @@ impl Table {
             if m.name.is_empty() {
                 return Err(bad(at("name"), "a name", "an empty one"));
             }
-            if let Some(p) = m.p_active_w {
-                at_least_zero(at("p_active_w"), p)?;
-            } else if w.energy > 0.0 {
-                return Err(bad(
-                    at("p_active_w"),
-                    "watts, since weights.energy > 0",
-                    "null (unmeasured); measure it or set weights to latency 1, energy 0",
-                ));
-            }
+            check_power(at("p_active_w"), m.p_active_w, w)?;
             let expected = if i == 0 { Tier::Device } else { Tier::Edge };
             if m.tier != expected {
                 return Err(bad(
@@ -284,16 +290,20 @@ impl Table {
         Self::from_value(raw)
     }
 
-    /// Whether every model's power is known.
+    /// Whether every model's power and the device's radio and idle power are known.
     pub fn energy_known(&self) -> bool {
-        self.models.iter().all(|m| m.p_active_w.is_some())
+        self.require_energy().is_ok()
     }
 
-    /// An error that names the first model of unmeasured power.
+    /// An error that names the first unmeasured power.
     pub fn require_energy(&self) -> Result<()> {
-        match self.models.iter().find(|m| m.p_active_w.is_none()) {
+        let unmeasured = |field| Err(bad(field, "watts", "null (unmeasured)"));
+        if let Some(m) = self.models.iter().find(|m| m.p_active_w.is_none()) {
+            return unmeasured(format!("{}.p_active_w", m.name));
+        }
+        match self.ue.powers().iter().find(|(_, watts)| watts.is_none()) {
             None => Ok(()),
-            Some(m) => Err(bad(format!("{}.p_active_w", m.name), "watts", "null (unmeasured)")),
+            Some((name, _)) => unmeasured(format!("ue.{name}")),
         }
     }
 

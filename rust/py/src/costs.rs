@@ -142,7 +142,8 @@ impl LinkStates {
 
 /// A validated cost table (schema ``cr2fast.cost_table/1``); the first model is the device's.
 ///
-/// Immutable. Units are SI: seconds, joules, watts, hertz, bits, metres.
+/// Immutable. Units are SI: seconds, joules, watts, hertz, bits, metres. A power that is null is
+/// unmeasured: allowed where ``weights.energy`` is 0, and then `energy_j` is refused.
 #[pyclass(frozen, module = "cr2fast")]
 pub struct CostTable(pub cost::CostTable);
 
@@ -255,7 +256,7 @@ impl CostTable {
         self.0.normalizers().map(|n| (n.latency_s, n.energy_j))
     }
 
-    /// Whether every model's power is known.
+    /// Whether every model's power and the device's radio and idle power are known.
     #[getter]
     fn has_energy(&self) -> bool {
         self.0.table().energy_known()
@@ -290,9 +291,11 @@ impl CostTable {
         py.detach(|| self.0.normalize_on(&n_in, &n_out, &states.0)).map(Self).map_err(core)
     }
 
-    /// `n` link states of a seed: distances, fading, then Shannon rates (equations 6-9).
+    /// `n` link states of a seed, the same on every platform.
     ///
-    /// State i depends on (seed, i) alone, so a longer sample extends a shorter one.
+    /// A link of kind ``shannon`` draws distances and fading, then takes Shannon rates (equations
+    /// 6-9); one of kind ``empirical`` draws from its measured ``samples``, uniformly with
+    /// replacement. State i depends on (seed, i) alone, so a longer sample extends a shorter one.
     fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> PyResult<LinkStates> {
         py.detach(|| self.0.link().sample(n, seed)).map(LinkStates).map_err(core)
     }
