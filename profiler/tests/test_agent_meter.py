@@ -165,7 +165,7 @@ def test_a_dead_agent_is_lost_and_found_again(remote):
     trace = Trace(t_ns, np.array([j for _, j in readings]), m.domains, tuple(m.faults))
     window = trace.window(int(t_ns[0]), int(t_ns[-1]))
     assert window.energy_j is None
-    assert window.reason is Reason.LOST
+    assert window.reason is Reason.RESET  # the latest fault tells
 
 
 def test_a_lost_agent_is_not_asked_at_every_reading(agent, meter, monkeypatch):
