@@ -7,9 +7,10 @@ add up. Words are tokens.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +37,7 @@ class Manners:
     every: int = 0
     slowdown_a_request: float = 0.0
     served: int = 0
+    busy: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_bad(self) -> str:
@@ -77,7 +79,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def do_POST(self) -> None:
-        arrived = time.perf_counter()
+        self.manners.busy += 1
+        try:
+            self._answer(time.perf_counter())
+        finally:
+            self.manners.busy -= 1
+
+    def _answer(self, arrived: float) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._refused():
             return None
@@ -95,9 +103,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         tokens = [f"{i}\n" for i in range(1, n_out + 1)]
         if not asked.get("stream"):
-            reply: dict[str, Any] = {
-                "choices": [{"message": {"content": "".join(tokens)}, "finish_reason": "length"}]
-            }
+            said = "".join(tokens)
+            choice = {"message": {"content": said}} if "messages" in asked else {"text": said}
+            reply: dict[str, Any] = {"choices": [choice | {"finish_reason": "length"}]}
             self._json(200, reply | ({"usage": usage} if m.usage else {}))
             return None
         if bad == "http_500":
@@ -131,9 +139,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return None
             name = "reasoning_content" if m.reasoning and start == 0 else "content"
-            delta = {name: "".join(piece)}
-            self._event({"choices": [{"delta": delta, "finish_reason": None}]})
-        self._event({"choices": [{"delta": {}, "finish_reason": "length"}]})
+            said = "".join(piece)
+            body = {"delta": {name: said}} if "messages" in asked else {"text": said}
+            self._event({"choices": [body | {"finish_reason": None}]})
+        self._event({"choices": [{"delta": {}, "text": "", "finish_reason": "length"}]})
         if m.usage and m.stream_usage:
             self._event({"choices": [], "usage": usage})
         self._event(b"[DONE]")
@@ -145,6 +154,14 @@ class Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no news."""
@@ -164,3 +181,6 @@ def serve(**manners: Any):
         server.shutdown()
         thread.join()
         server.server_close()
+        for connection in server.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

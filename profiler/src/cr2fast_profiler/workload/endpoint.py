@@ -166,7 +166,17 @@ class Endpoint:
             headers=headers, trust_env=False, timeout=httpx2.Timeout(timeout_s, connect=10.0)
         )
         self._path = self.url + ("/chat/completions" if api == "chat" else "/completions")
-        self.name = self._resolve(model)
+        try:
+            self.name = self._resolve(model)
+        except EndpointError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -80,11 +80,12 @@ class Grid:
                 )
         ins, outs = sorted({i for i, _ in self.cells}), sorted({o for _, o in self.cells})
         if len(ins) < 2 or len(outs) < 2:
-            which = "L_in" if len(ins) < 2 else "L_out"
-            have = ins if len(ins) < 2 else outs
+            which, have = ("L_in", ins) if len(ins) < 2 else ("L_out", outs)
+            if not have:
+                raise RunError("grid: no cells; give some such as 32,128,512x16,64")
             raise RunError(
-                f"grid: singular: every cell has {which} = {have or 'nothing'}; add cells with "
-                f"another {which}, such as {2 * (have[0] if have else 32)}"
+                f"grid: singular: every cell has {which} = {have[0]}; add cells with another "
+                f"{which}, such as {2 * have[0]}"
             )
         design = np.array([[1, i, o] for i, o in self.cells], float)
         if np.linalg.matrix_rank(design) < 3:
