@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes.sse_server import serve
+
+from cr2fast_profiler.cli import main
+from cr2fast_profiler.link.measurement import Estimate, LinkMeasurement, LinkSample
+
+COMMAND = [sys.executable, "-m", "cr2fast_profiler"]
+QUICK = ["--grid", "40,80x3,6", "--rounds", "3-3", "--quiet", "--meter", "none"]
+
+
+def link_file(path: Path) -> Path:
+    samples = tuple(LinkSample(1e7 + i, 4e7 + i, 0.02 + i * 1e-4) for i in range(12))
+    names = {"rate_ul_bps": "bit/s", "rate_dl_bps": "bit/s", "rtt_s": "s"}
+    values = {k: [getattr(s, k) for s in samples] for k in names}
+    summary = {
+        k: Estimate(**{"median": v[6], "low": v[4], "high": v[8], "unit": names[k]} | rest(v))
+        for k, v in values.items()
+    }
+    path.mkdir()
+    text = LinkMeasurement(samples, summary, "connect").to_json()
+    (path / "link.json").write_text(text)
+    return path
+
+
+def rest(values: list[float]) -> dict[str, object]:
+    """Fields of an estimate beyond the median and its interval."""
+    import dataclasses
+
+    known = {"median", "low", "high", "unit"}
+    return {
+        f.name: {"q05": values[0], "n": len(values)}.get(f.name, values[-1])
+        for f in dataclasses.fields(Estimate)
+        if f.name not in known
+    }
+
+
+def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -> None:
+    for name, manners in (("small", {}), ("large", {"beta_dec_s": 4e-3})):
+        with serve(model=name, **manners) as (url, _):
+            assert main(["model", "--endpoint", url, "--out", str(tmp_path / name), *QUICK]) == 0
+    said = capsys.readouterr()
+    assert "| β_dec |" in said.out
+    assert "energy will be null: none was asked for" in said.err
+    assert "all rounds are done" in said.out
+    assert "# large" in (tmp_path / "large" / "summary.md").read_text()
+
+    link = link_file(tmp_path / "link")
+    out = tmp_path / "cost_table.json"
+    runs = ["--device", str(tmp_path / "small"), "--edge", f"{tmp_path / 'large'}=big"]
+    asked = ["table", *runs, "--link", str(link), "-o", str(out)]
+    assert main(asked) == 1
+    assert "--energy-weight 0" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*asked, "--energy-weight", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    table = json.loads(out.read_text())
+    assert [m["name"] for m in table["models"]] == ["small", "big"]
+    assert table["source"] == "measured"
+    assert len(table["link"]["samples"]) == 12
+    for folder in ("small", "link"):
+        assert main(["plot", str(tmp_path / folder)]) == 0
+        assert (tmp_path / folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_link_constants_come_from_another_table_and_are_estimates(tmp_path: Path, capsys) -> None:
+    with serve() as (url, _):
+        assert main(["model", "--endpoint", url, "--out", str(tmp_path / "a"), *QUICK]) == 0
+    constants = tmp_path / "other.json"
+    shannon = {"kind": "shannon", "rtt_s": 0.018}
+    constants.write_text(json.dumps({"schema": "cr2fast.cost_table/1", "link": shannon}))
+    a, out = str(tmp_path / "a"), str(tmp_path / "t.json")
+    asked = ["table", "--device", a, "--edge", f"{a}=b", "--energy-weight", "0", "-o", out]
+    assert main([*asked, "--link", str(constants)]) == 0
+    assert "estimated, not measured: link" in capsys.readouterr().out
+    assert json.loads(Path(out).read_text())["source"] == "estimated"
+    constants.write_text("{")
+    assert main([*asked, "--link", str(constants)]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_doctor_names_what_is_missing_and_succeeds(capsys) -> None:
+    with serve() as (url, _):
+        assert main(["doctor", "--endpoint", url]) == 0
+    said = capsys.readouterr().out
+    assert "known answers" in said
+    assert "this host" in said
+    assert main(["doctor", "--endpoint", url, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["endpoint"]["usable"] is False
+    assert all(u["reason"] and u["detail"] for u in found["absent"])
+    assert found["sensors"] or found["absent"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model", "--endpoint", "http://127.0.0.1:9", "--out", "x"], "is the server running"),
+        (["model", "--endpoint", "127.0.0.1:9", "--out", "x"], "expected http"),
+        (["model", "--callable", "nothing:f", "--out", "x"], "callable"),
+        (["plot", "nowhere"], "neither a run"),
+        (["selftest", "--meter", "rapl2"], "no meter is called"),
+        (["table", "--device", "x", "--edge", "y", "--link", "z", "-o", "t"], "cannot be read"),
+        (["agent", "--host", "0.0.0.0"], "token"),
+    ],
+)
+def test_errors_in_words_and_exit_code_1(arguments, words, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CR2FAST_PROFILE_TOKEN", raising=False)
+    assert main(arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model"],
+        ["model", "--endpoint", "x", "--callable", "y", "--out", "z"],
+        ["model", "--endpoint", "x", "--out", "z", "--rounds", "5-2"],
+        ["model", "--endpoint", "x", "--out", "z", "--budget-s", "nan"],
+        ["model", "--endpoint", "x", "--out", "z", "--precision", "0"],
+        ["model", "--endpoint", "x", "--out", "z", "--extra", "[1]"],
+    ],
+)
+def test_usage_errors_are_exit_code_2(arguments, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: cr2fast-profile model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["doctor", "model", "link", "agent", "table", "selftest", "plot"]
+)
+def test_every_command_has_help(command: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"usage: cr2fast-profile {command}" in capsys.readouterr().out
+
+
+def test_a_remote_endpoint_has_no_energy_here(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("cr2fast_profiler.commands.is_this_host", lambda url: False)
+    arguments = [*QUICK[:-2], "--out", str(tmp_path)]
+    with serve() as (url, _):
+        assert main(["model", "--endpoint", url, *arguments]) == 0
+    said = capsys.readouterr()
+    assert "energy will be null: the endpoint is on another host" in said.err
+    assert "cr2fast-profile agent" in (tmp_path / "summary.md").read_text()
+
+
+def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(tmp_path: Path) -> None:
+    def listen_to_sigint() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with serve(beta_dec_s=0.01) as (url, _):
+        arguments = ["model", "--endpoint", url, "--out", str(tmp_path), "--meter", "none"]
+        child = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=listen_to_sigint,
+        )
+        deadline = time.perf_counter() + 60
+        while len(list(tmp_path.glob("rows/*.parquet"))) < 3:
+            assert time.perf_counter() < deadline
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "give the same command to go on" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("rows/*.parquet"))
