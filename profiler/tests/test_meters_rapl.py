@@ -59,9 +59,9 @@ def test_pitfall_counter_wraps_within_minutes_at_full_load(tree, clock):
 
 
 def test_a_small_range_is_polled_four_times_a_wrap(tree, clock):
-    tree.add("intel-rapl:0", "package-0", 90, range_uj=4_000_000, limit_w=40)
+    tree.add("intel-rapl:0", "package-0", 90, range_uj=20_000_000, limit_w=40)
     meter = open_rapl(tree)
-    assert meter.poll_s == pytest.approx(4 / 120 / 4)
+    assert meter.poll_s == pytest.approx(20 / 400 / 4)
     trace = watch(meter, clock, 2, meter.poll_s)
     elapsed = (trace.t_ns[-1] - trace.t_ns[0]) * 1e-9
     assert energy_j(trace) == pytest.approx(90 * elapsed, abs=1e-5)
@@ -90,7 +90,7 @@ def test_pitfall_implausible_jump_is_invalid(tree, clock):
     zone.offset_uj += 10**9
     trace = watch(meter, clock, 2)
     assert trace.window(int(trace.t_ns[0]), int(trace.t_ns[-1])).reason is Reason.IMPLAUSIBLE
-    assert "300 W" in meter.faults[0].detail
+    assert "400 W" in meter.faults[0].detail
 
 
 def test_pitfall_no_readable_range_makes_a_decrease_invalid(tree, clock):
@@ -105,7 +105,7 @@ def test_pitfall_no_readable_range_makes_a_decrease_invalid(tree, clock):
 def test_readings_too_seldom_to_exclude_a_second_wrap_are_invalid(tree, clock):
     tree.add("intel-rapl:0", "package-0", 50, limit_w=100)
     meter = open_rapl(tree)
-    clock.sleep(RANGE_UJ * 1e-6 / 300 + 1)
+    clock.sleep(RANGE_UJ * 1e-6 / 400 + 1)
     assert math.isnan(meter.read()[1][0])
     assert meter.faults[0].reason is Reason.NOT_COVERED
 
@@ -152,6 +152,14 @@ def test_pitfall_dies_that_mirror_one_counter_are_dropped(tree, clock):
     meter = open_rapl(tree)
     assert meter.mirrors == {"package-0-die-1": "package-0-die-0"}
     assert energy_j(watch(meter, clock, 10)) == pytest.approx(1000)
+
+
+def test_a_die_that_cannot_be_read_just_then_is_no_mirror(tree, clock):
+    tree.add("intel-rapl:0", "package-0-die-0", 50)
+    tree.add("intel-rapl:1", "package-0-die-1", 50)
+    opener = Opener()
+    clock.listeners.append(lambda _: opener.errors.update({"intel-rapl:1/energy_uj": EIO}))
+    assert open_rapl(tree, opener).mirrors == {}
 
 
 def test_dies_at_rest_are_no_mirrors(tree):

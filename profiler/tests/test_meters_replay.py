@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fakes.clock import FakeClock
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Trace
@@ -37,6 +37,7 @@ def test_round_trip_is_exact(tmp_path):
     same(read_trace(path), sample())
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(-(10**15), 10**15))
 def test_round_trip_of_any_joules(tmp_path_factory, steps, start):
     path = tmp_path_factory.mktemp("replay") / "trace.csv"
@@ -69,6 +70,19 @@ def test_replay_is_a_meter_on_its_own_clock(tmp_path):
     meter.read()
     assert [f.reason for f in meter.faults[1:]] == [Reason.NOT_COVERED] * 2
     meter.close()
+
+
+def test_a_replay_read_seldom_does_not_step_over_an_untrusted_reading(tmp_path):
+    path = tmp_path / "trace.csv"
+    record(sample(), path)
+    clock = FakeClock()
+    meter = ReplayMeter(path, clock)
+    clock.sleep(0.5)
+    assert np.isfinite(meter.read()[1]).all()
+    clock.sleep(3)
+    assert np.isnan(meter.read()[1]).tolist() == [True, False]
+    clock.sleep(0.1)
+    assert np.isfinite(meter.read()[1]).all()
 
 
 @pytest.mark.parametrize(

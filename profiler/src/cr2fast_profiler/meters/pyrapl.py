@@ -5,9 +5,9 @@ Out: the meter's cumulative joules, unwrapped and judged by the code that serves
 :mod:`~cr2fast_profiler.meters.rapl`, with ranges from the same tree.
 
 pyRAPL's constructor fails where a package has several dies or zones are numbered with gaps (it
-counts as many packages as sockets), and where a CPU is offline (it reads every present CPU's
-topology). It leaves DRAM out altogether where one socket has none, and the reason AMD then works
-is that it has none anywhere. Its own differences are wrong at a wrap, so none of it is used.
+wants as many packages as sockets), and where a CPU is offline (it reads every present CPU's
+topology). Where one socket has no DRAM zone it leaves DRAM out on all: right on AMD, which has
+none, wrong elsewhere. Its own differences are wrong at a wrap and are not used.
 """
 
 from __future__ import annotations
