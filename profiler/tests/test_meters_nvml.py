@@ -153,6 +153,32 @@ def test_missing_package(clock, monkeypatch):
         open_nvml(clock)
 
 
+def test_gpu_lost_before_it_is_opened(serve, clock):
+    library = serve(FakeGpu(lost=True))
+    with pytest.raises(MeterError, match="nvidia-smi") as caught:
+        open_nvml(clock)
+    assert caught.value.unavailable.reason is Reason.LOST
+    del library.nvmlDeviceGetUUID
+    pynvml._nvmlGetFunctionPointer_cache.clear()
+    with pytest.raises(MeterError, match="NVML fails"):
+        open_nvml(clock)
+    assert library.running == 0
+
+
+def test_power_that_is_not_told_is_none(serve, clock):
+    gpu = FakeGpu()
+    serve(gpu)
+    meter = open_nvml(clock)
+    gpu.lost = True
+    assert meter.power_w() is None
+    gpu.lost, gpu.instant, gpu.average = False, False, False
+    # The counter rests, and nothing can say whether it should.
+    gpu.frozen_mj = gpu.energy_mj(clock())
+    watch(meter, clock, 2)
+    assert not meter.faults
+    assert open_nvml(clock).power_w() is None
+
+
 @pytest.mark.parametrize("counter", [True, False])
 def test_gpu_lost_midway_gives_nan_and_comes_back(serve, clock, counter):
     gpu = FakeGpu(counter=counter)

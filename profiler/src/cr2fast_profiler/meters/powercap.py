@@ -83,7 +83,7 @@ def find_zones(root: Path = ROOT, read: ReadText = read_text) -> list[Zone]:
     Raises
     ------
     MeterError
-        When there is no powercap tree, or no package in it.
+        When there is no powercap tree, no package in it, or a zone's name cannot be read.
     """
     remedy = (
         "on bare metal load the driver (`sudo modprobe intel_rapl_msr`); virtual machines and "
@@ -132,8 +132,11 @@ def _zone(path: Path, parent: Path | None, read: ReadText) -> Zone | None:
     try:
         label = read(path / "name").strip()
         owner = read(parent / "name").strip() if parent else ""
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        # It may be a package: a total without it would lie.
+        raise MeterError(unavailable("rapl", path / "name", error)) from None
     if re.fullmatch(r"package-\d+(-die-\d+)?", label):
         name, kind = label, "cpu"
     elif label == "dram":
