@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import Domain, Fault, Reason, Trace
@@ -81,8 +81,11 @@ def test_domains_with_their_own_ticks_add_up():
     fast = times * 50
     t = trace(times, np.column_stack([slow, fast]), (GPU, Domain("package-0", "cpu", "rapl")))
     assert t.window(1_040_000_000, 1_540_000_000).energy_j == pytest.approx(175, rel=5e-3)
+    assert t.tick_s() == pytest.approx(0.1)
+    assert trace([0, 1], [0, 0]).tick_s() is None
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.01, 0.1),
     st.floats(0, 0.1),

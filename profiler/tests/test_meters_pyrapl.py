@@ -95,7 +95,7 @@ def fails(tree: PowercapTree, monkeypatch) -> None:
     why = caught.value.unavailable
     assert why.reason is Reason.NOT_SUPPORTED
     assert "rapl" in why.remedy
-    assert isinstance(open_rapl(tree.root), RaplMeter)
+    assert isinstance(open_rapl(tree.root, pyrapl=True), RaplMeter)
 
 
 def test_pitfall_multi_die(tree, monkeypatch):
@@ -136,7 +136,7 @@ def test_dram_on_one_socket_alone_is_dropped_by_pyrapl_and_so_is_pyrapl(tree, mo
     tree.add("intel-rapl:0:0", "dram", 5)
     tree.add("intel-rapl:1", "package-1", 50)
     tree.serve_pyrapl(monkeypatch)
-    meter = open_rapl(tree.root)
+    meter = open_rapl(tree.root, pyrapl=True)
     assert isinstance(meter, RaplMeter)
     assert [d.name for d in meter.domains] == ["package-0", "package-1", "dram-0"]
 
@@ -147,7 +147,7 @@ def test_pitfall_psys_between_packages_is_skipped(tree, monkeypatch):
     tree.add("intel-rapl:1", "psys", 99)
     tree.add("intel-rapl:2", "package-1", 50)
     tree.serve_pyrapl(monkeypatch)
-    meter = open_rapl(tree.root)
+    meter = open_rapl(tree.root, pyrapl=True)
     assert isinstance(meter, PyraplMeter)
     assert [d.name for d in meter.domains] == ["package-0", "package-1"]
     meter.close()
@@ -163,8 +163,10 @@ def test_pitfall_root_only(tree, monkeypatch):
 
 def test_no_rapl_here(tmp_path, tree, monkeypatch):
     tree.serve_pyrapl(monkeypatch)
-    with pytest.raises(MeterError, match="constructor failed"):
+    with pytest.raises(MeterError, match="no package zone") as caught:
         PyraplMeter(tree.root, tree.clock)
+    assert caught.value.unavailable.source == "pyrapl"
+    assert caught.value.unavailable.reason is Reason.NOT_PRESENT
 
 
 def forget_pyrapl(monkeypatch) -> None:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from fakes.clock import FakeClock
 from fakes.powercap_tree import EACCES, EIO, ENODATA, ENOENT, RANGE_UJ, Opener, PowercapTree
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import MeterError, Reason, Trace
+from cr2fast_profiler.meters.counters import Counter
 from cr2fast_profiler.meters.powercap import find_zones
 from cr2fast_profiler.meters.rapl import RaplMeter
 from cr2fast_profiler.meters.recorder import Readings
@@ -59,9 +62,9 @@ def test_pitfall_counter_wraps_within_minutes_at_full_load(tree, clock):
 
 
 def test_a_small_range_is_polled_four_times_a_wrap(tree, clock):
-    tree.add("intel-rapl:0", "package-0", 90, range_uj=4_000_000, limit_w=40)
+    tree.add("intel-rapl:0", "package-0", 90, range_uj=20_000_000, limit_w=40)
     meter = open_rapl(tree)
-    assert meter.poll_s == pytest.approx(4 / 120 / 4)
+    assert meter.poll_s == pytest.approx(20 / 400 / 4)
     trace = watch(meter, clock, 2, meter.poll_s)
     elapsed = (trace.t_ns[-1] - trace.t_ns[0]) * 1e-9
     assert energy_j(trace) == pytest.approx(90 * elapsed, abs=1e-5)
@@ -90,7 +93,7 @@ def test_pitfall_implausible_jump_is_invalid(tree, clock):
     zone.offset_uj += 10**9
     trace = watch(meter, clock, 2)
     assert trace.window(int(trace.t_ns[0]), int(trace.t_ns[-1])).reason is Reason.IMPLAUSIBLE
-    assert "300 W" in meter.faults[0].detail
+    assert "400 W" in meter.faults[0].detail
 
 
 def test_pitfall_no_readable_range_makes_a_decrease_invalid(tree, clock):
@@ -105,7 +108,7 @@ def test_pitfall_no_readable_range_makes_a_decrease_invalid(tree, clock):
 def test_readings_too_seldom_to_exclude_a_second_wrap_are_invalid(tree, clock):
     tree.add("intel-rapl:0", "package-0", 50, limit_w=100)
     meter = open_rapl(tree)
-    clock.sleep(RANGE_UJ * 1e-6 / 300 + 1)
+    clock.sleep(RANGE_UJ * 1e-6 / 400 + 1)
     assert math.isnan(meter.read()[1][0])
     assert meter.faults[0].reason is Reason.NOT_COVERED
 
@@ -131,6 +134,26 @@ def test_garbage_in_a_counter_is_lost(tree, clock):
     assert meter.faults[0].reason is Reason.LOST
 
 
+@settings(deadline=None)
+@given(
+    st.integers(10**6, 10**9),
+    st.integers(0, 10**9),
+    st.lists(st.floats(0, 1), min_size=1, max_size=60),
+)
+def test_unwrapping_is_exact_at_four_readings_a_wrap(range_uj, start_uj, shares):
+    step_s = range_uj * 1e-6 / 400 / 4
+    counter = Counter("package-0", range_uj * 1e-6, 400)
+    counter.update(0, start_uj % range_uj * 1e-6)
+    used_uj = 0
+    for i, share in enumerate(shares, start=1):
+        used_uj += int(share * 400 * step_s * 1e6)
+        joules, fault = counter.update(
+            round(i * step_s * 1e9), (start_uj + used_uj) % range_uj * 1e-6
+        )
+        assert fault is None
+        assert joules == pytest.approx(used_uj * 1e-6, abs=1e-9)
+
+
 # Check 2: layouts.
 
 
@@ -152,6 +175,14 @@ def test_pitfall_dies_that_mirror_one_counter_are_dropped(tree, clock):
     meter = open_rapl(tree)
     assert meter.mirrors == {"package-0-die-1": "package-0-die-0"}
     assert energy_j(watch(meter, clock, 10)) == pytest.approx(1000)
+
+
+def test_a_die_that_cannot_be_read_just_then_is_no_mirror(tree, clock):
+    tree.add("intel-rapl:0", "package-0-die-0", 50)
+    tree.add("intel-rapl:1", "package-0-die-1", 50)
+    opener = Opener()
+    clock.listeners.append(lambda _: opener.errors.update({"intel-rapl:1/energy_uj": EIO}))
+    assert open_rapl(tree, opener).mirrors == {}
 
 
 def test_dies_at_rest_are_no_mirrors(tree):
@@ -246,6 +277,25 @@ def test_a_package_that_cannot_be_read_is_no_meter(tree):
     opener.errors["intel-rapl:1/energy_uj"] = EIO
     with pytest.raises(MeterError, match="EIO"):
         open_rapl(tree, opener)
+
+
+def test_a_zone_without_a_name_is_none_and_one_with_a_hidden_name_is_no_meter(tree):
+    tree.add("intel-rapl:0", "package-0", 50)
+    zone = tree.add("intel-rapl:1", "package-1", 50)
+    opener = Opener()
+    opener.errors["intel-rapl:1/name"] = EIO
+    with pytest.raises(MeterError, match="name cannot be read: EIO"):
+        open_rapl(tree, opener)
+    (zone.folder / "name").unlink()
+    assert names(open_rapl(tree)) == ["package-0"]
+
+
+def test_a_package_that_holds_no_number_is_not_supported(tree):
+    zone = tree.add("intel-rapl:0", "package-0", 50)
+    (zone.folder / "energy_uj").write_text("<unknown>\n")
+    with pytest.raises(MeterError, match="no whole number") as caught:
+        RaplMeter(tree.root, tree.clock, lambda _: None)
+    assert caught.value.unavailable.reason is Reason.NOT_SUPPORTED
 
 
 def test_a_psys_that_cannot_be_read_is_named(tree, clock):

@@ -195,6 +195,20 @@ class Trace:
         steps = np.diff(self.total())
         return np.asarray(np.flatnonzero(np.isfinite(steps) & (steps != 0)) + 1, dtype=np.int64)
 
+    def tick_s(self) -> float | None:
+        """Median time between changes of the slowest totalled domain, s.
+
+        None where none changed twice. Readings resolve it: a tick near the time between them may be
+        shorter.
+        """
+        ticks = []
+        for column in self._columns:
+            steps = np.diff(self._trusted[:, column])
+            edges = self.t_ns[1:][np.isfinite(steps) & (steps != 0)]
+            if len(edges) > 1:
+                ticks.append(float(np.median(np.diff(edges))) * 1e-9)
+        return max(ticks, default=None)
+
     def window(self, start_ns: int, end_ns: int) -> Window:
         """Energy of the total between two times, each domain interpolated between its ticks.
 

@@ -97,6 +97,10 @@ class Counter:
         known, self._lost, self._last = self._lost, True, None
         return math.nan, None if known else Fault(t_ns, self.domain, reason, detail)
 
+    def restart(self) -> None:
+        """Count on from the next reading, whatever it is."""
+        self._last = None
+
     def _fault(self, t_ns: int, reason: Reason, detail: str) -> tuple[float, Fault]:
         return math.nan, Fault(t_ns, self.domain, reason, detail)
 

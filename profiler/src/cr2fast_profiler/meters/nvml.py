@@ -285,7 +285,7 @@ class _Track:
         """Hold a counter that rests against power; the fault when it is found stuck."""
         if self._moved is None or raw_j != self._moved[1]:
             if self._stuck:
-                self._counter.lose(t_ns, "")
+                self._counter.restart()
             self._moved, self._rest, self._stuck = (t_ns, raw_j), None, False
             return None
         resting_s = (t_ns - self._moved[0]) * 1e-9

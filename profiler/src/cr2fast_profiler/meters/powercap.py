@@ -22,6 +22,7 @@ from cr2fast_profiler.meters.base import MeterError, Reason, Unavailable
 ROOT = Path("/sys/class/powercap")
 PLAUSIBLE_W = {"cpu": 1000.0, "dram": 400.0, "psys": 2500.0}
 """The most a zone draws, by kind, where its power limits cannot be read, W."""
+LEAST_BOUND_W = 400.0
 LIMIT_RANGE_W = (1.0, 2000.0)
 """Power limits outside are the firmware's way to say "none", W."""
 
@@ -82,7 +83,7 @@ def find_zones(root: Path = ROOT, read: ReadText = read_text) -> list[Zone]:
     Raises
     ------
     MeterError
-        When there is no powercap tree, or no package in it.
+        When there is no powercap tree, no package in it, or a zone's name cannot be read.
     """
     remedy = (
         "on bare metal load the driver (`sudo modprobe intel_rapl_msr`); virtual machines and "
@@ -131,8 +132,11 @@ def _zone(path: Path, parent: Path | None, read: ReadText) -> Zone | None:
     try:
         label = read(path / "name").strip()
         owner = read(parent / "name").strip() if parent else ""
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        # It may be a package: a total without it would lie.
+        raise MeterError(unavailable("rapl", path / "name", error)) from None
     if re.fullmatch(r"package-\d+(-die-\d+)?", label):
         name, kind = label, "cpu"
     elif label == "dram":
@@ -144,8 +148,8 @@ def _zone(path: Path, parent: Path | None, read: ReadText) -> Zone | None:
     limits = _numbers(path.glob("constraint_*_power_limit_uw"), read)
     limits += _numbers(path.glob("constraint_*_max_power_uw"), read)
     limits = [w for w in limits if LIMIT_RANGE_W[0] < w < LIMIT_RANGE_W[1]]
-    # Limits are averages; bursts of some milliseconds go well beyond them.
-    bound = max(100.0, 3 * max(limits)) if limits and kind == "cpu" else PLAUSIBLE_W[kind]
+    # Limits are averages and desktop boards ignore them: what is plausible lies well above.
+    bound = max(LEAST_BOUND_W, 3 * max(limits)) if limits and kind == "cpu" else PLAUSIBLE_W[kind]
     ranges = [r for r in _numbers([path / "max_energy_range_uj"], read) if r > 0]
     return Zone(name, kind, path, ranges[0] if ranges else None, bound)
 

@@ -108,8 +108,15 @@ def open_meter(spec: str = "auto", root: Path = powercap.ROOT) -> Meter:
     raise MeterError(Unavailable("meter", Reason.NOT_SUPPORTED, detail, f"one of: {SPECS}"))
 
 
-def open_rapl(root: Path = powercap.ROOT) -> PyraplMeter | RaplMeter:
+def open_rapl(root: Path = powercap.ROOT, pyrapl: bool | None = None) -> PyraplMeter | RaplMeter:
     """CPU and memory by pyRAPL where it sees all that the tree holds, else read here.
+
+    Parameters
+    ----------
+    root : Path
+        Of the powercap tree.
+    pyrapl : bool, optional
+        Whether to try pyRAPL; by default only on the kernel's own tree, which alone it knows.
 
     Raises
     ------
@@ -117,14 +124,18 @@ def open_rapl(root: Path = powercap.ROOT) -> PyraplMeter | RaplMeter:
         When the tree's own reader cannot be had.
     """
     own = RaplMeter(root)
+    if pyrapl is None:
+        pyrapl = root == powercap.ROOT
+    if not pyrapl:
+        return own
     try:
-        by_pyrapl = PyraplMeter(root)
+        other = PyraplMeter(root)
     except MeterError:
         return own
     counted = {d.name for d in own.domains if d.in_total}
-    if {d.name for d in by_pyrapl.domains} == counted and not own.mirrors:
-        return by_pyrapl
-    by_pyrapl.close()
+    if {d.name for d in other.domains} == counted:
+        return other
+    other.close()
     return own
 
 
@@ -137,7 +148,10 @@ def survey(root: Path = powercap.ROOT) -> list[Domain | Unavailable]:
         Of the powercap tree.
     """
     found: list[Domain | Unavailable] = []
-    for make in (NvmlMeter, lambda: RaplMeter(root), lambda: PyraplMeter(root), ZeusMeter):
+    makers: list[Callable[[], Meter]] = [NvmlMeter, lambda: RaplMeter(root), ZeusMeter]
+    if root == powercap.ROOT:
+        makers.insert(2, lambda: PyraplMeter(root))
+    for make in makers:
         meter = _try(make)
         if isinstance(meter, Unavailable):
             found.append(meter)

@@ -5,9 +5,9 @@ Out: the meter's cumulative joules, unwrapped and judged by the code that serves
 :mod:`~cr2fast_profiler.meters.rapl`, with ranges from the same tree.
 
 pyRAPL's constructor fails where a package has several dies or zones are numbered with gaps (it
-counts as many packages as sockets), and where a CPU is offline (it reads every present CPU's
-topology). It leaves DRAM out altogether where one socket has none, and the reason AMD then works
-is that it has none anywhere. Its own differences are wrong at a wrap, so none of it is used.
+wants as many packages as sockets), and where a CPU is offline (it reads every present CPU's
+topology). Where one socket has no DRAM zone it leaves DRAM out on all: right on AMD, which has
+none, wrong elsewhere. Its own differences are wrong at a wrap and are not used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class PyraplMeter:
     ) -> None:
         self._clock = clock
         with quiet():
-            self._sensor, raw_uj = _open()
+            self._sensor, raw_uj = _open(root)
         zones = {z.name: z for z in _zones(root)}
         self._columns = [i for i, value in enumerate(raw_uj) if value >= 0]
         self.domains = tuple(_domain(i) for i in self._columns)
@@ -123,28 +124,35 @@ def _zones(root: Path) -> list[Zone]:
         return []
 
 
-def _open() -> tuple[Any, list[float]]:
+def _open(root: Path) -> tuple[Any, list[float]]:
     """(pyRAPL's sensor, its first µJ)."""
     try:
         import pyRAPL
     except ImportError as error:
-        raise MeterError(
-            Unavailable("pyrapl", Reason.MISSING_PACKAGE, f"pyRAPL: {error}", "pip install pyRAPL")
-        ) from None
+        why = Unavailable(
+            "pyrapl", Reason.MISSING_PACKAGE, f"pyRAPL: {error}", "pip install pyRAPL"
+        )
+        raise MeterError(why) from None
     try:
         sensor = pyRAPL.Sensor()
         return sensor, list(sensor.energy())
     except PermissionError as error:
         why = powercap.unavailable("pyrapl", Path(error.filename or "energy_uj"), error)
     except pyRAPL.PyRAPLException:
-        why = Unavailable(
-            "pyrapl",
-            Reason.NOT_SUPPORTED,
+        why = _unfit(
+            root,
             "pyRAPL finds not one package zone for each socket (several dies, or zones numbered "
             "with gaps)",
-            REMEDY,
         )
     except (OSError, ValueError, IndexError) as error:
-        detail = f"pyRAPL's constructor failed: {error} (a CPU offline, or no RAPL here)"
-        why = Unavailable("pyrapl", Reason.NOT_SUPPORTED, detail, REMEDY)
+        why = _unfit(root, f"pyRAPL's constructor failed: {error} (a CPU may be offline)")
     raise MeterError(why)
+
+
+def _unfit(root: Path, detail: str) -> Unavailable:
+    """Tell a host without counters from one whose layout pyRAPL cannot read."""
+    try:
+        powercap.find_zones(root)
+    except MeterError as error:
+        return replace(error.unavailable, source="pyrapl")
+    return Unavailable("pyrapl", Reason.NOT_SUPPORTED, detail, REMEDY)

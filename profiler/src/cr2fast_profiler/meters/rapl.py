@@ -10,6 +10,7 @@ counters do so with a chance of a tick over the range. The later die is then lef
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -122,6 +123,12 @@ class RaplMeter:
         self.absent.append(why)
         return False
 
+    def _raw_j(self, zone: Zone) -> float:
+        try:
+            return powercap.energy_j(zone, self._read)
+        except (OSError, ValueError):
+            return math.nan
+
     def _find_mirrors(self, zones: list[Zone], sleep: Callable[[float], None]) -> dict[str, str]:
         dies = [z for z in zones if re.fullmatch(r".*-die-\d+", z.name)]
         pairs = [
@@ -135,7 +142,7 @@ class RaplMeter:
         for _ in range(MIRROR_ROUNDS if pairs else 0):
             sleep(MIRROR_WAIT_S)
             for a, b in pairs:
-                first_j, other_j, last_j = (powercap.energy_j(z, self._read) for z in (a, b, a))
+                first_j, other_j, last_j = (self._raw_j(z) for z in (a, b, a))
                 same[a.name, b.name] &= first_j <= other_j <= last_j
                 seen[a.name].add(last_j)
         # The first round's value and at least two moves: a counter that rests proves nothing.

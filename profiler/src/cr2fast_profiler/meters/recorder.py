@@ -18,6 +18,8 @@ import numpy.typing as npt
 from cr2fast_profiler.errors import RunError
 from cr2fast_profiler.meters.base import Domain, Meter, Trace
 
+MAX_MARGIN_S = 0.5
+
 
 class Readings:
     """Readings of D domains, without the inner ones of a flat stretch.
@@ -133,13 +135,18 @@ class Recorder:
             t_ns, joules = self._readings.trace()
             return Trace(t_ns, joules, self.meter.domains, tuple(self.meter.faults))
 
-    def stop(self, margin_s: float = 0.0) -> Trace:
-        """End after ``margin_s`` more and return all readings; raises as :meth:`drain`.
+    def stop(self, margin_s: float | None = None) -> Trace:
+        """End and return all readings; raises as :meth:`drain`.
 
-        A margin of one tick lets a slow counter close the last window.
+        Parameters
+        ----------
+        margin_s : float, optional
+            How long to read on first, s, so that a slow counter's next tick closes the last
+            window. By default one and a half of the slowest domain's ticks, at most 0.5 s.
         """
-        if margin_s > 0:
-            self._ended.wait(margin_s)
+        if margin_s is None:
+            margin_s = min(1.5 * (self.snapshot().tick_s() or 0.0), MAX_MARGIN_S)
+        self._ended.wait(margin_s)
         self._end()
         return self.snapshot()
 

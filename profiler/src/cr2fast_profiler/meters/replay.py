@@ -182,6 +182,7 @@ class ReplayMeter:
         self.faults: list[Fault] = []
         self._pending = sorted(trace.faults, key=lambda f: f.t_ns)
         self._ended = False
+        self._row = 0
         start = trace.joules[0]
         self._start_j = np.where(np.isfinite(start), start, 0.0)
         self._shift_ns = clock() - int(trace.t_ns[0])
@@ -204,12 +205,14 @@ class ReplayMeter:
                 ]
             return now_ns, np.full(len(self.domains), np.nan)
         i = max(int(np.searchsorted(trace.t_ns, at_ns, side="right")) - 1, 0)
+        # A reading here covers what passed since the last: one untrusted in between spoils it.
+        passed = trace.joules[self._row + 1 : i + 1]
+        self._row = i
         low, low_ns = trace.joules[i], int(trace.t_ns[i])
-        if at_ns <= low_ns:
-            return now_ns, low - self._start_j
-        high, high_ns = trace.joules[i + 1], int(trace.t_ns[i + 1])
-        part = (at_ns - low_ns) / (high_ns - low_ns)
-        return now_ns, low + part * (high - low) - self._start_j
+        if at_ns > low_ns:
+            part = (at_ns - low_ns) / (int(trace.t_ns[i + 1]) - low_ns)
+            low = low + part * (trace.joules[i + 1] - low)
+        return now_ns, np.where(np.isnan(passed).any(axis=0), np.nan, low - self._start_j)
 
     def close(self) -> None:
         """Nothing is held."""

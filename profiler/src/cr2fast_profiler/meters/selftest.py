@@ -45,7 +45,7 @@ class SelfTest:
     sources : tuple of str
         "name: source" of each domain.
     tick_s : float or None
-        Median time between changes of the total, s.
+        Median time between changes of the slowest domain, s.
     poll_s : float
         Median time between readings, s; a tick near it may be shorter.
     idle_w, load_w : float or None
@@ -153,19 +153,20 @@ def run_selftest(
     rest = bench.phase(rest_s, None)
     load = bench.phase(load_s, work)
     dice = random.Random(seed)
-    end_ns = clock() + int(switching_s * 1e9)
-    pulses = []
+    switching_ns = clock()
+    end_ns = switching_ns + int(switching_s * 1e9)
+    pulses = [load]
     while clock() < end_ns:
         pulses.append(bench.phase(dice.uniform(*SWITCH_S), work))
         bench.phase(dice.uniform(*SWITCH_S), None)
     trace = bench.trace()
-    tick_s = _tick_s(trace)
+    tick_s = trace.tick_s()
     # A tick inside both ends the total holds nothing of the neighbouring phase.
     inset_ns = int(2e9 * min(tick_s or 0.0, load_s / 8, rest_s / 8))
     idle_w = _mean_w(trace, rest[0] + inset_ns, rest[1] - inset_ns)
     load_w = _mean_w(trace, load[0] + inset_ns, load[1] - inset_ns)
     power_w = bench.mean_power_w(load[0] + inset_ns, load[1] - inset_ns)
-    update_s, sampled_s = bench.sampling(pulses)
+    update_s, sampled_s = bench.sampling(pulses, switching_ns)
     still = load_w is not None and load_w == 0
     return SelfTest(
         tuple(f"{d.name}: {d.source}" for d in meter.domains),
@@ -224,18 +225,18 @@ class _Bench:
         areas = np.diff(t_ns) * (power_w[1:] + power_w[:-1]) / 2
         return float(areas.sum() / (t_ns[-1] - t_ns[0]))
 
-    def sampling(self, pulses: list[tuple[int, int]]) -> tuple[float | None, float | None]:
-        """(time between updates, averaging window) of the power sensor, s."""
-        if not pulses:
-            return None, None
-        seen = [(t, p) for t, p in self.powers if t >= pulses[0][0]]
+    def sampling(
+        self, pulses: list[tuple[int, int]], from_ns: int
+    ) -> tuple[float | None, float | None]:
+        """(time between updates, averaging window) of the power sensor, s, from a time on."""
+        seen = [(t, p) for t, p in self.powers if t >= from_ns]
         updates = np.array([now for before, now in pairwise(seen) if now[1] != before[1]])
         if len(updates) < MIN_UPDATES:
             return None, None
-        t_s = (updates[:, 0] - pulses[0][0]) * 1e-9
+        t_s = (updates[:, 0] - from_ns) * 1e-9
         update_s = float(np.median(np.diff(t_s)))
-        on = (np.array(pulses, dtype=np.float64) - pulses[0][0]) * 1e-9
-        return update_s, _boxcar_s(t_s, updates[:, 1], on, update_s)
+        on_s = (np.array(pulses, dtype=np.float64) - from_ns) * 1e-9
+        return update_s, _boxcar_s(t_s, updates[:, 1], on_s, update_s)
 
     def _take(self) -> None:
         t_ns, joules = self.meter.read()
@@ -270,11 +271,6 @@ def _boxcar_s(
             if error < least:
                 best, least = float(window_s), error
     return best
-
-
-def _tick_s(trace: Trace) -> float | None:
-    edges = trace.edges()
-    return float(np.median(np.diff(trace.t_ns[edges]))) * 1e-9 if len(edges) > 1 else None
 
 
 def _mean_w(trace: Trace, start_ns: int, end_ns: int) -> float | None:
