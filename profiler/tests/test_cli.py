@@ -15,15 +15,16 @@ from cr2fast_profiler.cli import main
 from cr2fast_profiler.link.measurement import Estimate, LinkMeasurement, LinkSample
 
 COMMAND = [sys.executable, "-m", "cr2fast_profiler"]
-QUICK = ["--grid", "40,80x3,6", "--rounds", "3-3", "--quiet", "--meter", "none"]
+QUICK = ["--grid", "40,120x3,8", "--rounds", "3-3", "--quiet", "--meter", "none"]
+STEADY = {"beta_pre_s": 1e-3, "beta_dec_s": 5e-3}  # far above a busy machine's noise
 
 
 def link_file(path: Path) -> Path:
-    samples = tuple(LinkSample(1e7 + i, 4e7 + i, 0.02 + i * 1e-4) for i in range(12))
+    samples = tuple(LinkSample(1e7 + i, 4e7 + i, 0.02 + i * 1e-4, i) for i in range(12))
     names = {"rate_ul_bps": "bit/s", "rate_dl_bps": "bit/s", "rtt_s": "s"}
     values = {k: [getattr(s, k) for s in samples] for k in names}
     summary = {
-        k: Estimate(**{"median": v[6], "low": v[4], "high": v[8], "unit": names[k]} | rest(v))
+        k: Estimate(v[6], v[4], v[8], 0.95, len(v), names[k], {"p05": v[0], "p95": v[-1]})
         for k, v in values.items()
     }
     path.mkdir()
@@ -32,20 +33,8 @@ def link_file(path: Path) -> Path:
     return path
 
 
-def rest(values: list[float]) -> dict[str, object]:
-    """Fields of an estimate beyond the median and its interval."""
-    import dataclasses
-
-    known = {"median", "low", "high", "unit"}
-    return {
-        f.name: {"q05": values[0], "n": len(values)}.get(f.name, values[-1])
-        for f in dataclasses.fields(Estimate)
-        if f.name not in known
-    }
-
-
 def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -> None:
-    for name, manners in (("small", {}), ("large", {"beta_dec_s": 4e-3})):
+    for name, manners in (("small", STEADY), ("large", STEADY | {"beta_dec_s": 0.01})):
         with serve(model=name, **manners) as (url, _):
             assert main(["model", "--endpoint", url, "--out", str(tmp_path / name), *QUICK]) == 0
     said = capsys.readouterr()
@@ -73,7 +62,7 @@ def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -
 
 
 def test_link_constants_come_from_another_table_and_are_estimates(tmp_path: Path, capsys) -> None:
-    with serve() as (url, _):
+    with serve(**STEADY) as (url, _):
         assert main(["model", "--endpoint", url, "--out", str(tmp_path / "a"), *QUICK]) == 0
     constants = tmp_path / "other.json"
     shannon = {"kind": "shannon", "rtt_s": 0.018}
@@ -138,7 +127,7 @@ def test_usage_errors_are_exit_code_2(arguments, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["doctor", "model", "link", "agent", "table", "selftest", "plot"]
+    "command", ["doctor", "selftest", "idle", "model", "agent", "link", "table", "plot"]
 )
 def test_every_command_has_help(command: str, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -146,10 +135,24 @@ def test_every_command_has_help(command: str, capsys) -> None:
     assert f"usage: cr2fast-profile {command}" in capsys.readouterr().out
 
 
+def test_idle_of_the_unloaded_host_stands_beside_the_run(tmp_path: Path, capsys) -> None:
+    idle, out = tmp_path / "idle.json", tmp_path / "run"
+    seconds = ["--meter", "constant:7", "--seconds", "0.5", "-o", str(idle)]
+    assert main(["idle", *seconds]) == 0
+    assert "7 W" in capsys.readouterr().out
+    with serve(**STEADY) as (url, _):
+        asked = ["model", "--endpoint", url, "--out", str(out), *QUICK]
+        assert main([*asked, "--unloaded-idle", str(idle)]) == 0
+    assert "| P_idle, unloaded | 7 |" in (out / "summary.md").read_text()
+    idle.write_text("{}")
+    assert main([*asked, "--unloaded-idle", str(idle)]) == 1
+    assert "cr2fast.idle/1" in capsys.readouterr().err
+
+
 def test_a_remote_endpoint_has_no_energy_here(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("cr2fast_profiler.commands.is_this_host", lambda url: False)
     arguments = [*QUICK[:-2], "--out", str(tmp_path)]
-    with serve() as (url, _):
+    with serve(**STEADY) as (url, _):
         assert main(["model", "--endpoint", url, *arguments]) == 0
     said = capsys.readouterr()
     assert "energy will be null: the endpoint is on another host" in said.err

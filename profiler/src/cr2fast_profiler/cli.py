@@ -21,6 +21,7 @@ between them; write the cost table that cr2fast routes by.
 The usual order:
   cr2fast-profile doctor                             sensors: which are here, how to get the rest
   cr2fast-profile selftest                           is the meter worth anything?
+  cr2fast-profile idle -o idle.json                  before the model's server starts
   cr2fast-profile model --endpoint URL --out device  on the device, its own model
   cr2fast-profile model --endpoint URL --out edge    on the edge server, each model there
   cr2fast-profile agent --host 0.0.0.0               on the edge server (CR2FAST_PROFILE_TOKEN set)
@@ -99,12 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
+        name: str, do: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
     ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name, help=about, description=about, epilog=epilog, formatter_class=raw
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(do=do)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         return sub
 
@@ -124,6 +125,20 @@ def _parser() -> argparse.ArgumentParser:
             "--extra '{\"ignore_eos\": true}'.",
         )
     )
+
+    sub = command(
+        "idle",
+        commands.idle,
+        "power of this host before the model is loaded",
+        "Idle has two values. Measure this one before the server starts, and give it to `model`\n"
+        "by --unloaded-idle; the resident one `model` measures itself and subtracts.",
+    )
+    sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
+    sub.add_argument(
+        "--seconds", type=_at_least(0, above=True), default=30.0, metavar="S", help="how long (30)"
+    )
+    sub.add_argument("-o", "--out", required=True, metavar="FILE", help="idle.json")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("link", commands.link, "measure round trip and rates to an agent")
     sub.add_argument("url", metavar="URL", help="the agent's address, http://host:port")
@@ -191,6 +206,7 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
         metavar="S",
         help="length of the idle window, with a meter (10)",
     )
+    sub.add_argument("--unloaded-idle", metavar="FILE", help="idle.json of `idle`, to stand beside")
     sub.add_argument(
         "--load",
         action="append",
@@ -260,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spoken = io.StringIO() if args.json else sys.stdout
     try:
         with contextlib.redirect_stdout(spoken):
-            result = args.run(args)
+            result = args.do(args)
     except ProfilerError as error:
         print(f"cr2fast-profile: error: {error}", file=sys.stderr)
         return 1

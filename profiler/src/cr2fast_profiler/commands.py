@@ -13,6 +13,7 @@ from typing import Any
 from cr2fast_profiler.agent import Agent, read_token, serve_agent
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
+from cr2fast_profiler.idle import measure_idle, read_idle, write_idle
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
 from cr2fast_profiler.meters.agent import AgentMeter
@@ -124,21 +125,24 @@ def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
 
 def model(args: argparse.Namespace) -> dict[str, Any]:
     """Profile one model."""
+    grid, loads = Grid.parse(args.grid), tuple(Load.parse(x) for x in args.load)
+    unloaded = read_idle(args.unloaded_idle) if args.unloaded_idle else None
     target = _target(args)
     meter, absent = _meter(args)
     for u in absent:
         print(f"energy will be null: {u.detail}", file=sys.stderr)
     away = not args.callable and not is_this_host(args.endpoint)
     options = Options(
-        grid=Grid.parse(args.grid),
+        grid=grid,
         seed=args.seed,
         precision=args.precision,
         least_rounds=args.rounds[0],
         most_rounds=args.rounds[1],
         budget_s=args.budget_s,
         idle_s=args.idle_s,
-        loads=tuple(Load.parse(x) for x in args.load),
+        loads=loads,
         rtt_s=connect_rtt_s(args.endpoint) if away else 0.0,
+        unloaded_idle=unloaded,
     )
     try:
         ended = profile_model(
@@ -159,6 +163,20 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
     }
     print(f"Ended because {why[ended]}. Rows, readings and summary.md: {args.out}")
     return {"ended": ended, "latency": asdict(profile.latency), "no_energy": profile.no_energy}
+
+
+def idle(args: argparse.Namespace) -> dict[str, Any]:
+    """Power of this host while it serves nothing."""
+    meter = open_meter(args.meter)
+    try:
+        measured = measure_idle(meter, args.seconds, progress=not args.quiet)
+    finally:
+        meter.close()
+    write_idle(args.out, measured)
+    low, high = measured["interval"]
+    called = "estimated" if measured["estimated"] else "measured"
+    print(f"{args.out}: {measured['p_idle_w']:.4g} W ({low:.4g} to {high:.4g}), {called}")
+    return measured
 
 
 def link(args: argparse.Namespace) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Options:
         Loads to run after the rounds.
     rtt_s : float
         Round trip to the endpoint, s: taken off the TTFT, since the link has it already.
+    unloaded_idle : dict or None
+        ``idle.json``, measured before the model was loaded: recorded beside the run.
     """
 
     grid: Grid
@@ -73,6 +75,7 @@ class Options:
     idle_s: float = 10.0
     loads: tuple[Load, ...] = ()
     rtt_s: float = 0.0
+    unloaded_idle: dict[str, Any] | None = None
 
 
 def host() -> dict[str, str]:
@@ -130,6 +133,8 @@ class Session:
                 "no_meter": [asdict(u) for u in self.absent],
             }
         )
+        if self.options.unloaded_idle:
+            manifest["unloaded_idle"] = self.options.unloaded_idle
         self.store.write_manifest(manifest)
         if self.recorder:
             self.recorder.start()

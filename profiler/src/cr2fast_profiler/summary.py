@@ -14,6 +14,7 @@ _UNITS = {
     "p_prefill_w": ("P_prefill", 1.0, "W"),
     "p_decode_w": ("P_decode", 1.0, "W"),
     "p_idle_w": ("P_idle, resident", 1.0, "W"),
+    "p_idle_unloaded_w": ("P_idle, unloaded", 1.0, "W"),
 }
 
 
@@ -51,10 +52,13 @@ def markdown(profile: ModelProfile) -> str:
     shown = ["tau0_s", "beta_pre_s", "beta_dec_s"]
     shown += [k for k, form in bent.items() if form == "quadratic"]
     lines += [_row(k, getattr(f, k), f.intervals[k]) for k in shown]
+    before = profile.manifest.get("unloaded_idle")
     lines += [
         _row(k, getattr(e, k) if e else None, e.intervals.get(k) if e else None)
         for k in ("p_active_w", "p_prefill_w", "p_decode_w", "p_idle_w")
     ]
+    if before:
+        lines.append(_row("p_idle_unloaded_w", before["p_idle_w"], tuple(before["interval"])))
     lines += [
         "",
         f"τ_inf = tau0 + β_pre·Φ(L_in) + β_dec·Φ(L_out); Φ_pre {f.phi_pre}, Φ_dec {f.phi_dec}. "

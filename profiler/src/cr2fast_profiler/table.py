@@ -34,6 +34,7 @@ def model_entry(profile: ModelProfile, tier: str, name: str | None = None) -> di
         Its name in routing tables; None takes the endpoint's.
     """
     latency, energy = profile.latency, profile.energy
+    unloaded = profile.manifest.get("unloaded_idle")
     intervals = {k: list(v) for k, v in latency.intervals.items()}
     entry: dict[str, Any] = {
         "name": name or profile.name,
@@ -49,6 +50,7 @@ def model_entry(profile: ModelProfile, tier: str, name: str | None = None) -> di
         "p_prefill_w": energy.p_prefill_w if energy else None,
         "p_decode_w": energy.p_decode_w if energy else None,
         "p_idle_w": energy.p_idle_w if energy and not energy.estimated else None,
+        "p_idle_unloaded_w": unloaded["p_idle_w"] if unloaded else None,
     }
     if energy:
         intervals |= {k: list(v) for k, v in energy.intervals.items()}

@@ -147,6 +147,27 @@ def _phases(b: Blocks, idle_w: float) -> tuple[float, float | None, float | None
     return float((extra.sum() - aside) / served), float(watts[0]), float(watts[1])
 
 
+def idle_power(trace: Trace, seed: int = 0) -> tuple[float, Interval]:
+    """Mean power of a trace in which nothing is asked, W, and its 95 % interval.
+
+    Raises
+    ------
+    FitError
+        The counter hardly moves, or cannot be trusted.
+    """
+    empty = np.zeros((0, 2), np.int64)
+    cut = blocks(trace, int(trace.t_ns[0]), int(trace.t_ns[-1]), (empty,) * 3)
+    if len(cut) < 2:
+        raise FitError(f"idle: {len(cut)} usable blocks, {cut.n_invalid} invalid; measure longer")
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(RESAMPLES):
+        b = _resample(cut, rng)
+        drawn.append(b.energy_j.sum() / b.total_s.sum())
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(cut.energy_j.sum() / cut.total_s.sum()), (float(low), float(high))
+
+
 def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> EnergyFit:
     """Fit one model's power.
 
