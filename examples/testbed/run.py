@@ -1,0 +1,209 @@
+"""From two live models to routed queries: profile, link, traces, cost table, fit, calibrate, route.
+
+    python examples/testbed/run.py --out testbed            # ten minutes on two cores
+    python examples/testbed/run.py --out testbed --quick    # five
+
+A killed run goes on with the same command. README.md beside this file says what the numbers can
+show and what they cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from cr2fast_profiler.agent import Agent
+from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.link.run import LinkOptions, measure_link
+from cr2fast_profiler.meters.base import Meter, MeterError, Unavailable
+from cr2fast_profiler.meters.probe import open_meter
+from cr2fast_profiler.plots import plot_run
+from cr2fast_profiler.run import Options, profile_model
+from cr2fast_profiler.store import write_atomically
+from cr2fast_profiler.summary import markdown
+from cr2fast_profiler.table import cost_table, model_entry, write_table
+from cr2fast_profiler.workload.endpoint import Endpoint
+from cr2fast_profiler.workload.exchange import RejectedRequest
+from cr2fast_profiler.workload.grid import Grid
+from questions import Question, grade, prompt, questions
+from servers import DEVICE, EDGE, serve
+from tqdm import tqdm
+
+import cr2fast
+
+ALPHAS = (0.05, 0.1, 0.2)
+# Loopback moves a few kilobytes in less than its own noise; these payloads take milliseconds.
+LINK = LinkOptions(rounds=10, sizes_bytes=(1 << 20, 4 << 20, 16 << 20), idle_gap_s=0.0)
+
+
+def _meter() -> tuple[Meter | None, list[Unavailable]]:
+    try:
+        return open_meter("auto"), []
+    except MeterError as error:
+        return None, [error.unavailable]
+
+
+def profile(name: str, url: str, out: Path, budget_s: float) -> None:
+    """Latency, and energy where a sensor is, of one model."""
+    meter, absent = _meter()
+    options = Options(
+        Grid.cross((64, 192, 384), (8, 24, 48)), least_rounds=3, most_rounds=8, precision=0.03,
+        budget_s=budget_s,
+    )  # fmt: skip
+    with Endpoint(url, name, api="completions") as endpoint:
+        profile_model(endpoint, out / name, options, meter=meter, absent=absent)
+    if meter:
+        meter.close()
+    text = markdown(analyse(out / name))
+    write_atomically(out / name / "summary.md", lambda p: p.write_text(text, encoding="utf-8"))
+    plot_run(analyse(out / name), out / name / "plot.png")
+    print(text)
+
+
+def trace(name: str, url: str, asked: list[Question], out: Path, position: int) -> pl.DataFrame:
+    """Ask every question that has no row yet; rows are kept every 20 answers."""
+    path = out / f"traces_{name}.parquet"
+    rows = pl.read_parquet(path).to_dicts() if path.exists() else []
+    known = {r["query_id"] for r in rows}
+    with Endpoint(url, name, api="completions", extra={"stop": ["\n"]}) as endpoint:
+        for at, q in enumerate(tqdm(asked, desc=f"asking {name}", position=position)):
+            if f"q{at}" in known:
+                continue
+            said: dict[str, object] = {"query_id": f"q{at}", "model": name, "prompt": prompt(q)}
+            try:
+                x = endpoint.generate(prompt(q), 12)
+                said |= {"answer": x.text, "correct": grade(q, x.text), "rejected": None}
+                said |= {"n_input_tokens": x.n_input_tokens, "n_output_tokens": x.n_output_tokens}
+                said |= {"ttft_s": (x.first_ns - x.start_ns) * 1e-9}
+                said |= {"total_s": (x.last_ns - x.start_ns) * 1e-9}
+            except RejectedRequest as refusal:
+                said |= {"rejected": str(refusal)}
+            rows.append(said)
+            if len(rows) % 20 == 0 or at == len(asked) - 1:
+                kept = pl.DataFrame(rows, infer_schema_length=None)
+                write_atomically(path, kept.write_parquet)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def build_table(out: Path) -> None:
+    """The link of this machine with itself, then the cost table."""
+    token = secrets.token_hex(16)
+    meter, absent = _meter()
+    with Agent("127.0.0.1", 0, token, meter or absent[0]) as agent:
+        link = measure_link(agent.url, token, out=out / "link", options=LINK)
+    models = [
+        model_entry(analyse(out / DEVICE), "device"),
+        model_entry(analyse(out / EDGE), "edge"),
+    ]
+    powered = all(m["p_active_w"] is not None for m in models)
+    table = cost_table(
+        name="two small models on one machine",
+        device=models[0],
+        edge=models[1:],
+        link=link.section(32.0, 32.0),
+        link_measured=True,
+        ue=dict.fromkeys(("p_tx_w", "p_rx_w", "p_idle_w"), 0.0 if powered else None),
+        energy_weight=None if powered else 0.0,
+    )
+    write_table(out / "cost_table.json", table)
+
+
+def routing_table(asked: list[Question], traces: list[pl.DataFrame], out: Path) -> None:
+    """The two Parquet files that cr2fast reads."""
+    encoder = cr2fast.Encoder.load("minilm")
+    vectors = encoder.encode([q.text for q in asked])
+    answered = [t.filter(pl.col("rejected").is_null()) for t in traces]
+    both = set(answered[0]["query_id"]) & set(answered[1]["query_id"])
+    lost = len(asked) - len(both)
+    print(f"{len(both)} questions answered by both models, {lost} rejected")
+    lengths = dict(answered[0].select("query_id", "n_input_tokens").iter_rows())
+    ids = [f"q{i}" for i in range(len(asked))]
+    queries = pl.DataFrame(
+        {
+            "query_id": ids,
+            "n_input_tokens": [lengths.get(i) for i in ids],
+            "embedding": [v.tolist() for v in vectors],
+            "category": [q.kind for q in asked],
+        },
+        schema_overrides={"embedding": pl.List(pl.Float32)},
+    ).filter(pl.col("query_id").is_in(list(both)))
+    outcomes = pl.concat(answered).filter(pl.col("query_id").is_in(list(both)))
+    columns = ("query_id", "model", "correct", "n_output_tokens")
+    queries.write_parquet(out / "testbed_queries.parquet")
+    outcomes.select(columns).write_parquet(out / "testbed_outcomes.parquet")
+
+
+def route(out: Path) -> dict[str, object]:
+    """Fit, calibrate, evaluate, and send one text through both stages."""
+    encoder = cr2fast.Encoder.load("minilm")
+    table = cr2fast.RoutingTable.read(
+        out / "testbed_queries.parquet",
+        out / "testbed_outcomes.parquet",
+        local=DEVICE,
+        edge=[EDGE],
+        encoder=encoder.info,
+    )
+    costs = cr2fast.CostTable.read(out / "cost_table.json")
+    train, calibration, test = table.split((0.5, 0.3, 0.2), seed=0)
+    router = cr2fast.fit(train, costs, seed=0)
+    router.calibrate(calibration, costs, alphas=ALPHAS)
+    router.save(out / "router.safetensors")
+    result = cr2fast.evaluate(router, test, costs, seed=0)
+    print(result)
+    lam = float(router.lams[len(router.lams) // 2])
+    device = cr2fast.DeviceRouter.load(out / "router.safetensors", lam=lam, alpha=0.1)
+    text = "What is the capital of France?"
+    decision = device.route_text(text, encoder)
+    print(f"{text!r} at lambda {lam:.3g}: {'device' if decision.local else 'edge'} ({decision})")
+    return {
+        "n": {"train": len(train), "calibration": len(calibration), "test": len(test)},
+        "accuracy": dict(zip(table.models, test.correct.mean(0).tolist(), strict=True)),
+        "mean_cost": dict(zip(table.models, _mean_costs(test, costs), strict=True)),
+    }
+
+
+def _mean_costs(test: cr2fast.RoutingTable, costs: cr2fast.CostTable) -> list[float]:
+    states = costs.sample_states(len(test), 0)
+    cost = costs.cost(test.n_input_tokens, test.n_output_tokens, states)
+    return np.asarray(cost).mean(0).tolist()
+
+
+def main() -> None:
+    """Go the whole way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("testbed"), metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="fewer questions and rounds")
+    args = parser.parse_args()
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    asked = questions(240 if args.quick else 600)
+    budget_s = 90.0 if args.quick else 240.0
+    with serve(DEVICE, out) as device_url, serve(EDGE, out) as edge_url:
+        # One after the other: profiles must not disturb each other; the questions need no times.
+        for name, url in ((DEVICE, device_url), (EDGE, edge_url)):
+            profile(name, url, out, budget_s)
+        pairs = ((DEVICE, device_url, 0), (EDGE, edge_url, 1))
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(trace, name, url, asked, out, at) for name, url, at in pairs]
+            traces = [job.result() for job in jobs]
+    build_table(out)
+    routing_table(asked, traces, out)
+    found = route(out)
+    for name in (DEVICE, EDGE):
+        error = analyse(out / name).latency.loco_error
+        found[f"leave_one_cell_out_error_{name}"] = error
+        if error > 0.15:
+            raise SystemExit(f"{name}: a cell left out is predicted within {error:.0%} only")
+    write_atomically(out / "result.json", lambda p: p.write_text(json.dumps(found, indent=2)))
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
