@@ -72,11 +72,14 @@ class LinkOptions:
         checks = [
             (3 <= self.rounds <= 100_000, "rounds", "3 to 100000", self.rounds),
             (
-                len(set(sizes)) >= 2 and all(1 <= s <= MAX_TRANSFER_BYTES for s in sizes),
+                len(set(sizes)) >= 2
+                and len(sizes) <= 16
+                and all(1 <= s <= MAX_TRANSFER_BYTES for s in sizes),
                 "sizes_bytes",
-                f"two sizes or more, of 1 to {MAX_TRANSFER_BYTES} bytes",
+                f"2 to 16 sizes, of 1 to {MAX_TRANSFER_BYTES} bytes",
                 sizes,
             ),
+            (1 <= self.repeats <= 100, "repeats", "1 to 100", self.repeats),
             (len(sizes) * self.repeats >= 3, "repeats", "3 transfers a way or more", self.repeats),
             (1 <= self.pings <= 1000, "pings", "1 to 1000", self.pings),
             (1 <= self.connects <= 1000, "connects", "1 to 1000", self.connects),
@@ -205,9 +208,8 @@ def _is_gone(rows: list[Row]) -> bool:
 
 
 def _conclude(store: Store, asked: LinkOptions, url: str) -> LinkMeasurement:
-    rows = store.rows()
-    numbers = pl.col("round") < asked.rounds
-    found = estimate(rows.filter(numbers), asked.confidence, asked.seed)
+    rows = store.rows().filter(pl.col("round") < asked.rounds)
+    found = estimate(rows, asked.confidence, asked.seed)
     flags = found.flags
     if store.started.get("same_host"):
         flags += (Flag("same_host", "the agent runs on this very host: this is no network"),)
