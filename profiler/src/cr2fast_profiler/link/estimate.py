@@ -213,8 +213,8 @@ def refuse(rounds: int, good: int, rejected: dict[str, int]) -> None:
     )
     if any("noise" in why for why in rejected):
         remedy = (
-            "the time hardly depends on the bytes: the link is too fast for these sizes; "
-            "send larger ones (--sizes), and repeat them (--repeats)"
+            "the time hardly depends on the bytes: the link is too fast for these sizes, or its "
+            "ends too busy; send larger ones (--sizes), and repeat them (--repeats)"
         )
     elif rejected:
         remedy = "see the reasons, and whether the agent and the path to it are up"
