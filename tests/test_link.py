@@ -87,9 +87,7 @@ def test_empirical_draws_are_uniform_joint_and_extend():
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 22.5, "chi-squared, 6 degrees: p > 0.001"
     np.testing.assert_array_equal(states.rate_dl_bps, 10 * states.rate_ul_bps)
     np.testing.assert_array_equal(states.rtt_s, states.rate_ul_bps / 100)
-    np.testing.assert_array_equal(
-        costs.sample_states(10, 5).rate_ul_bps, states.rate_ul_bps[:10]
-    )
+    np.testing.assert_array_equal(costs.sample_states(10, 5).rate_ul_bps, states.rate_ul_bps[:10])
 
 
 def test_empirical_draws_of_a_seed_are_pinned():

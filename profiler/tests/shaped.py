@@ -66,6 +66,7 @@ class Pipe:
                 wait = due - time.perf_counter()
                 if wait > 0:
                     time.sleep(wait)
+                self.proxy.late_s.append(time.perf_counter() - due)
                 self.sink.sendall(data)
 
 
@@ -87,6 +88,7 @@ class ShapedProxy:
         self.cuts, self.cut_bytes = cuts, cut_bytes
         self.guard = threading.Lock()
         self.sockets = []
+        self.late_s = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self.accept, daemon=True).start()
@@ -108,6 +110,10 @@ class ShapedProxy:
                 self.cuts -= 1
                 return True
             return False
+
+    def lateness_s(self):
+        """How late one chunk in ten was: above a millisecond or two the shape was not kept."""
+        return sorted(self.late_s)[len(self.late_s) * 9 // 10]
 
     def close(self):
         for end in (self.listener, *self.sockets):

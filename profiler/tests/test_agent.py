@@ -385,8 +385,15 @@ def test_a_server_that_says_nothing_is_a_timeout():
 
 
 @pytest.mark.parametrize(
-    "url", ["", "host:1", "ftp://h", "http://", "http://h:99999", "http://u:p@h", "http://h/?q", "http://[::1"]
+    "url", ["", "host:1", "ftp://h", "http://", "http://h:99999", "http://u:p@h", "http://h/?q", "http://[::1", "http://bücher.example", "http://h/a b", "http://h/\r\nX: y"]
 )  # fmt: skip
 def test_bad_urls_are_refused(url):
     with pytest.raises(RequestError, match="agent URL"):
         AgentClient(url)
+
+
+@pytest.mark.parametrize("token", ["é" * 20, "a\r\nX: y", "a b"])
+def test_tokens_no_header_can_carry_are_refused(token):
+    with pytest.raises(RequestError, match="token: expected printable ASCII") as e:
+        AgentClient("http://127.0.0.1:1", token)
+    assert token not in str(e.value)

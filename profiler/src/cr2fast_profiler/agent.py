@@ -256,27 +256,31 @@ def serve_agent(
     ready : callable, optional
         Called with the agent once it listens.
     stop : threading.Event, optional
-        Ends it when set; a signal sets it too.
+        Ends it when set.
     """
     event = stop or threading.Event()
-    with _signals_set(event), Agent(host, port, token, meter) as agent:
+    with _signals() as ended, Agent(host, port, token, meter) as agent:
         if ready is not None:
             ready(agent)
-        event.wait()
+        while not (ended or event.wait(0.2)):
+            pass
 
 
 @contextmanager
-def _signals_set(event: threading.Event) -> Iterator[None]:
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, where this is the main thread."""
+    ended: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ended
         return
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        event.set()
+    # A handler that set an event could interrupt a wait that holds the event's lock.
+    def end(number: int, _frame: FrameType | None) -> None:
+        ended.append(number)
 
     before = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield ended
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -114,6 +114,10 @@ class AgentClient:
             )
         if parts.username is not None or parts.query or parts.fragment:
             raise RequestError("unreachable", "agent URL: expected no user, query or fragment")
+        if not _is_plain(url):
+            raise RequestError("unreachable", f"agent URL: expected plain ASCII, got {url!r}")
+        if token is not None and not _is_plain(token):
+            raise RequestError("unauthorized", "token: expected printable ASCII without spaces")
         self.host = parts.hostname
         self.port = port or (443 if parts.scheme == "https" else 80)
         self.timeout_s = timeout_s
@@ -252,6 +256,11 @@ class AgentClient:
         if not chunk:
             raise RequestError("cut", f"{self.url}: the connection ended before the answer did")
         return chunk
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can stand in a head without ending its line."""
+    return all("!" <= c <= "~" for c in text)
 
 
 def _head(head: bytes, url: str) -> tuple[int, Mapping[str, str]]:

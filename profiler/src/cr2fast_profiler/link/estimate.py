@@ -8,7 +8,8 @@ intervals, flags.
   not move it), R = 8/b. Its standard error: 1.4826·MAD(residuals)/√Σ(x − x̄)². A slope under three
   of them is noise: the link is too fast for these sizes, and no rate is given.
 - Round trip of a request: the median of duration − b_ul·bytes sent − b_dl·bytes received, so
-  that a slow link's HTTP heads do not pass for distance. Of a connection: the median connect time.
+  that a slow link's HTTP heads do not pass for distance; never under a connection's, which has no
+  heads. Of a connection: the median connect time.
   Where a proxy or tunnel ends the connection, connect sees only the first hop; the sample then has
   the request's.
 - Intervals: percentile bootstrap of the median over rounds, the unit that is independent.
@@ -32,6 +33,8 @@ Floats = npt.NDArray[np.float64]
 NOISE_ERRORS = 3.0
 LEAST_ROUNDS = 3
 RESAMPLES = 2000
+DRAWS = 1 << 20
+"""Numbers of a bootstrap held at once."""
 QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -64,6 +67,7 @@ class Round:
     slope_dl: float
     request_s: float
     connect_s: float
+    dns_s: float
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,12 @@ def read_round(number: int, rows: pl.DataFrame) -> tuple[Round | None, str]:
     if len(request) == 0 or len(connect) == 0:
         return None, _why(rows, "no_round_trip")
     sent, received = _pick(rows, "request", "sent_bytes"), _pick(rows, "request", "received_bytes")
-    rtt = float(np.median(request - up * sent - down * received))
-    if not rtt > 0:
-        return None, "rtt_within_noise"
-    return Round(number, up, down, rtt, float(np.median(connect))), ""
+    bare = float(np.median(request - up * sent - down * received))
+    # A burst allowance lets heads pass for nothing; no request is faster than a connection.
+    connect_s = float(np.median(connect))
+    request_s = max(bare, min(float(np.median(request)), connect_s))
+    dns_s = float(np.median(_pick(rows, "connect", "dns_s")))
+    return Round(number, up, down, request_s, connect_s, dns_s), ""
 
 
 def _why(rows: pl.DataFrame, otherwise: str) -> str:
@@ -113,9 +119,15 @@ def _why(rows: pl.DataFrame, otherwise: str) -> str:
 
 
 def _interval(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
-    rng = np.random.default_rng((seed, len(values)))
-    draws = rng.integers(len(values), size=(RESAMPLES, len(values)))
-    medians = np.median(values[draws], axis=1)
+    n = len(values)
+    rng = np.random.default_rng((seed, n))
+    at_once = max(1, DRAWS // n)
+    medians = np.concatenate(
+        [
+            np.median(values[rng.integers(n, size=(min(at_once, RESAMPLES - i), n))], axis=1)
+            for i in range(0, RESAMPLES, at_once)
+        ]
+    )
     tail = (1 - confidence) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     return float(low), float(high)
@@ -162,8 +174,7 @@ def estimate(rows: pl.DataFrame, confidence: float = 0.95, seed: int = 0) -> Est
         "request_s": of(request, _pick(accepted, "request")),
         "connect_s": of(connect, _pick(accepted, "connect")),
     }
-    dns = _pick(accepted, "connect", "dns_s")
-    summary["dns_s"] = of(dns, dns)
+    summary["dns_s"] = of(np.array([r.dns_s for r in good]), _pick(accepted, "connect", "dns_s"))
     first, second = _pairs(accepted)
     late = None
     if len(first):
@@ -202,8 +213,8 @@ def refuse(rounds: int, good: int, rejected: dict[str, int]) -> None:
     )
     if any("noise" in why for why in rejected):
         remedy = (
-            "the time hardly depends on the bytes: the link is too fast for these sizes; "
-            "send larger ones (--sizes), and repeat them (--repeats)"
+            "the time hardly depends on the bytes: the link is too fast for these sizes, or its "
+            "ends too busy; send larger ones (--sizes), and repeat them (--repeats)"
         )
     elif rejected:
         remedy = "see the reasons, and whether the agent and the path to it are up"

@@ -2,7 +2,7 @@
 
 In: the agent's address and token, options. Out: a :class:`LinkMeasurement`; with a folder also
 ``rows/*.parquet`` (every probe, as it comes), ``run.json`` and ``link.json``. Called again with the
-same folder and options it goes on where it stopped; with all rounds there it only reads.
+same folder and options it goes on where it stopped; with all rounds there it probes no more.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cr2fast_profiler.agent import SCHEMA, host_id
 from cr2fast_profiler.agent_client import AgentClient, RequestError
 from cr2fast_profiler.agent_http import MAX_TRANSFER_BYTES
 from cr2fast_profiler.errors import LinkError
-from cr2fast_profiler.link.estimate import estimate
+from cr2fast_profiler.link.estimate import estimate, read_round
 from cr2fast_profiler.link.measurement import Flag, LinkMeasurement
 from cr2fast_profiler.link.probe import GONE, Plan, Prober, Row
-from cr2fast_profiler.link.rows import Store, write_atomically
+from cr2fast_profiler.link.rows import Store, frame, write_atomically
 
 GONE_ROUNDS = 3
 """Rounds in a row without an agent that end the run."""
@@ -72,11 +72,14 @@ class LinkOptions:
         checks = [
             (3 <= self.rounds <= 100_000, "rounds", "3 to 100000", self.rounds),
             (
-                len(set(sizes)) >= 2 and all(1 <= s <= MAX_TRANSFER_BYTES for s in sizes),
+                len(set(sizes)) >= 2
+                and len(sizes) <= 16
+                and all(1 <= s <= MAX_TRANSFER_BYTES for s in sizes),
                 "sizes_bytes",
-                f"two sizes or more, of 1 to {MAX_TRANSFER_BYTES} bytes",
+                f"2 to 16 sizes, of 1 to {MAX_TRANSFER_BYTES} bytes",
                 sizes,
             ),
+            (1 <= self.repeats <= 100, "repeats", "1 to 100", self.repeats),
             (len(sizes) * self.repeats >= 3, "repeats", "3 transfers a way or more", self.repeats),
             (1 <= self.pings <= 1000, "pings", "1 to 1000", self.pings),
             (1 <= self.connects <= 1000, "connects", "1 to 1000", self.connects),
@@ -129,12 +132,12 @@ def measure_link(
         started = {
             "started_utc": _utc(),
             "local_host": platform.node(),
-            "remote_host": str(health["host"]),
+            "remote_host": health["host"],
             "same_host": health.get("host_id") == host_id(),
-            "remote_system": health.get("system"),
-            "agent_version": health.get("version"),
+            "remote_system": str(health.get("system"))[:200],
+            "agent_version": str(health.get("version"))[:200],
         }
-        identity = {"url": client.url, **asdict(asked), "remote_host": str(health["host"])}
+        identity = {"url": client.url, **asdict(asked), "remote_host": health["host"]}
         del identity["rounds"], identity["confidence"]
         store = Store(None if out is None else Path(out), identity, started)
         plan = Plan(asked.sizes_bytes, asked.repeats, asked.pings, asked.connects, asked.idle_gap_s)
@@ -165,7 +168,8 @@ def _greet(client: AgentClient) -> dict[str, Any]:
             "unreachable": "start `cr2fast-profile agent` there, or tunnel its port here",
         }.get(e.reason, "give the address of a `cr2fast-profile agent`")
         raise LinkError(f"link: {e}; {remedy}") from None
-    if health.get("schema") != SCHEMA or not isinstance(health.get("host"), str):
+    host = health.get("host")
+    if health.get("schema") != SCHEMA or not isinstance(host, str) or len(host) > 255:
         raise LinkError(
             f"link: {client.url}: expected an agent of schema {SCHEMA}, got "
             f"{health.get('schema')!r}; run the same version of cr2fast-profiler there"
@@ -176,7 +180,7 @@ def _greet(client: AgentClient) -> dict[str, Any]:
 def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, progress: bool) -> None:
     done = store.done()
     start = time.perf_counter()
-    gone = 0
+    gone = rejected = 0
     with tqdm(
         total=rounds, initial=len(done & set(range(rounds))), desc="link", unit="round",
         disable=not progress,
@@ -196,6 +200,9 @@ def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, prog
                     f"{rows[-1].reason}; see whether it runs, then start again: what was "
                     "measured is kept where --out was given"
                 )
+            rejected += read_round(number, frame(rows))[0] is None
+            if 2 * rejected > rounds:
+                break
             if gone:
                 time.sleep(RETRY_S)
 
@@ -205,9 +212,8 @@ def _is_gone(rows: list[Row]) -> bool:
 
 
 def _conclude(store: Store, asked: LinkOptions, url: str) -> LinkMeasurement:
-    rows = store.rows()
-    numbers = pl.col("round") < asked.rounds
-    found = estimate(rows.filter(numbers), asked.confidence, asked.seed)
+    rows = store.rows().filter(pl.col("round") < asked.rounds)
+    found = estimate(rows, asked.confidence, asked.seed)
     flags = found.flags
     if store.started.get("same_host"):
         flags += (Flag("same_host", "the agent runs on this very host: this is no network"),)
