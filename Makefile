@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers paper paper-quick wheel light clean risk
+.PHONY: help demo test check bench bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,9 +20,10 @@ $(BIN)/python:
 	@touch $@
 
 # An editable install, built with optimisation; again when Rust or the project file changed.
-$(BUILT): $(RUST_SOURCES) pyproject.toml .venv/.tools
+$(BUILT): $(RUST_SOURCES) pyproject.toml profiler/pyproject.toml .venv/.tools
 	@command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs"; exit 1; }
 	. $(BIN)/activate && maturin develop --release --extras lab,minilm,fetch
+	$(BIN)/pip install -q -e 'profiler[plot]'
 	@touch $@
 
 demo: $(BUILT)  ## fit, calibrate, route and plot; CR2FAST_DATA=DIR for real data (out: ./demo)
@@ -31,6 +32,7 @@ demo: $(BUILT)  ## fit, calibrate, route and plot; CR2FAST_DATA=DIR for real dat
 test: $(BUILT)  ## all tests: Rust, Python, statistics, README
 	cargo test --profile checked -p cr2fast-core -p cr2fast-train
 	$(BIN)/python -m pytest
+	cd profiler && ../$(BIN)/python -m pytest
 
 check: $(BUILT)  ## formatting, lints, types, stub against module
 	cargo fmt --all --check
@@ -39,6 +41,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	$(BIN)/ruff format --check .
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --workspace
 	$(BIN)/mypy
+	cd profiler && ../$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 
 bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)
@@ -77,9 +80,31 @@ light: wheel  ## install the wheel beside numpy alone in a fresh environment, an
 	target/light/bin/pip list --format=freeze | grep -ivE '^(pip|setuptools|cr2fast|numpy)=' && exit 1 || true
 	cd target && light/bin/python ../tests/light_install.py
 
+# Two live models behind llama-cpp-python's server, compiled once and kept in a cache.
+TESTBED = .venv-testbed/bin/python examples/testbed/run.py --out target/testbed
+LLAMA := llama-cpp-python==0.3.36
+LLAMA_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cr2fast/wheels
+.venv-testbed/.built: examples/testbed/requirements.txt examples/testbed/requirements-nodeps.txt profiler/pyproject.toml $(RUST_SOURCES) $(wildcard python/cr2fast/*.py)
+	$(MAKE) wheel
+	[ -d .venv-testbed ] || $(PYTHON) -m venv .venv-testbed
+	.venv-testbed/bin/pip install -q --upgrade pip
+	.venv-testbed/bin/pip install -q --no-index --no-deps --find-links $(LLAMA_CACHE) $(LLAMA) 2>/dev/null || { \
+		CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) .venv-testbed/bin/pip wheel -q --no-deps $(LLAMA) -w $(LLAMA_CACHE) && \
+		.venv-testbed/bin/pip install -q --no-index --no-deps --find-links $(LLAMA_CACHE) $(LLAMA); }
+	.venv-testbed/bin/pip install -q -r examples/testbed/requirements.txt "$$(ls dist/*.whl)[lab,minilm]" -e 'profiler[plot]'
+	.venv-testbed/bin/pip install -q --no-deps -r examples/testbed/requirements-nodeps.txt
+	.venv-testbed/bin/pip install -q --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+testbed: .venv-testbed/.built  ## profile two live models, and route between them (ten minutes)
+	$(TESTBED)
+
+testbed-quick: .venv-testbed/.built  ## the same with fewer questions and rounds
+	$(TESTBED)-quick --quick
+
 wheel: .venv/.tools  ## build the wheel into dist/
 	rm -rf dist
 	. $(BIN)/activate && maturin build --release --out dist
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-peers .venv-paper target dist demo python/cr2fast/*.so
+	rm -rf .venv .venv-peers .venv-paper .venv-testbed target dist demo python/cr2fast/*.so

@@ -36,6 +36,7 @@ from servers import DEVICE, EDGE, serve
 from tqdm import tqdm
 
 import cr2fast
+from cr2fast.report import table as report_table
 
 ALPHAS = (0.05, 0.1, 0.2)
 # Loopback moves a few kilobytes in less than its own noise; these payloads take milliseconds.
@@ -83,7 +84,7 @@ def trace(name: str, url: str, asked: list[Question], out: Path, position: int) 
                 said |= {"ttft_s": (x.first_ns - x.start_ns) * 1e-9}
                 said |= {"total_s": (x.last_ns - x.start_ns) * 1e-9}
             except RejectedRequest as refusal:
-                said |= {"rejected": str(refusal)}
+                said["rejected"] = str(refusal)
             rows.append(said)
             if len(rows) % 20 == 0 or at == len(asked) - 1:
                 kept = pl.DataFrame(rows, infer_schema_length=None)
@@ -155,14 +156,15 @@ def route(out: Path) -> dict[str, object]:
     router.calibrate(calibration, costs, alphas=ALPHAS)
     router.save(out / "router.safetensors")
     result = cr2fast.evaluate(router, test, costs, seed=0)
-    print(result)
-    lam = float(router.lams[len(router.lams) // 2])
+    print(report_table(result, 0.1))
+    lam = float(result.lams[len(result.lams) // 2])
     device = cr2fast.DeviceRouter.load(out / "router.safetensors", lam=lam, alpha=0.1)
     text = "What is the capital of France?"
     decision = device.route_text(text, encoder)
     print(f"{text!r} at lambda {lam:.3g}: {'device' if decision.local else 'edge'} ({decision})")
     return {
         "n": {"train": len(train), "calibration": len(calibration), "test": len(test)},
+        "local_rate_at_alpha_0.1": [float(x) for x in result.local_rate[:, ALPHAS.index(0.1)]],
         "accuracy": dict(zip(table.models, test.correct.mean(0).tolist(), strict=True)),
         "mean_cost": dict(zip(table.models, _mean_costs(test, costs), strict=True)),
     }

