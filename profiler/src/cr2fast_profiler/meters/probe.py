@@ -149,7 +149,8 @@ def survey(root: Path = powercap.ROOT) -> list[Domain | Unavailable]:
     """
     found: list[Domain | Unavailable] = []
     makers: list[Callable[[], Meter]] = [NvmlMeter, lambda: RaplMeter(root), ZeusMeter]
-    if root == powercap.ROOT:
+    # pyRAPL knows one root only; where that is missing, RAPL's own reason is the one to read.
+    if root == powercap.ROOT and root.exists():
         makers.insert(2, lambda: PyraplMeter(root))
     for make in makers:
         meter = _try(make)
