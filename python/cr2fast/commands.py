@@ -6,8 +6,10 @@ Heavy imports are inside: ``cr2fast route`` on a device must need numpy alone.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,43 @@ def _problem(args: argparse.Namespace) -> Any:
     from cr2fast.datasets import load_folder
     from cr2fast.encoder import EncoderInfo
 
-    name = args.encoder_id or "unknown"
-    encoder = (
-        EncoderInfo.of_file(args.encoder_file, name) if args.encoder_file else EncoderInfo(name)
-    )
-    return load_folder(args.data, args.costs, encoder)
+    if args.embed and not args.encoder:
+        raise Cr2Error("embed: expected it with --encoder SOURCE, got it alone")
+    if not args.encoder:
+        return load_folder(args.data, args.costs, EncoderInfo(args.encoder_id or "unknown"))
+    encoder = _encoder(args.encoder)
+    problem = load_folder(args.data, args.costs, encoder.info)
+    if args.embed:
+        return replace(problem, table=problem.table.embed(encoder))
+    _check_embeddings(problem.table, encoder)
+    return problem
+
+
+def _encoder(source: str) -> Any:
+    """A static encoder of a file, or an encoder of a folder or of a name."""
+    from cr2fast._core import StaticEncoder
+
+    if Path(source).is_file():
+        return StaticEncoder.load(source)
+    from cr2fast.text_encoder import Encoder
+
+    return Encoder.load(source)
+
+
+def _check_embeddings(table: Any, encoder: Any) -> None:
+    """Refuse to record an encoder that did not make the embeddings, as far as texts can tell."""
+    if "text" not in table.extra:
+        return
+    for i in np.linspace(0, len(table) - 1, 16).astype(int).tolist():
+        x = table.embeddings[i]
+        made = encoder.encode(table.extra["text"][i])
+        cosine = float(x @ made / np.linalg.norm(x)) if x.shape == made.shape else np.nan
+        if not cosine > 0.99:
+            raise Cr2Error(
+                f"encoder: expected the one behind the embeddings, got {encoder.info.id}, whose "
+                f"vector of {table.query_ids[i]} has cosine {cosine:.3f} with the table's; pass "
+                f"--embed to embed the texts anew"
+            )
 
 
 def _part(args: argparse.Namespace, index: int) -> tuple[Any, Any]:
@@ -113,6 +147,35 @@ def fit(args: argparse.Namespace) -> Any:
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
 
 
+def distill_encoder(args: argparse.Namespace) -> Any:
+    """Make a static encoder and write it."""
+    from cr2fast.distill import distill
+
+    _writable(args.out)
+    texts: list[str] = []
+    if args.data:
+        if len(args.split) != 3:
+            raise Cr2Error(f"split: expected three fractions, got {args.split}")
+        from cr2fast.datasets import load_folder
+
+        train = load_folder(args.data).table.split(args.split, args.split_seed)[0]
+        texts = train.extra.get("text", [])
+        if not texts:
+            raise Cr2Error(f"data: expected a column `text` in the queries of {args.data}")
+    encoder = _encoder(args.encoder)
+    options = {"dim": args.dim, "sif": args.sif, "ridge": args.ridge}
+    made = distill(encoder, texts, threads=args.threads, progress=not args.json, **options)
+    made.save(args.out)
+    size = args.out.stat().st_size
+    _say(
+        args,
+        f"wrote {args.out}: {made.info.id}, {size / 1e6:.1f} MB, from {len(texts)} texts; next: "
+        f"cr2fast fit --data DIR --encoder {args.out} --embed",
+    )
+    return {"encoder": made.info._asdict(), "file": str(args.out), "bytes": size,
+            "record": json.loads(made.record)}  # fmt: skip
+
+
 def calibrate(args: argparse.Namespace) -> Any:
     """Set thresholds on the second part."""
     from cr2fast.router import Router
@@ -180,9 +243,18 @@ def _embeddings(path: Path) -> np.ndarray[Any, Any]:
 
 
 def route(args: argparse.Namespace) -> Any:
-    """Decide for the embeddings of a file."""
-    x = _embeddings(args.embeddings)
-    device = DeviceRouter.load(args.router, args.lam, args.alpha)
+    """Decide for texts, or for the embeddings of a file."""
+    from cr2fast.calibration import threshold_word
+
+    if args.text and not args.encoder:
+        raise Cr2Error("text: expected it with --encoder SOURCE, the router's encoder")
+    if args.text:
+        encoder = _encoder(args.encoder)
+        device = DeviceRouter.load(args.router, args.lam, args.alpha, encoder.info)
+        x = encoder.encode(args.text)
+    else:
+        x = _embeddings(args.embeddings)
+        device = DeviceRouter.load(args.router, args.lam, args.alpha)
     margins = device.margins(x)
     rows: list[dict[str, Any]] = []
     edge = None
@@ -194,7 +266,7 @@ def route(args: argparse.Namespace) -> Any:
             "row": i,
             "local": margin >= device.threshold,
             "margin": margin,
-            "threshold": device.threshold,
+            "threshold": threshold_word(device.threshold),
             "lam": device.lam,
             "alpha": device.alpha,
         }

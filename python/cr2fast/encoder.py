@@ -14,6 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 
+# Defaults of `cr2fast.distill`: chosen by cross-validation inside a training split
+# (benches/static_encoder.py --choose).
+SIF = 1e-3
+RIDGE = 0.3
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, lower-case hex."""
     digest = hashlib.sha256()
