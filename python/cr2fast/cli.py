@@ -12,7 +12,7 @@ from typing import Any
 
 from cr2fast import __version__, commands
 from cr2fast._core import Cr2Error
-from cr2fast.encoder import RIDGE, SIF
+from cr2fast.encoder import RIDGE
 
 _DESCRIPTION = """\
 Route each LLM query to the device or to the edge, at a cost weight (lam) and a risk (alpha).
@@ -38,9 +38,9 @@ device first, are the ones used.
 """
 _DISTILL_HELP = """\
 Each token of the encoder's vocabulary is embedded once (about a minute); a text's vector is then
-the weighted mean of its tokens'. With --data, token frequencies and a regression onto the
-encoder's own vectors are learned from the texts of the training part alone: give fit, calibrate
-and evaluate the same --split and --split-seed, so that nothing of calibration or test gets in.
+the weighted mean of its tokens'. With --data, a regression brings it near the
+encoder's own vectors of the training part's texts (minutes more): give fit, calibrate and evaluate
+the same --split and --split-seed, so that nothing of calibration or test gets in.
 
   cr2fast distill-encoder --data DIR -o static.safetensors
   cr2fast fit --data DIR --encoder static.safetensors --embed -o router.safetensors
@@ -217,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
     split(sub)
     sub.add_argument("--dim", type=int, help="numbers a vector (default: all; a byte each)")
-    sub.add_argument("--sif", type=float, default=SIF,
-                     help=f"weight of frequent tokens: a of a / (a + p) (default {SIF:g})")  # fmt: skip
+    sub.add_argument("--sif", type=float, metavar="A",
+                     help="weigh tokens of frequency p by A / (A + p) (default: all alike)")  # fmt: skip
     sub.add_argument("--ridge", type=float, default=RIDGE,
                      help=f"pull of the regression to the tokens' own vectors (default {RIDGE:g})")  # fmt: skip
     sub.add_argument("--threads", type=int, default=0, help="0: one a core (default)")

@@ -96,12 +96,18 @@ def demo(args: argparse.Namespace) -> Any:
     if args.costs and not args.data:
         raise Cr2Error("costs: expected it with --data DIR, got it alone")
     args.data = args.data or (Path(p) if (p := os.environ.get("CR2FAST_DATA")) else None)
-    if args.data is None:
+    if args.download and args.data is not None:
+        raise Cr2Error(f"download: expected it without data, got data in {args.data}")
+    if args.download:
+        problem, source = _fetched(), "MMLU-Pro, published answers; costs ESTIMATED"
+    elif args.data is None:
         problem, source = make_routing_problem(seed=args.seed), "SYNTHETIC (made up)"
         _say(
             args,
             "No --data and no CR2FAST_DATA: this is a synthetic problem "
-            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models.",
+            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models. "
+            "For published answers of four of them: cr2fast demo --download "
+            "(15 MB, and minutes of embedding, once).",
         )
     else:
         problem, source = _problem(args), str(args.data)
@@ -118,6 +124,13 @@ def demo(args: argparse.Namespace) -> Any:
     _say(args, "\nwrote " + ", ".join(str(f) for f in result.files))
     modes = {k: e.to_dict() for k, e in result.evaluations.items()}
     return result.summary | {"files": [str(f) for f in result.files], "modes": modes}
+
+
+def _fetched() -> Any:
+    """Published answers, embedded by MiniLM, with estimated costs."""
+    from cr2fast.datasets import RoutingProblem, estimated_costs, fetch_mmlu_pro
+
+    return RoutingProblem(fetch_mmlu_pro(_encoder("minilm")), estimated_costs())
 
 
 def fit(args: argparse.Namespace) -> Any:

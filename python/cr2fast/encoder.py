@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 
-# Defaults of `cr2fast.distill`: chosen by cross-validation inside a training split
+# Default of `cr2fast.distill`: chosen by cross-validation inside a training split
 # (benches/static_encoder.py --choose).
-SIF = 1e-3
 RIDGE = 0.3
 
 
