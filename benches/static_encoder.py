@@ -1,4 +1,4 @@
-"""What a static encoder costs in routing quality: its embeddings against MiniLM's, cost at accuracy.
+"""What a static encoder costs in routing quality: cost at accuracy, against MiniLM's embeddings.
 
     CR2FAST_DATA=DIR python benches/static_encoder.py [--seeds 5] [--modes predicted,known]
     CR2FAST_DATA=DIR python benches/static_encoder.py --choose
@@ -48,9 +48,7 @@ def matched(evaluation, targets):
 
 def one(table, costs, seed, lengths):
     train, calibration, test = table.split(seed=seed)
-    router = cr2fast.fit(
-        train, costs, seed=seed, lengths=lengths, lam_range=LAMS, progress=False
-    )
+    router = cr2fast.fit(train, costs, seed=seed, lengths=lengths, lam_range=LAMS, progress=False)
     router.calibrate(calibration, costs, seed=seed)
     return cr2fast.evaluate(router, test, costs, seed=seed)
 
@@ -92,7 +90,7 @@ def compare(problem, encoder, vectors, seeds, modes):
 
 
 def regression_error(train, held_out):
-    """Least squared error of kernel ridge regressions from embeddings (x, y), over their settings."""
+    """Least squared error of kernel ridge regressions of answers y on embeddings x."""
     (x, y), (x1, y1) = train, held_out
     mean = x.mean(axis=0)
     x, x1 = ((v - mean) / np.linalg.norm(v - mean, axis=1, keepdims=True) for v in (x, x1))

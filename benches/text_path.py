@@ -3,8 +3,8 @@
     python benches/text_path.py [--seconds 4]
 
 One thread; a prompt of 32 tokens and one of 256, both encoders of full size (d = 384, 30,522
-tokens). The vectors of the static one are random: its work does not depend on them. Before a time is
-reported, each contender's decision is compared with that of its parts: encode, then route.
+tokens). The vectors of the static one are random: its work does not depend on them. Before a time
+is reported, each contender's decision is compared with that of its parts: encode, then route.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     pip install 'cr2fast[minilm]' fastapi uvicorn
     ROUTER=router.safetensors uvicorn service:app
 
-ROUTER is the artifact, LAM and ALPHA a calibrated operating point; ENCODER is "minilm", a folder with
-model.onnx and tokenizer.json, or the file of a static encoder (numpy alone).
+ROUTER is the artifact, LAM and ALPHA a calibrated operating point; ENCODER is "minilm", a folder
+with model.onnx and tokenizer.json, or the file of a static encoder (numpy alone).
 """
 
 import os
@@ -31,7 +31,11 @@ async def route(request: Request) -> dict[str, Any]:
         body = await request.json()
         text = body["messages"] if "messages" in body else body["prompt"]
         decision = await device.route_text_async(text, encoder)
-    except (ValueError, TypeError, KeyError) as error:  # no JSON, no prompt in it, or no text in that
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:  # no JSON, no prompt in it, or no text in that
         raise HTTPException(422, f"expected a prompt or messages: {error}") from None
     # A threshold of -inf (accept all) or inf (defer all) is no JSON number.
     threshold = decision.threshold if isfinite(decision.threshold) else str(decision.threshold)

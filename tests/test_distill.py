@@ -16,7 +16,18 @@ from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
 from cr2fast.distill import _vocabulary, distill, fit_rows
 
-WORDS = "planet kidney hamlet integral voltage treaty gene tax poem orbit".split()
+WORDS = [
+    "planet",
+    "kidney",
+    "hamlet",
+    "integral",
+    "voltage",
+    "treaty",
+    "gene",
+    "tax",
+    "poem",
+    "orbit",
+]
 
 
 @pytest.fixture(scope="module")

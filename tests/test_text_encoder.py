@@ -131,7 +131,9 @@ def five_shot(rows):
     )
 
     def ask(row):
-        options = [f"{letter}. {o}" for letter, o in zip("ABCDEFGHIJ", row["options"], strict=False)]
+        options = [
+            f"{letter}. {o}" for letter, o in zip("ABCDEFGHIJ", row["options"], strict=False)
+        ]
         return "\n".join(["Question:", row["question"], "Options:", *options])
 
     shots = "".join(
@@ -151,9 +153,7 @@ def test_published_few_shot_prompts_are_told_apart(data_dir, encoder):
     groups = {}
     for row in rows:
         groups.setdefault(row["category"], []).append(row)
-    prompts = [
-        five_shot([*g[:5], g[i]]) for g in groups.values() for i in range(5, 15)
-    ]
+    prompts = [five_shot([*g[:5], g[i]]) for g in groups.values() for i in range(5, 15)]
     head = cr2fast.Encoder.load("minilm", truncation="head")
     distinct = [len({tuple(e.tokens(p)) for p in prompts}) for e in (head, encoder)]
     assert len(set(prompts)) == len(prompts) == 140

@@ -212,15 +212,27 @@ def _parser() -> argparse.ArgumentParser:
         "Make a static encoder: text to embedding in microseconds, by table look-up.",
         _DISTILL_HELP,
     )
-    sub.add_argument("--encoder", default="minilm", metavar="SOURCE",
-                     help="the frozen encoder to imitate: minilm or a folder (default minilm)")  # fmt: skip
+    sub.add_argument(
+        "--encoder",
+        default="minilm",
+        metavar="SOURCE",
+        help="the frozen encoder to imitate: minilm or a folder (default minilm)",
+    )
     sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
     split(sub)
     sub.add_argument("--dim", type=int, help="numbers a vector (default: all; a byte each)")
-    sub.add_argument("--sif", type=float, metavar="A",
-                     help="weigh tokens of frequency p by A / (A + p) (default: all alike)")  # fmt: skip
-    sub.add_argument("--ridge", type=float, default=RIDGE,
-                     help=f"pull of the regression to the tokens' own vectors (default {RIDGE:g})")  # fmt: skip
+    sub.add_argument(
+        "--sif",
+        type=float,
+        metavar="A",
+        help="weigh tokens of frequency p by A / (A + p) (default: all alike)",
+    )
+    sub.add_argument(
+        "--ridge",
+        type=float,
+        default=RIDGE,
+        help=f"pull of the regression to the tokens' own vectors (default {RIDGE:g})",
+    )
     sub.add_argument("--threads", type=int, default=0, help="0: one a core (default)")
     sub.add_argument(
         "-o", "--out", type=Path, default=Path("static.safetensors"), help="file to write"

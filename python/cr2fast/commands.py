@@ -17,6 +17,8 @@ import numpy as np
 
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, LinkState
 
+_NAME_ALONE = "no hash of it is known, so encoders are compared by name alone"
+
 
 def _problem(args: argparse.Namespace) -> Any:
     from cr2fast.datasets import load_folder
@@ -157,6 +159,8 @@ def fit(args: argparse.Namespace) -> Any:
         f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
         f"next: cr2fast calibrate {args.out} --data {args.data}",
     )
+    if not router.encoder.sha256:
+        _say(args, f"encoder {router.encoder.id}: {_NAME_ALONE}; pass --encoder to record it")
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
 
 
@@ -317,7 +321,8 @@ def inspect(args: argparse.Namespace) -> Any:
     lines = [
         f"{args.router}: {info['bytes'] / 1e6:.2f} MB",
         f"models       {', '.join(router.models)} (the first is the device's)",
-        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)",
+        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)"
+        + ("" if router.encoder.sha256 else f"; {_NAME_ALONE}"),
         "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",
     ]

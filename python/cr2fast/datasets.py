@@ -120,7 +120,9 @@ def estimated_costs() -> CostTable:
         }
         for k, (name, (size, parameters, bandwidth, flops, watts)) in enumerate(_MACHINES.items())
     ]
-    note = "Estimated from published bandwidth and throughput; see cr2fast.datasets.estimated_costs."
+    note = (
+        "Estimated from published bandwidth and throughput; see cr2fast.datasets.estimated_costs."
+    )
     return _table("estimated testbed of the standard pool", note, rows)
 
 

@@ -39,7 +39,12 @@ Matrix = npt.NDArray[np.float32]
 MAX_TEXTS = 10_000
 _COLUMNS = 2048
 # Texts on which the two tokenizers must agree before a table is handed out.
-_PROBES = ("", "It's 2 x (3.5)!", "Ünïcödé 漢字 \u200d🙂 naïve[SEP]x", "supercalifragilistic " * 300)
+_PROBES = (
+    "",
+    "It's 2 x (3.5)!",
+    "Ünïcödé 漢字 \u200d🙂 naïve[SEP]x",
+    "supercalifragilistic " * 300,
+)
 
 
 def distill(
@@ -101,21 +106,19 @@ def distill(
     vocabulary = _vocabulary(encoder.tokenizer_json)
     for name, given, n in (("vectors", vectors, len(vocabulary)), ("targets", targets, len(texts))):
         if given is not None and np.shape(given) != (n, encoder.dim):
-            raise Cr2Error(
-                f"{name}: expected shape {(n, encoder.dim)}, got {np.shape(given)}"
-            )
+            raise Cr2Error(f"{name}: expected shape {(n, encoder.dim)}, got {np.shape(given)}")
     if len(texts) > MAX_TEXTS:
         picks = np.linspace(0, len(texts) - 1, MAX_TEXTS).astype(int)
         texts = [texts[i] for i in picks]
         targets = None if targets is None else targets[picks]
     if vectors is None:
         vectors = token_vectors(encoder, threads=threads, progress=progress)
-    vectors = vectors - vectors.mean(axis=0)
-    counts = np.ones(len(vocabulary))
+    vectors = (vectors - vectors.mean(axis=0)).astype(np.float32)
+    counts: npt.NDArray[np.float64] = np.ones(len(vocabulary))
     weights = np.ones(len(vocabulary), dtype=np.float32)
     if texts:
         tokens = [np.array(encoder.tokens(t)) for t in texts]
-        counts = np.bincount(np.concatenate(tokens), minlength=len(vocabulary)) + 0.5
+        counts += np.bincount(np.concatenate(tokens), minlength=len(vocabulary))
         if sif is not None:
             weights = (sif / (sif + counts / counts.sum())).astype(np.float32)
         if targets is None:

@@ -45,7 +45,8 @@ def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]:
         return [text_of(value)], False  # type: ignore[arg-type]
     if isinstance(value, bytes) or not isinstance(value, Sequence):
         raise TypeError(
-            f"texts: expected a string, chat messages, or a list of them, got {type(value).__name__}"
+            f"texts: expected a string, chat messages, or a list of them, got "
+            f"{type(value).__name__}"
         )
     return [text_of(t, f"texts[{i}]") for i, t in enumerate(value)], True  # type: ignore[arg-type]
 

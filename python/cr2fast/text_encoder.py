@@ -6,6 +6,13 @@ hidden states over a text's tokens, normalised, as sentence-transformers makes t
 Each text runs by itself, without padding. An int8 model scales its activations over the whole
 tensor, so in a batch a text's vector would depend on its neighbours; by itself it is the same alone
 and in any list, and no work goes into padding.
+
+Between processors the vector moves in its last digits. Measured with the int8 MiniLM on 210 texts,
+onnxruntime made to believe in fewer CPU features: the same bits with AVX-512 with and without VNNI;
+with AVX2 alone, and with SSE alone, values move by at most 1.7e-7 and the margins of a router on the
+standard pool by at most 4.8e-7 (their standard deviation is 0.19), which turned one of 33,600
+decisions over the whole (lam, alpha) grid: a threshold lies one step above a calibration margin,
+and that text was one. The gate itself, and a :class:`StaticEncoder`, give the same bits everywhere.
 """
 
 from __future__ import annotations
