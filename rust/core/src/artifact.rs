@@ -1,7 +1,7 @@
 //! `router.safetensors`: one file, no code in it.
 //!
 //! In: a [`Router`]. Out: bytes, the same for the same router: tensors and one JSON document in a
-//! [`crate::container`]. Every byte read is hostile: shapes are checked against each other, weights
+//! `container`. Every byte read is hostile: shapes are checked against each other, weights
 //! must be finite.
 
 use std::path::Path;

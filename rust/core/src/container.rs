@@ -101,6 +101,7 @@ impl<'a> Container<'a> {
             .map_err(|e| Error::artifact("a safetensors header", e))?;
         let kind = format.split('/').next().unwrap_or(format);
         let envelope = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| {
+            let kind = kind.replace(['.', '_'], " ");
             Error::artifact(format!("metadata of a {kind}"), "a safetensors file without it")
         })?;
         let Envelope { sha256, body } =

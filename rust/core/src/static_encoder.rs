@@ -6,7 +6,7 @@
 //! than `max_tokens` keeps both ends, or its head, as the encoder it was distilled from.
 //!
 //! Sums run over tokens in their order, one fused multiply-add each: the same bits everywhere. The
-//! file is a [`crate::container`] of format `cr2fast.static_encoder/1`; the vocabulary is in it.
+//! file is a `container` of format `cr2fast.static_encoder/1`; the vocabulary is in it.
 
 use std::path::Path;
 
@@ -126,7 +126,7 @@ impl StaticEncoder {
         Ok(Self { settings, info, vocabulary, tokenizer, scales, table, d, stride, simd })
     }
 
-    /// Serialise; what was read is written, byte for byte.
+    /// Serialise; the same encoder gives the same bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let rows = self.table.chunks_exact(self.stride);
         let bytes = rows.flat_map(|row| row[..self.d].iter().map(|q| q.cast_unsigned())).collect();
