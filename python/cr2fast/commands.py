@@ -98,6 +98,8 @@ def demo(args: argparse.Namespace) -> Any:
     if args.costs and not args.data:
         raise Cr2Error("costs: expected it with --data DIR, got it alone")
     args.data = args.data or (Path(p) if (p := os.environ.get("CR2FAST_DATA")) else None)
+    if args.encoder and args.data is None:
+        raise Cr2Error("encoder: expected it with data, got none")
     if args.download and args.data is not None:
         raise Cr2Error(f"download: expected it without data, got data in {args.data}")
     if args.download:

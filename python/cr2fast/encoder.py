@@ -50,7 +50,10 @@ class EncoderInfo(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """What :meth:`DeviceRouter.route_text` needs of an encoder; :class:`Encoder` is one."""
+    """What :meth:`DeviceRouter.route_text` needs of an encoder.
+
+    :class:`Encoder` is one; of a :class:`StaticEncoder` it takes the table itself.
+    """
 
     @property
     def info(self) -> EncoderInfo:

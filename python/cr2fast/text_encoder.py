@@ -8,11 +8,12 @@ tensor, so in a batch a text's vector would depend on its neighbours; by itself 
 and in any list, and no work goes into padding.
 
 Between processors the vector moves in its last digits. Measured with the int8 MiniLM on 210 texts,
-onnxruntime made to believe in fewer CPU features: the same bits with AVX-512 with and without VNNI;
-with AVX2 alone, and with SSE alone, values move by at most 1.7e-7 and the margins of a router on the
-standard pool by at most 4.8e-7 (their standard deviation is 0.19), which turned one of 33,600
-decisions over the whole (lam, alpha) grid: a threshold lies one step above a calibration margin,
-and that text was one. The gate itself, and a :class:`StaticEncoder`, give the same bits everywhere.
+onnxruntime shown fewer CPU features (QEMU's Haswell gives the same bits as AVX2 so shown): the same
+bits with AVX-512 with and without VNNI; with AVX2 alone, and with SSE alone, values move by at most
+1.7e-7 and the margins of a router on the standard pool by at most 4.8e-7 (their standard deviation
+is 0.19). One of 33,600 decisions over the whole (lam, alpha) grid turned: of a calibration query,
+above whose margin the threshold was set by one step. The gate itself, and a :class:`StaticEncoder`,
+give the same bits everywhere.
 """
 
 from __future__ import annotations
