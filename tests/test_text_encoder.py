@@ -122,7 +122,7 @@ def test_a_text_of_any_length_is_read_at_its_ends_alone(encoder):
 
 
 def five_shot(rows):
-    """MMLU-Pro's published prompt: an instruction and five worked examples, then the question."""
+    """MMLU-Pro's published template; its worked examples answered by a published model."""
     category = rows[-1]["category"]
     head = (
         "The following are multiple choice questions (with answers) about "
