@@ -6,7 +6,8 @@ In: an :class:`Encoder` with BERT's uncased vocabulary, and perhaps texts. Out: 
 1. v_t: the mean hidden state of "[CLS] t [SEP]" under the encoder, less its mean over t (after
    model2vec, github.com/MinishLab/model2vec).
 2. w_t = a / (a + p_t), p_t the token's frequency in the texts, where `sif` gives a (SIF, Arora et
-   al. 2017); else 1. Measured: after step 3 routing is no better for it, so 1 is the default.
+   al. 2017); else 1. On one fold of a training split it changed nothing after
+   step 3, so 1 is the default.
 3. With texts, ridge regression onto the encoder's own vectors y_i of them. With rows
    a_i = w_t n_it / sum_t w_t n_it of A (texts, tokens), the v that minimise
    |A V - Y|^2 + rho |V - V0|^2 are V0 + A' (A A' + rho I)^-1 (Y - A V0): one system of texts by
