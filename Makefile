@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test check bench bench-text bench-static bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,12 @@ bench: $(BUILT)  ## time single decisions, batches and calibration (answers asse
 	mkdir -p target/bench
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-json=target/bench/python.json
 	cargo bench -p cr2fast-core
+
+bench-text: $(BUILT)  ## from text to decision: MiniLM beside a static encoder
+	$(BIN)/python benches/text_path.py
+
+bench-static: $(BUILT)  ## routing quality of a static encoder on CR2FAST_DATA, five seeds
+	$(BIN)/python benches/static_encoder.py
 
 bench-peers: wheel  ## side by side with onnxruntime, NumPy, JAX, scikit-learn, in an environment of its own
 	[ -d .venv-peers ] || $(PYTHON) -m venv .venv-peers

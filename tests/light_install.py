@@ -27,6 +27,10 @@ def main() -> None:
     edge = cr2fast.EdgeSelector.load(GOLDEN / "router.safetensors", lam=1.0)
     chosen = edge.select(x[0], 100, cr2fast.LinkState(20e6, 80e6, 0.018))
     assert chosen.model in edge.models[1:]
+    golden = json.loads((GOLDEN / "static.json").read_text())
+    encoder = cr2fast.StaticEncoder.load(GOLDEN / "static.safetensors")
+    for text, expected in golden.items():
+        assert [v.hex() for v in encoder.encode(text).tolist()] == expected, "from text, too"
     installed = Path(cr2fast.__file__).parent
     print(
         f"light install routes: {installed}, Python {sys.version.split()[0]}, numpy {np.__version__}"

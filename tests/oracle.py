@@ -66,6 +66,25 @@ def lengths(w, x, n_input):
     return np.clip(np.exp(log) - 1, 0, longest)
 
 
+def static_embedding(w, tokens):
+    """Unit vector (d,) of a static encoder: the sum of its tokens' rows, each with its scale."""
+    total = sum(w["scales"][t].astype(float) * w["vectors"][t].astype(float) for t in tokens)
+    return total / np.linalg.norm(total)
+
+
+def ridge_rows(vectors, weights, tokens, targets, ridge):
+    """Token vectors nearest to V0 whose weighted means come near the targets: normal equations."""
+    a = np.zeros((len(tokens), len(vectors)))
+    for row, ids in zip(a, tokens, strict=True):
+        np.add.at(row, ids, weights[ids])
+        row /= row.sum()
+    means = a @ vectors
+    scale = (means * targets).sum() / (means * means).sum()
+    rho = ridge * (a * a).sum() / len(a)
+    left = a.T @ a + rho * np.eye(len(vectors))
+    return np.linalg.solve(left, a.T @ targets + rho * scale * vectors)
+
+
 def _mix(z):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -223,7 +242,7 @@ def read_tensors(data):
 
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    kinds = {"F32": np.float32, "F64": np.float64, "U64": np.uint64}
+    kinds = {"F32": np.float32, "F64": np.float64, "U64": np.uint64, "I8": np.int8, "U8": np.uint8}
     out = {}
     for name, t in header.items():
         if name != "__metadata__":

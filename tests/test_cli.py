@@ -252,3 +252,58 @@ def test_it_runs_as_a_module():
         [sys.executable, "-m", "cr2fast", "--version"], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == f"cr2fast {cr2fast.__version__}"
+
+
+def test_route_says_an_infinite_threshold_in_words(folder, tmp_path, capsys):
+    path = tmp_path / "router.safetensors"
+    data = ["--data", folder]
+    assert run(capsys, "fit", *data, "-o", path, *EPOCHS)[0] == 0
+    grid = ["--alphas", "0.0001,0.9", "--lams", "1", "--on-infeasible", "defer"]
+    assert run(capsys, "calibrate", path, *data, *grid)[0] == 0
+    np.save(tmp_path / "x.npy", np.ones((1, 16), np.float32))
+    for alpha, words in ((0.0001, "defer all"), (0.9, "accept all")):
+        point = ["--lam", 1, "--alpha", alpha, "--embeddings", tmp_path / "x.npy", "--json"]
+        code, out, _ = run(capsys, "route", path, *point)
+        assert code == 0
+        assert json.loads(out)[0]["threshold"] == words
+
+
+def test_a_router_without_an_encoders_hash_says_so(routed, capsys):
+    _, out, _ = run(capsys, "inspect", routed)
+    assert "compared by name alone" in out
+
+
+def test_the_demo_offers_a_download_and_never_takes_one(monkeypatch, tmp_path, capsys, folder):
+    from cr2fast import commands, datasets, demo
+
+    monkeypatch.delenv("CR2FAST_DATA", raising=False)
+    fetched = []
+    monkeypatch.setattr(datasets, "fetch_mmlu_pro", lambda *a: fetched.append(a))
+    monkeypatch.setattr(commands, "_encoder", lambda name: name)
+
+    class StopError(Exception):
+        pass
+
+    def stop(problem, *args, source, **options):
+        raise StopError(source)
+
+    monkeypatch.setattr(demo, "run", stop)
+    with pytest.raises(StopError, match="SYNTHETIC"):
+        cli.main(["demo", "--out", str(tmp_path)])
+    assert "cr2fast demo --download" in capsys.readouterr().out
+    assert not fetched
+    with pytest.raises(StopError, match="costs ESTIMATED"):
+        cli.main(["demo", "--download", "--out", str(tmp_path)])
+    assert fetched == [("minilm",)]
+    code, _, err = run(capsys, "demo", "--download", "--data", folder)
+    assert code == 2
+    assert "download: expected it without data" in err
+
+
+def test_the_estimated_costs_are_of_the_fetched_models():
+    from cr2fast.datasets import estimated_costs
+    from cr2fast.mmlu_pro import SHA256
+
+    costs = estimated_costs()
+    assert costs.models == list(SHA256)
+    assert costs.source == "estimated"

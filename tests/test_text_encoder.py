@@ -101,6 +101,65 @@ def test_head_and_tail_are_kept(encoder):
     assert cut[128:] == all_ids[-128:]
 
 
+def test_a_text_of_any_length_is_read_at_its_ends_alone(encoder):
+    """A tokenizer reads all it is given, holding the interpreter's lock: a megabyte stalls a loop."""
+    words = " ".join(str(i) for i in range(200_000))
+    seen = []
+
+    class Spy:
+        def encode(self, text):
+            seen.append(len(text))
+            return real.encode(text)
+
+    real, encoder._tokenizer = encoder._tokenizer, Spy()
+    try:
+        cut = encoder.tokens(words)
+    finally:
+        encoder._tokenizer = real
+    assert seen == [32_769]
+    ids = real.encode(words).ids
+    assert cut == [*ids[:128], *ids[-128:]]
+
+
+def five_shot(rows):
+    """MMLU-Pro's published template; its worked examples answered by a published model."""
+    category = rows[-1]["category"]
+    head = (
+        "The following are multiple choice questions (with answers) about "
+        f"{category}. Think step by step and then finish your answer with "
+        '"the answer is (X)" where X is the correct letter choice.\n\n\n'
+    )
+
+    def ask(row):
+        options = [
+            f"{letter}. {o}" for letter, o in zip("ABCDEFGHIJ", row["options"], strict=False)
+        ]
+        return "\n".join(["Question:", row["question"], "Options:", *options])
+
+    shots = "".join(
+        f"{ask(r)}\nAnswer: Let's think step by step. {r['generated_text'].strip()}\n\n"
+        for r in rows[:5]
+    )
+    return f"{head}{shots}{ask(rows[-1])}\nAnswer: Let's think step by step."
+
+
+def test_published_few_shot_prompts_are_told_apart(data_dir, encoder):
+    """Real questions and answers in the published five-shot template, ten of each category."""
+    import zipfile
+
+    path = data_dir / "mmlu_pro_raw" / "model_outputs_Meta-Llama-3_1-70B-Instruct_5shots.zip"
+    with zipfile.ZipFile(path) as archive:
+        rows = json.loads(archive.read(archive.namelist()[0]))
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["category"], []).append(row)
+    prompts = [five_shot([*g[:5], g[i]]) for g in groups.values() for i in range(5, 15)]
+    head = cr2fast.Encoder.load("minilm", truncation="head")
+    distinct = [len({tuple(e.tokens(p)) for p in prompts}) for e in (head, encoder)]
+    assert len(set(prompts)) == len(prompts) == 140
+    assert distinct == [14, 140]
+
+
 def test_prompts_that_share_their_head_are_told_apart(encoder):
     shared = "Answer the multiple-choice question. Example: 1 + 1 is 2. " * 30
     questions = ["Which planet is largest?", "Who wrote Hamlet?", "What does a kidney do?"]
@@ -330,6 +389,12 @@ def test_the_example_service_answers_over_http(router, encoder, tmp_path):
             with pytest.raises(urllib.error.HTTPError) as error:
                 post(bad)
             assert error.value.code == 422
+            error.value.close()
+        for bad in (float("nan"), {"prompt": float("nan")}, {"messages": [float("inf")]}):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                post(bad)
+            assert error.value.code == 422
+            assert "expected" in json.loads(error.value.read())["detail"]
             error.value.close()
     finally:
         server.terminate()

@@ -6,7 +6,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cr2fast.encoder import TextEncoder
+from cr2fast.encoder import EncoderInfo, TextEncoder
 from cr2fast.messages import Text
 
 __version__: str
@@ -26,6 +26,7 @@ __all__ = [
     "Selection",
     "Selections",
     "SplitOverlapError",
+    "StaticEncoder",
     "__version__",
     "allowed_false_acceptances",
     "build_profile",
@@ -149,6 +150,42 @@ class DeviceRouter:
         self, text: Text, encoder: TextEncoder
     ) -> Coroutine[Any, Any, Decision]: ...
     def margins(self, embeddings: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]: ...
+
+@final
+class StaticEncoder:
+    @staticmethod
+    def load(path: str | PathLike[str]) -> StaticEncoder: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> StaticEncoder: ...
+    @staticmethod
+    def from_vectors(
+        vectors: NDArray[np.float32],
+        vocabulary: Sequence[str],
+        *,
+        id: str,  # noqa: A002
+        source: tuple[str, str],
+        max_tokens: int,
+        truncation: str,
+        record: str,
+    ) -> StaticEncoder: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    def to_bytes(self) -> bytes: ...
+    @property
+    def info(self) -> EncoderInfo: ...
+    @property
+    def source(self) -> EncoderInfo: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def truncation(self) -> str: ...
+    @property
+    def record(self) -> str: ...
+    def encode(self, texts: Text | Sequence[Text], threads: int = 1) -> NDArray[np.float32]: ...
+    def count_tokens(self, text: Text) -> int: ...
+    def tokens(self, text: Text) -> list[int]: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
 @final
 class Selection:

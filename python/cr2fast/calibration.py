@@ -130,10 +130,14 @@ def statement(
     return text
 
 
+def threshold_word(threshold: float) -> float | str:
+    """A threshold as a number, or an infinite one as the words it means."""
+    return {np.inf: "defer all", -np.inf: "accept all"}.get(threshold, threshold)
+
+
 def threshold_words(thresholds: npt.NDArray[np.float32]) -> list[list[float | str]]:
     """Thresholds (L, A) as numbers, the infinite ones as the words they mean."""
-    words = {np.inf: "defer all", -np.inf: "accept all"}
-    return [[words.get(t, t) for t in row] for row in thresholds.tolist()]
+    return [[threshold_word(t) for t in row] for row in thresholds.tolist()]
 
 
 @dataclass(frozen=True, eq=False)

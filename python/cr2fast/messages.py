@@ -23,6 +23,34 @@ def is_chat(value: object) -> bool:
     )
 
 
+def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]:
+    """The strings of one text or of many.
+
+    Parameters
+    ----------
+    value : str, chat messages, or a sequence of these
+
+    Returns
+    -------
+    strings : list of str
+    many : bool
+        Whether `value` was a sequence of texts.
+
+    Raises
+    ------
+    TypeError, Cr2Error
+        Something that is no text, named by its place.
+    """
+    if isinstance(value, str) or is_chat(value):
+        return [text_of(value)], False  # type: ignore[arg-type]
+    if isinstance(value, bytes) or not isinstance(value, Sequence):
+        raise TypeError(
+            f"texts: expected a string, chat messages, or a list of them, got "
+            f"{type(value).__name__}"
+        )
+    return [text_of(t, f"texts[{i}]") for i, t in enumerate(value)], True  # type: ignore[arg-type]
+
+
 def text_of(value: Text, what: str = "text") -> str:
     """The string to embed.
 

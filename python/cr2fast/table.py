@@ -23,6 +23,9 @@ from cr2fast.seeds import check_seed
 if TYPE_CHECKING:
     import polars as pl
 
+    from cr2fast._core import StaticEncoder
+    from cr2fast.text_encoder import Encoder
+
 QUERY_COLUMNS = ("query_id", "n_input_tokens", "embedding")
 OUTCOME_COLUMNS = ("query_id", "model", "correct", "n_output_tokens")
 _SHOWN = 5
@@ -181,6 +184,25 @@ class RoutingTable:
                 if c not in OUTCOME_COLUMNS
             },
         )
+
+    def embed(self, encoder: Encoder | StaticEncoder, threads: int = 0) -> RoutingTable:
+        """The same table with the column `text` embedded by `encoder`, which it then names.
+
+        Parameters
+        ----------
+        encoder : Encoder or StaticEncoder
+        threads : int
+            Texts worked on at once; 0 is one a core.
+
+        Raises
+        ------
+        Cr2Error
+            No column `text` of strings.
+        """
+        texts = self.extra.get("text")
+        if texts is None or not all(isinstance(t, str) for t in texts):
+            raise Cr2Error("text: expected a column `text` of strings to embed, got none")
+        return replace(self, embeddings=encoder.encode(texts, threads), encoder=encoder.info)
 
     def take(self, rows: npt.ArrayLike) -> RoutingTable:
         """The queries at `rows` (indices, or a boolean mask), in that order."""

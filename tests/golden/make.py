@@ -33,6 +33,40 @@ def main() -> None:
     }
     (HERE / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
     assert np.isfinite(x).all()
+    static_encoder()
+
+
+def static_encoder() -> None:
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "un",
+        "##aff",
+        "##able",
+        "the",
+        "!",
+        "漢",
+        "e",
+        "a",
+        "##b",
+    ]
+    vectors = np.random.default_rng(0).normal(size=(len(tokens), 5)).astype(np.float32)
+    encoder = cr2fast.StaticEncoder.from_vectors(
+        vectors,
+        tokens,
+        id="golden",
+        source=("none", "0" * 64),
+        max_tokens=16,
+        truncation="head-tail",
+        record="{}",
+    )
+    encoder.save(HERE / "static.safetensors")
+    texts = ["", "The unaffable!", "é漢 ab x", "a the " * 20]
+    answers = {t: [v.hex() for v in encoder.encode(t).tolist()] for t in texts}
+    (HERE / "static.json").write_text(json.dumps(answers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

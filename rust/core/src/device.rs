@@ -1,6 +1,6 @@
 //! Stage one, on the device: accept a query for the local model, or defer it.
 //!
-//! In: an embedding. Out: a [`Decision`] at one operating point (λ, α), bound at construction.
+//! In: an embedding, or a text and a static encoder. Out: a [`Decision`] at one operating point (λ, α), bound at construction.
 //! Accept ⇔ Δ̂ ≥ τ, both margins: the score s = σ(Δ̂/T) is made for people only.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::gate::{Film, Gate};
 use crate::router::Router;
+use crate::static_encoder::StaticEncoder;
 
 /// A decision, with the numbers behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,6 +77,20 @@ impl DeviceRouter {
             threshold: self.threshold,
             score: 1.0 / (1.0 + libm::exp(-f64::from(margin) / self.temperature)),
         })
+    }
+
+    /// Decide one text. Whether the encoder is the router's is the caller's to check, once.
+    pub fn route_text(&self, text: &str, encoder: &StaticEncoder) -> Result<Decision> {
+        self.route(&encoder.encode(text)?)
+    }
+
+    /// Decide N texts.
+    pub fn route_texts<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        encoder: &StaticEncoder,
+    ) -> Result<Vec<bool>> {
+        self.route_batch(&encoder.encode_batch(texts, 1)?, 1)
     }
 
     /// Δ̂ of N queries.

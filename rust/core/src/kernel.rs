@@ -268,6 +268,32 @@ unsafe fn film_gelu_dot<V: Lanes>(
     }
 }
 
+/// out = Σ_t scale_t·row_t over the tokens in their order, then to unit length; ‖Σ‖² is returned.
+#[inline(always)]
+unsafe fn pool<V: Lanes>(table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
+    // SAFETY: rows are whole blocks as wide as `out`, and every token has one: the caller checked.
+    unsafe {
+        let (width, p) = (out.len(), out.as_mut_ptr());
+        for &t in tokens {
+            let (row, s) = (table.as_ptr().add(t as usize * width), V::splat(scales[t as usize]));
+            for i in (0..width).step_by(LANES) {
+                V::load_i8(row.add(i)).fma(s, V::load(p.add(i))).store(p.add(i));
+            }
+        }
+        let mut acc = V::splat(0.0);
+        for i in (0..width).step_by(LANES) {
+            let x = V::load(p.add(i));
+            acc = x.fma(x, acc);
+        }
+        let norm2 = acc.sum_with_tail(&[], |t| t);
+        let scale = V::splat(1.0 / norm2.sqrt());
+        for i in (0..width).step_by(LANES) {
+            V::load(p.add(i)).mul(scale).store(p.add(i));
+        }
+        norm2
+    }
+}
+
 /// Instantiate the generic loops for one level.
 macro_rules! level {
     ($name:ident, $lanes:ty, $features:literal, $r:literal, $b:literal, $b1:literal) => {
@@ -287,6 +313,11 @@ macro_rules! level {
             pub fn film_gelu_dot(u: &[f32], g: &PaddedVec, s: &PaddedVec, w2: &PaddedVec) -> f32 {
                 // SAFETY: as above.
                 unsafe { super::film_gelu_dot::<$lanes>(u, g, s, w2) }
+            }
+            #[target_feature(enable = $features)]
+            pub fn pool(table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
+                // SAFETY: as above.
+                unsafe { super::pool::<$lanes>(table, scales, tokens, out) }
             }
         }
     };
@@ -343,6 +374,14 @@ impl Simd {
         assert_eq!(u.len(), gamma.blocks() * LANES);
         assert!(gamma.blocks() == shift.blocks() && gamma.blocks() == w2.blocks());
         dispatch!(self, film_gelu_dot, [], (u, gamma, shift, w2))
+    }
+
+    /// Add the tokens' scaled rows of `table` to `out` (zeros before), make it unit length, and
+    /// return the square of its length before. A row is as wide as `out`, in whole blocks.
+    pub fn pool(self, table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
+        assert!(out.len().is_multiple_of(LANES) && table.len() == scales.len() * out.len());
+        assert!(tokens.iter().all(|t| (*t as usize) < scales.len()));
+        dispatch!(self, pool, [], (table, scales, tokens, out))
     }
 }
 

@@ -18,6 +18,20 @@ pub trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Write sixteen floats, unaligned.
     unsafe fn store(self, p: *mut f32);
+    /// Read sixteen bytes as floats.
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: the caller owns sixteen bytes at p. A loop, which the compiler turns into the
+        // caller's instructions.
+        unsafe {
+            let bytes = p.cast::<[i8; LANES]>().read_unaligned();
+            let mut floats = [0.0_f32; LANES];
+            for j in 0..LANES {
+                floats[j] = f32::from(bytes[j]);
+            }
+            Self::load(floats.as_ptr())
+        }
+    }
     /// a + b.
     unsafe fn add(self, b: Self) -> Self;
     /// a − b.

@@ -4,9 +4,11 @@
 //! data: [`link`] and [`cost`] price a request; [`teacher`] and [`length`] estimate what each model
 //! would do; [`mod@reference`] is the full-information choice; [`gate`] is its on-device student;
 //! [`crc`] turns a risk level into a threshold; [`device`] and [`edge`] decide; [`artifact`] stores.
+//! Where a device has text and no time, [`wordpiece`] and [`static_encoder`] make its embedding.
 //! No Python, no training.
 
 pub mod artifact;
+mod container;
 pub mod cost;
 pub mod crc;
 pub mod device;
@@ -22,8 +24,10 @@ pub mod parallel;
 pub mod reference;
 pub mod router;
 pub mod select;
+pub mod static_encoder;
 pub mod table;
 pub mod teacher;
+pub mod wordpiece;
 
 pub use error::{Error, Result};
 pub use kernel::{Level, Simd};

@@ -8,6 +8,7 @@ use std::slice::from_ref;
 use common::{Rng, gate, teacher};
 use cr2fast_core::gate::Gate;
 use cr2fast_core::kernel::{Level, Simd};
+use cr2fast_core::static_encoder::{Settings, StaticEncoder};
 use cr2fast_core::teacher::Teacher;
 
 fn levels() -> Vec<Simd> {
@@ -69,6 +70,37 @@ fn every_level_batch_and_thread_count_gives_the_same_accuracies() {
             }
             for (i, x) in xs.chunks(d).enumerate().step_by(7) {
                 assert_eq!(bits(&t.accuracies(x, 1).unwrap()), expected[i * 4..(i + 1) * 4]);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_gives_the_same_static_embeddings() {
+    for d in [1, 15, 16, 17, 384, 1000] {
+        let mut rng = Rng::new(9);
+        let words: Vec<String> = (0..500).map(|i| format!("w{i}")).collect();
+        let vocabulary = format!("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{}", words.join("\n"));
+        let settings = Settings {
+            id: "test".into(),
+            source_id: String::new(),
+            source_sha256: String::new(),
+            max_tokens: 256,
+            truncation: "head-tail".into(),
+            record: "{}".into(),
+        };
+        let made = StaticEncoder::new(settings, vocabulary, &rng.vec(505 * d, 1.0), d).unwrap();
+        let texts: Vec<String> = (0..90).map(|i| words[i..i + 4 * i].join(" ")).collect();
+        let at = |simd| made.clone().with_simd(simd);
+        let expected = at(Simd::new(Level::Scalar).unwrap()).encode_batch(&texts, 1).unwrap();
+        for simd in levels() {
+            let encoder = at(simd);
+            for threads in [1, 2, 3] {
+                let got = encoder.encode_batch(&texts, threads).unwrap();
+                assert_eq!(bits(&got), bits(&expected), "{simd:?} {d}");
+            }
+            for (text, row) in texts.iter().zip(expected.chunks(d)) {
+                assert_eq!(bits(&encoder.encode(text).unwrap()), bits(row));
             }
         }
     }

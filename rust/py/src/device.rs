@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use crate::arrays::{out1, vector_f32};
 use crate::errors::core;
 use crate::router::{Router, check_width, open};
+use crate::static_encoder::{MANY, ONE, StaticEncoder, one_text, texts as strings_of};
 
 /// Accept or defer, with the numbers behind it.
 ///
@@ -85,11 +86,7 @@ impl DeviceRouter {
         self.1.check(&Encoder { id, sha256 }).map_err(core)?;
         let out = encoder.call_method1("encode", (texts,))?;
         if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
-            return Err(PyTypeError::new_err(if many {
-                "texts: expected a list of texts or chats, got one; use route_text for it"
-            } else {
-                "text: expected one text or one chat, got a list of them; use route_texts for it"
-            }));
+            return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
         }
         Ok(out)
     }
@@ -193,8 +190,9 @@ impl DeviceRouter {
     /// ----------
     /// text : str or list of dict
     ///     A text, or chat messages; of messages the last user turn is embedded.
-    /// encoder : Encoder
-    ///     The one behind the router's training embeddings; another one is an ArtifactError.
+    /// encoder : Encoder or StaticEncoder
+    ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
+    ///     static one, tokenizer, embedding and gate are one call that holds no lock.
     ///
     /// Returns
     /// -------
@@ -204,6 +202,13 @@ impl DeviceRouter {
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
     ) -> PyResult<Decision> {
+        if let Ok(table) = encoder.cast::<StaticEncoder>() {
+            let table = &table.get().0;
+            self.1.check(table.info()).map_err(core)?;
+            let text = one_text(text)?;
+            let decided = encoder.py().detach(|| self.0.route_text(&text, table));
+            return decided.map(Decision).map_err(core);
+        }
         self.route(&self.encode(encoder, text, false)?)
     }
 
@@ -214,6 +219,15 @@ impl DeviceRouter {
         texts: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        if let Ok(table) = encoder.cast::<StaticEncoder>() {
+            let table = &table.get().0;
+            self.1.check(table.info()).map_err(core)?;
+            let (strings, true) = strings_of(texts)? else {
+                return Err(PyTypeError::new_err(MANY));
+            };
+            let out = py.detach(|| self.0.route_texts(&strings, table)).map_err(core)?;
+            return Ok(out1(py, &out));
+        }
         self.route_batch(py, &self.encode(encoder, texts, true)?, 1)
     }
 

@@ -9,6 +9,7 @@ mod errors;
 mod fit;
 mod functions;
 mod router;
+mod static_encoder;
 
 use pyo3::prelude::*;
 
@@ -22,6 +23,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<router::Router>()?;
     m.add_class::<device::DeviceRouter>()?;
     m.add_class::<device::Decision>()?;
+    m.add_class::<static_encoder::StaticEncoder>()?;
     m.add_class::<edge::EdgeSelector>()?;
     m.add_class::<edge::Selection>()?;
     m.add_class::<edge::Selections>()?;
