@@ -57,8 +57,8 @@ def profiled(folder: Path, beta_pre_s: float, beta_dec_s: float):
 
 def link() -> LinkMeasurement:
     rng = np.random.default_rng(0)
-    draws = zip(rng.uniform(1e6, 2e7, 40), rng.uniform(5e6, 8e7, 40), rng.uniform(0.01, 0.05, 40))
-    samples = tuple(LinkSample(u, d, r, i) for i, (u, d, r) in enumerate(draws))
+    draws = rng.uniform((1e6, 5e6, 0.01), (2e7, 8e7, 0.05), (40, 3)).tolist()
+    samples = tuple(LinkSample(*draw, i) for i, draw in enumerate(draws))
     one = Estimate(1.0, 0.5, 2.0, 0.95, 40, "s", {})
     summary = dict.fromkeys(("rate_ul_bps", "rate_dl_bps", "rtt_s"), one)
     return LinkMeasurement(samples, summary, "connect")
