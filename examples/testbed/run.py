@@ -10,6 +10,7 @@ show and what they cannot.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import secrets
@@ -62,7 +63,7 @@ def profile(name: str, url: str, out: Path, budget_s: float) -> None:
     if meter:
         meter.close()
     text = markdown(analyse(out / name))
-    write_atomically(out / name / "summary.md", lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomically(out / name / "summary.md", text.encode())
     plot_run(analyse(out / name), out / name / "plot.png")
     print(text)
 
@@ -87,8 +88,9 @@ def trace(name: str, url: str, asked: list[Question], out: Path, position: int) 
                 said["rejected"] = str(refusal)
             rows.append(said)
             if len(rows) % 20 == 0 or at == len(asked) - 1:
-                kept = pl.DataFrame(rows, infer_schema_length=None)
-                write_atomically(path, kept.write_parquet)
+                kept = io.BytesIO()
+                pl.DataFrame(rows, infer_schema_length=None).write_parquet(kept)
+                write_atomically(path, kept.getvalue())
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -201,9 +203,9 @@ def main() -> None:
     for name in (DEVICE, EDGE):
         error = analyse(out / name).latency.loco_error
         found[f"leave_one_cell_out_error_{name}"] = error
-        if error > 0.15:
-            raise SystemExit(f"{name}: a cell left out is predicted within {error:.0%} only")
-    write_atomically(out / "result.json", lambda p: p.write_text(json.dumps(found, indent=2)))
+        if error is None or error > 0.15:
+            raise SystemExit(f"{name}: a cell left out is predicted within {error} only")
+    write_atomically(out / "result.json", json.dumps(found, indent=2).encode())
     print(json.dumps(found, indent=2))
 
 

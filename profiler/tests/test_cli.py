@@ -40,7 +40,7 @@ def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -
     said = capsys.readouterr()
     assert "| β_dec |" in said.out
     assert "energy will be null: none was asked for" in said.err
-    assert "all rounds are done" in said.out
+    assert "Ended because" in said.out
     assert "# large" in (tmp_path / "large" / "summary.md").read_text()
 
     link = link_file(tmp_path / "link")
@@ -83,7 +83,7 @@ def test_doctor_names_what_is_missing_and_succeeds(capsys) -> None:
     said = capsys.readouterr().out
     assert "known answers" in said
     assert "this host" in said
-    assert main(["doctor", "--endpoint", url, "--json"]) == 0
+    assert main(["doctor", "--endpoint", url, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["endpoint"]["usable"] is False
     assert all(u["reason"] and u["detail"] for u in found["absent"])
@@ -143,7 +143,7 @@ def test_idle_of_the_unloaded_host_stands_beside_the_run(tmp_path: Path, capsys)
     with serve(**STEADY) as (url, _):
         asked = ["model", "--endpoint", url, "--out", str(out), *QUICK]
         assert main([*asked, "--unloaded-idle", str(idle)]) == 0
-    assert "| P_idle, unloaded | 7 |" in (out / "summary.md").read_text()
+    assert "| P_idle, unloaded | 7 | 7 to 7 | W |" in (out / "summary.md").read_text()
     idle.write_text("{}")
     assert main([*asked, "--unloaded-idle", str(idle)]) == 1
     assert "cr2fast.idle/1" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from fakes.sse_server import TEMPLATE, serve
 
@@ -78,6 +79,64 @@ def test_an_answer_that_is_no_measurement_is_refused(manners, reason, words) -> 
     assert caught.value.reason is reason
 
 
+@pytest.mark.parametrize(
+    ("usage", "reason"),
+    [
+        ('{"prompt_tokens": NaN, "completion_tokens": 6}', Rejected.MALFORMED),
+        ('{"prompt_tokens": 9, "completion_tokens": Infinity}', Rejected.MALFORMED),
+        ('{"prompt_tokens": 9, "completion_tokens": 1e999}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": 9, "completion_tokens": ' + "9" * 400 + "}", Rejected.BAD_USAGE),
+        ('{"prompt_tokens": 1e30, "completion_tokens": 6}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": -9, "completion_tokens": 6}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": 16.9, "completion_tokens": 6}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": "9", "completion_tokens": 6}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": true, "completion_tokens": 6}', Rejected.BAD_USAGE),
+        ('{"prompt_tokens": 9, "completion_tokens": 4}', Rejected.BAD_USAGE),
+        ("[" * 100_000, Rejected.MALFORMED),
+    ],
+)
+def test_counts_that_are_none_are_refused(usage: str, reason: Rejected) -> None:
+    with (
+        serve(raw_usage=usage) as (url, _),
+        Endpoint(url) as endpoint,
+        pytest.raises(RejectedRequest) as caught,
+    ):
+        endpoint.generate(PROMPT, 6)
+    assert caught.value.reason is reason
+
+
+def test_whole_floats_are_counts() -> None:
+    usage = '{"prompt_tokens": 9.0, "completion_tokens": 6.0}'
+    with serve(raw_usage=usage) as (url, _), Endpoint(url) as endpoint:
+        assert endpoint.generate(PROMPT, 6).n_input_tokens == 9
+
+
+def test_comments_alone_do_not_keep_a_request_alive() -> None:
+    with (
+        serve(bad="comments", every=1) as (url, _),
+        Endpoint(url, timeout_s=0.3) as endpoint,
+        pytest.raises(RejectedRequest) as caught,
+    ):
+        endpoint.generate(PROMPT, 6)
+    assert caught.value.reason is Rejected.TIMEOUT
+
+
+def test_a_server_that_stops_before_the_bound_is_counted_in_full() -> None:
+    with serve(stream_usage=False, context=4) as (url, said), Endpoint(url) as endpoint:
+        x = endpoint.generate(PROMPT, 6)
+    assert (x.n_output_tokens, said.served) == (4, 2)
+
+
+def test_options_that_are_ours_and_keys_that_are_none() -> None:
+    with pytest.raises(EndpointError, match="own to set"):
+        Endpoint("http://127.0.0.1:9", extra={"max_tokens": 3})
+    with pytest.raises(EndpointError, match="line end") as caught:
+        Endpoint("http://127.0.0.1:9", api_key="secret\n")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(EndpointError, match="url"):
+        Endpoint("http://127.0.0.1:9/\x00")
+
+
 def test_an_endless_trickle_ends_at_the_bound() -> None:
     with serve(beta_dec_s=0.05) as (url, _), pytest.raises(RejectedRequest) as caught:
         Endpoint(url, timeout_s=0.2).generate(PROMPT, 100)
@@ -148,6 +207,19 @@ def failing(prompt: str, max_tokens: int):
     raise OSError("the board is gone")
 
 
+def refusing(prompt: str, max_tokens: int):
+    raise ValueError("no such thing")
+
+
+def bytewise(prompt: str, max_tokens: int):
+    yield b"a"
+
+
+def numpy_counted(prompt: str, max_tokens: int):
+    yield "a b"
+    return {"prompt_tokens": np.int64(3), "completion_tokens": np.int64(2)}
+
+
 def uncounted(prompt: str, max_tokens: int):
     yield "a"
 
@@ -168,6 +240,13 @@ def test_callables_that_fail() -> None:
     with pytest.raises(RejectedRequest, match="the board is gone") as caught:
         InProcess(failing, "x").generate(PROMPT, 5)
     assert caught.value.reason is Rejected.CUT_OFF
+    assert InProcess(numpy_counted, "x").generate(PROMPT, 5).n_output_tokens == 2
+    with pytest.raises(RejectedRequest, match="no such thing"):
+        InProcess(refusing, "x").generate(PROMPT, 5)
+    with pytest.raises(RejectedRequest, match="takes 0 positional"):
+        InProcess(lambda: iter(()), "x").generate(PROMPT, 5)  # type: ignore[arg-type]
+    with pytest.raises(RejectedRequest, match="expected pieces of str, got bytes"):
+        InProcess(bytewise, "x").generate(PROMPT, 5)
     with pytest.raises(RejectedRequest) as caught:
         InProcess(uncounted, "x").generate(PROMPT, 5)
     assert caught.value.reason is Rejected.NO_USAGE

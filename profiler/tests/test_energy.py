@@ -55,8 +55,9 @@ def simulate(
     offset = rng.uniform(0, tick_s)
     ticked = np.maximum(np.floor((poll - offset) / tick_s) * tick_s + offset, 0)
     read = np.interp(ticked, knots, joules)[:, None]
-    columns = ("session", "phase", "start_ns", "first_ns", "last_ns", "aside_ns")
-    frame = pl.DataFrame([{k: r.get(k) for k in columns} for r in rows])
+    columns = ("session", "phase", "start_ns", "first_ns", "last_ns", "aside_ns", "rejected")
+    said = [{k: r.get(k) for k in columns} for r in rows]
+    frame = pl.DataFrame(said, schema_overrides={"rejected": pl.String})
     return frame, Trace((poll * 1e9).astype(np.int64), read, (domain,))
 
 
@@ -90,6 +91,22 @@ def test_requests_that_only_count_tokens_are_no_decode() -> None:
     fit = fit_energy(rows, {0: trace})
     assert fit.p_prefill_w == pytest.approx(PRE_W, rel=0.02)
     assert fit.p_decode_w == pytest.approx(DEC_W, rel=0.02)
+
+
+def test_rejected_requests_are_not_billed_to_the_others() -> None:
+    rows, trace = simulate(11)
+    served = pl.col("phase") == "grid"
+    lost = served & (pl.int_range(pl.len()) % 5 < 2)
+    rejected = rows.with_columns(
+        pl.when(lost).then(pl.col("last_ns")).otherwise(pl.col("aside_ns")).alias("aside_ns"),
+        pl.when(lost).then(pl.lit("ignored_max_tokens")).alias("rejected"),
+    ).with_columns(
+        pl.when(lost).then(None).otherwise(pl.col(k)).alias(k) for k in ("first_ns", "last_ns")
+    )
+    fit = fit_energy(rejected, {0: trace})
+    assert fit.p_prefill_w == pytest.approx(PRE_W, rel=0.1)
+    assert fit.p_decode_w == pytest.approx(DEC_W, rel=0.1)
+    assert fit.p_active_w == pytest.approx(fit_energy(rows, {0: trace}).p_active_w, rel=0.1)
 
 
 def test_a_fixed_ratio_of_the_phases_is_no_obstacle() -> None:
@@ -146,6 +163,9 @@ def test_a_counter_that_does_not_move_gives_no_number() -> None:
     stuck = Trace(trace.t_ns, np.zeros_like(trace.joules), trace.domains)
     with pytest.raises(FitError, match="hardly moves"):
         fit_energy(rows, {0: stuck})
+    fault = Fault(int(trace.t_ns[5]), "gpu-0", Reason.LOST, "the GPU is lost")
+    with pytest.raises(FitError, match="the GPU is lost"):
+        fit_energy(rows, {0: Trace(stuck.t_ns, stuck.joules, stuck.domains, (fault,))})
 
 
 def test_a_meter_of_another_host_gives_no_number() -> None:

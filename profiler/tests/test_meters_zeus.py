@@ -89,7 +89,7 @@ def test_a_rail_lost_and_a_reader_that_stops(clock, monkeypatch):
 def test_not_installed(monkeypatch, clock):
     monkeypatch.setitem(sys.modules, "zeus", None)
     monkeypatch.delitem(sys.modules, "zeus.device.soc", raising=False)
-    with pytest.raises(MeterError, match=r"cr2fast-profiler\[zeus\]") as caught:
+    with pytest.raises(MeterError, match="extra `zeus`") as caught:
         ZeusMeter(clock)
     assert caught.value.unavailable.reason is Reason.MISSING_PACKAGE
 

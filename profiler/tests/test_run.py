@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -54,8 +55,10 @@ REASONS = {"error in 200": "error_in_200", "prefix cache": "cached_prompt", "cut
 def profiles(tmp_path_factory) -> dict[str, ModelProfile]:
     """A run against each manner. They sleep nearly all the time, so they go side by side."""
 
+    folders = {name: tmp_path_factory.mktemp("known") for name in MANNERS}
+
     def one(name: str) -> ModelProfile:
-        folder = tmp_path_factory.mktemp("known")
+        folder = folders[name]
         with serve(**SLOW, **MANNERS[name]) as (url, _):
             run(url, folder, grid=Grid.cross((32, 128, 256), (4, 12, 24)), most_rounds=4)
         return analyse(folder)
@@ -194,21 +197,20 @@ def test_the_wall_clock_has_no_say(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path, monkeypatch) -> None:
-    real, written = os.replace, []
+    real, synced = os.fsync, []
 
-    def full(source, target):
-        if "/rows/" in str(target):
-            if len(written) == 7:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            written.append(target)
-        real(source, target)
+    def full(fd: int) -> None:
+        if len(synced) == 9:  # run.json, its meter-less session, and seven rows
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced.append(fd)
+        real(fd)
 
     with serve() as (url, _):
-        monkeypatch.setattr(store_module.os, "replace", full)
-        with pytest.raises(RunError, match="the disk is full; what was measured before is kept"):
+        monkeypatch.setattr(store_module.os, "fsync", full)
+        with pytest.raises(RunError, match="the disk is full; rows written before are kept"):
             run(url, tmp_path, grid=SMALL)
         monkeypatch.undo()
-        assert RunStore(tmp_path).rows().height == 7
+        assert RunStore(tmp_path).rows().height == 8
         assert not list(tmp_path.glob("rows/.*"))
         run(url, tmp_path, grid=SMALL, least_rounds=3, most_rounds=3)
     asked = RunStore(tmp_path).rows().filter(pl.col("phase").is_in(["grid", "reference"]))
@@ -238,7 +240,7 @@ def test_a_folder_belongs_to_one_plan_and_one_process(tmp_path: Path) -> None:
         (lambda f: next(f.glob("rows/*.parquet")).write_bytes(b"PAR1"), "cannot be read"),
         (
             lambda f: pl.DataFrame({"a": [1]}).write_parquet(f / "rows/000001.parquet"),
-            "are missing",
+            "wrong or missing columns",
         ),
     ],
 )
@@ -248,6 +250,74 @@ def test_a_spoilt_folder_is_an_error_that_names_it(tmp_path: Path, spoil, words)
     spoil(tmp_path)
     with pytest.raises(RunError, match=words):
         analyse(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("plan", 1), ("sessions", []), ("sessions", [{}]), ("target", {}), ("target", None)],
+)
+def test_an_edited_manifest_is_an_error_that_names_the_field(tmp_path, field, value) -> None:
+    with serve() as (url, _):
+        run(url, tmp_path, grid=SMALL, most_rounds=3)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(RunError, match=f"{field}.* is missing or not what it should be"):
+        analyse(tmp_path)
+
+
+def test_rows_without_a_manifest_are_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".mine.tmp").touch()
+    with serve() as (url, _):
+        run(url, tmp_path, grid=SMALL, most_rounds=3)
+        (tmp_path / "run.json").unlink()
+        with pytest.raises(RunError, match="holds rows and no run.json"):
+            run(url, tmp_path, grid=SMALL)
+    assert (tmp_path / "sub" / ".mine.tmp").exists()
+
+
+def test_a_server_that_dies_ends_the_run_and_a_live_one_goes_on(tmp_path: Path) -> None:
+    with serve() as (url, said), Endpoint(url) as endpoint:
+        plan = endpoint.generate
+
+        def generate(prompt: str, max_tokens: int):
+            if said.served > 15:
+                said.bad, said.every = "cut_off", 1
+            return plan(prompt, max_tokens)
+
+        endpoint.generate = generate  # type: ignore[method-assign]
+        options = Options(SMALL, least_rounds=3, most_rounds=3)
+        with pytest.raises(RunError, match="5 requests in a row had no answer.*asks again"):
+            profile_model(endpoint, tmp_path, options, progress=False)
+        said.every, endpoint.generate = 0, plan  # type: ignore[method-assign]
+        assert profile_model(endpoint, tmp_path, options, progress=False) in ("rounds", "tight")
+    profile = analyse(tmp_path)
+    assert profile.latency.n_requests == 18
+    assert profile.rejected == {"cut_off": 5}
+
+
+def test_no_two_sessions_send_the_same_prompt(tmp_path: Path) -> None:
+    sent: list[str] = []
+    with serve() as (url, _), Endpoint(url) as endpoint:
+        plan = endpoint.generate
+        endpoint.generate = lambda p, n: sent.append(p) or plan(p, n)  # type: ignore[method-assign]
+        for name in ("a", "b"):
+            options = Options(SMALL, most_rounds=3)
+            profile_model(endpoint, tmp_path / name, options, progress=False)
+    heads = [" ".join(p.split()[:5]) for p in sent]
+    assert len(set(heads)) == len(heads) > 40
+
+
+def test_a_wide_load_fills_its_width_and_itl_knows_chunks(tmp_path: Path) -> None:
+    with serve(chunk_tokens=4, beta_dec_s=0.01) as (url, _):
+        asked = {"grid": Grid.cross((40, 80), (8, 16)), "most_rounds": 3}
+        run(url, tmp_path, **asked, loads=(Load.parse("concurrent:12"),))
+    rows = RunStore(tmp_path).rows().filter(pl.col("load") == "concurrent:12")
+    assert rows.height == 36
+    assert rows["in_flight"].max() == 12
+    (load,) = analyse(tmp_path).loads
+    assert load.itl_s is not None
+    assert load.itl_s[0] == pytest.approx(0.01, rel=0.2)
 
 
 class Heater:
@@ -288,6 +358,14 @@ def test_energy_of_the_serving_host(tmp_path: Path) -> None:
     trace = RunStore(tmp_path).trace(0)
     assert trace is not None
     assert (np.diff(trace.t_ns) > 0).all()
+
+
+def test_a_run_keeps_to_one_meter(tmp_path: Path) -> None:
+    options = Options(SMALL, most_rounds=3, idle_s=0.1, meter="replay")
+    with serve() as (url, said), Endpoint(url) as endpoint:
+        profile_model(endpoint, tmp_path, options, meter=Heater(said), progress=False)
+        with pytest.raises(RunError, match="another plan .*meter was .*board: replay"):
+            profile_model(endpoint, tmp_path, options, progress=False)
 
 
 def test_no_meter_no_number(tmp_path: Path) -> None:

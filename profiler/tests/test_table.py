@@ -51,7 +51,20 @@ def test_what_was_not_measured_is_called_estimated(entry) -> None:
     assert table["weights"] == {"latency": 0.5, "energy": 0.5}
     assert table["source"] == "estimated"
     assert table["provenance"]["estimated"] == ["ue.p_tx_w", "ue.p_rx_w", "ue.p_idle_w"]
-    assert make(entry, link_measured=False)["provenance"]["estimated"] == ["link"]
+    guessed = make(entry, link_measured=False, ue=dict.fromkeys(POWERS))
+    assert guessed["provenance"]["estimated"] == ["link"]
+    assert guessed["source"] == "estimated"
+    # Listed though the costs do not use it: the table is measured where it counts.
+    datasheet = {"power_is": "datasheet watts", "unloaded_idle": {"estimated": True}}
+    watts = entry | {"p_active_w": 7.0, "provenance": entry["provenance"] | datasheet}
+    table = make(watts, ue=dict.fromkeys(POWERS), edge=[watts | {"name": "large"}])
+    assert table["source"] == "measured"
+    assert table["provenance"]["estimated"] == [
+        "small.p_active_w",
+        "small.p_idle_unloaded_w",
+        "large.p_active_w",
+        "large.p_idle_unloaded_w",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,12 @@ import polars as pl
 from cr2fast_profiler.errors import FitError
 from cr2fast_profiler.fit.energy import EnergyFit, fit_energy
 from cr2fast_profiler.fit.latency import LatencyFit, fit_latency
-from cr2fast_profiler.fit.observations import Floats, Observations, observations
+from cr2fast_profiler.fit.observations import (
+    Floats,
+    Observations,
+    first_chunk_tokens,
+    observations,
+)
 from cr2fast_profiler.fit.trend import Drift, drift
 from cr2fast_profiler.meters.base import Trace
 from cr2fast_profiler.store import RunStore
@@ -25,13 +30,13 @@ from cr2fast_profiler.store import RunStore
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """TTFT and ITL under one load, medians and 95th percentiles in s."""
+    """TTFT and ITL under one load, medians and 95th percentiles in s; None of no answers."""
 
     load: str
     n: int
     n_rejected: int
-    ttft_s: tuple[float, float]
-    itl_s: tuple[float, float]
+    ttft_s: tuple[float, float] | None
+    itl_s: tuple[float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +125,18 @@ def analyse(folder: str | Path, seed: int = 0) -> ModelProfile:
     notes = [*latency.notes, *(energy.notes if energy else ())]
     if moved and moved.flagged:
         notes.append(
-            f"drift: the reference cell took {moved.fraction:+.1%} more or less time at the end "
-            "than at the start; the coefficients are those of the run's middle. Let the machine "
-            "reach its temperature first, or cool it"
+            f"drift: the reference cell's time changed by {moved.fraction:+.1%} over the run; the "
+            "coefficients are those of the run's middle. Let the machine reach its temperature "
+            "first, or cool it"
         )
     if latency.lack_of_fit > 0.05:
         notes.append(
             f"lack of fit: cell means lie {latency.lack_of_fit:.1%} off the curve, beyond what "
             "noise explains"
         )
+    rejected = Counter(rows["rejected"].drop_nulls().to_list())
+    if (lost := sum(rejected.values())) > 0.1 * rows.height:
+        notes.append(f"{lost} of {rows.height} requests were rejected: see the reasons")
     counted = rows.filter(pl.col("aside_ns") > pl.col("last_ns")).height
     if counted:
         notes.append(
@@ -144,7 +152,7 @@ def analyse(folder: str | Path, seed: int = 0) -> ModelProfile:
         energy=energy,
         no_energy=no_energy,
         drift=moved,
-        rejected=dict(Counter(rows["rejected"].drop_nulls().to_list())),
+        rejected=dict(rejected),
         server_ratio=_server_ratio(rows),
         loads=_loads(rows),
         notes=tuple(notes),
@@ -156,7 +164,7 @@ def _energy(
 ) -> tuple[EnergyFit | None, str]:
     read = traces(store, manifest)
     if not read:
-        told = [u["detail"] for s in manifest["sessions"] for u in s["no_meter"]]
+        told = [u["detail"] for s in manifest["sessions"] for u in s.get("no_meter") or ()]
         return None, "; ".join(dict.fromkeys(told)) or "no meter was asked for"
     try:
         return fit_energy(rows, read, seed), ""
@@ -201,13 +209,22 @@ def _loads(rows: pl.DataFrame) -> tuple[LoadSummary, ...]:
     found = []
     for (load,), part in under_load.group_by("load", maintain_order=True):
         kept = part.filter(pl.col("rejected").is_null())
-        if kept.is_empty():
-            continue
         ttft = _seconds(kept, "start_ns", "first_ns")
-        tokens = (kept["n_output_tokens"] - 1).clip(lower_bound=1).to_numpy()
-        itl = _seconds(kept, "first_ns", "last_ns") / tokens
-        both = [(float(np.median(v)), float(np.quantile(v, 0.95))) for v in (ttft, itl)]
+        l_out, n_chunks, share = (
+            kept[k].cast(pl.Float64).to_numpy()
+            for k in ("n_output_tokens", "n_chunks", "first_share")
+        )
+        later = l_out - first_chunk_tokens(l_out, n_chunks, share)
+        itl = _seconds(kept, "first_ns", "last_ns")[later > 0] / later[later > 0]
         found.append(
-            LoadSummary(str(load), kept.height, part.height - kept.height, both[0], both[1])
+            LoadSummary(
+                str(load), kept.height, part.height - kept.height, _spread(ttft), _spread(itl)
+            )
         )
     return tuple(found)
+
+
+def _spread(values: Floats) -> tuple[float, float] | None:
+    if not len(values):
+        return None
+    return float(np.median(values)), float(np.quantile(values, 0.95))

@@ -13,6 +13,7 @@ from typing import Any
 
 from cr2fast_profiler import __version__, commands
 from cr2fast_profiler.errors import ProfilerError
+from cr2fast_profiler.link.run import LinkOptions
 
 _DESCRIPTION = """\
 Measure what an answer costs: latency and energy of LLMs on a device, an edge server and the link
@@ -57,14 +58,30 @@ def _object(text: str) -> dict[str, object]:
     return value
 
 
+MOST = 1e7  # s, W: more is a slip of the keyboard
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected bytes and commas, got {text!r}") from None
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
 def _at_least(least: float, *, above: bool = False) -> Callable[[str], float]:
     def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < least or (above and value == least):
-            what = f"a number {'above' if above else 'of at least'} {least:g}"
+        if not least <= value <= MOST or (above and value == least):
+            what = f"a number {'above' if above else 'of at least'} {least:g}, at most {MOST:g}"
             raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
         return value
 
@@ -145,8 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the rows and link.json")
     sub.add_argument("--token-file", metavar="FILE", help="its token (CR2FAST_PROFILE_TOKEN)")
     sub.add_argument("--rounds", type=int, default=30, metavar="N", help="joint samples (30)")
+    sub.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=LinkOptions.sizes_bytes,
+        metavar="B,...",
+        help="payloads in bytes; larger ones for quick links (2048 to 131072)",
+    )
+    sub.add_argument(
+        "--repeats", type=int, default=2, metavar="N", help="transfers a size, way and round (2)"
+    )
     sub.add_argument("--budget-s", type=_at_least(0, above=True), default=600.0, metavar="S")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("agent", commands.agent, "serve this host's joules and a link to measure")
@@ -223,7 +250,7 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
     )
     meter.add_argument("--agent", metavar="URL", help="energy from an agent on the model's host")
     sub.add_argument("--token-file", metavar="FILE", help="the agent's token")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -273,6 +300,9 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     spoken = io.StringIO() if args.json else sys.stdout
     try:
         with contextlib.redirect_stdout(spoken):
@@ -281,12 +311,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cr2fast-profile: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; rows so far are kept: give the same command to go on", file=sys.stderr
-        )
+        resumable = args.command in ("model", "link")
+        kept = "; rows so far are kept: give the same command to go on" if resumable else ""
+        print(f"\ninterrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
     if args.json:
-        print(json.dumps(result, indent=2))
-    return 0
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return 0 if result.get("endpoint", {}).get("usable", True) else 1

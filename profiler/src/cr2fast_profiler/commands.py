@@ -22,7 +22,7 @@ from cr2fast_profiler.meters.probe import open_meter, survey
 from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
 from cr2fast_profiler.plots import plot_link, plot_run
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.store import write_atomically
+from cr2fast_profiler.store import check_writable, write_atomically
 from cr2fast_profiler.summary import markdown
 from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.callable import InProcess
@@ -107,8 +107,8 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
     try:
-        target = _endpoint(args)
-        x = target.generate("Count from 1 upwards, one number a line.", 8)
+        with _endpoint(args) as target:
+            x = target.generate("Count from 1 upwards, one number a line.", 8)
     except (EndpointError, RejectedRequest) as error:
         print(f"Endpoint: {error}")
         return {"usable": False, "detail": str(error)}
@@ -142,6 +142,7 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
         idle_s=args.idle_s,
         loads=loads,
         rtt_s=connect_rtt_s(args.endpoint) if away else 0.0,
+        meter=args.agent or args.meter,
         unloaded_idle=unloaded,
     )
     try:
@@ -154,7 +155,7 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
             meter.close()
     profile = analyse(args.out, args.seed)
     text = markdown(profile)
-    write_atomically(Path(args.out) / "summary.md", lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomically(Path(args.out) / "summary.md", text.encode())
     print(text)
     why = {
         "tight": "the intervals are tight",
@@ -162,11 +163,18 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
         "rounds": "all rounds are done",
     }
     print(f"Ended because {why[ended]}. Rows, readings and summary.md: {args.out}")
-    return {"ended": ended, "latency": asdict(profile.latency), "no_energy": profile.no_energy}
+    return {
+        "ended": ended,
+        "latency": asdict(profile.latency),
+        "energy": asdict(profile.energy) if profile.energy else None,
+        "no_energy": profile.no_energy,
+        "rejected": profile.rejected,
+    }
 
 
 def idle(args: argparse.Namespace) -> dict[str, Any]:
     """Power of this host while it serves nothing."""
+    check_writable(args.out)
     meter = open_meter(args.meter)
     try:
         measured = measure_idle(meter, args.seconds, progress=not args.quiet)
@@ -185,7 +193,9 @@ def link(args: argparse.Namespace) -> dict[str, Any]:
         args.url,
         read_token(args.token_file),
         out=args.out,
-        options=LinkOptions(rounds=args.rounds, seed=args.seed),
+        options=LinkOptions(
+            rounds=args.rounds, sizes_bytes=args.sizes, repeats=args.repeats, seed=args.seed
+        ),
         budget_s=args.budget_s,
         progress=not args.quiet,
     )
@@ -213,7 +223,7 @@ def agent(args: argparse.Namespace) -> dict[str, Any]:
         print(f"energy: {error}", file=sys.stderr)
 
     def ready(serving: Agent) -> None:
-        print(f"agent listens on {serving.url}; Ctrl-C ends it", flush=True)
+        print(f"agent listens on {serving.url}; Ctrl-C ends it", file=sys.stderr, flush=True)
 
     try:
         serve_agent(args.host, args.port, token, meter, ready)
@@ -224,7 +234,9 @@ def agent(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_and_name(text: str) -> tuple[str, str | None]:
-    folder, _, name = text.partition("=")
+    if Path(text).is_dir():
+        return text, None
+    folder, _, name = text.rpartition("=") if "=" in text else (text, "", "")
     return folder, name or None
 
 
@@ -238,14 +250,15 @@ def _link_section(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         raise TableError(f"{path} cannot be read: {error}") from error
     if isinstance(said, dict) and str(said.get("schema", "")).startswith("cr2fast.cost_table/"):
         said = said.get("link")
-    if isinstance(said, dict) and said.get("kind") == "shannon":
-        return said, False
+    if isinstance(said, dict) and said.get("kind") in ("shannon", "empirical"):
+        return said, said["kind"] == "empirical"
     measured = LinkMeasurement.read(path)
     return measured.section(args.bits_per_input_token, args.bits_per_output_token), True
 
 
 def table(args: argparse.Namespace) -> dict[str, Any]:
     """Runs and a link into a cost table."""
+    check_writable(args.out)
     section, measured = _link_section(args)
     folder, name = _run_and_name(args.device)
     made = cost_table(
@@ -264,6 +277,8 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
     write_table(args.out, made)
     names = ", ".join(m["name"] for m in made["models"])
     print(f"{args.out}: {made['source']}; {names}; the unit of cost is {made['reference_model']}")
+    for flag in section.get("flags", ()):
+        print(f"  link: {flag['name']}: {flag['detail']}")
     for what in made["provenance"]["estimated"]:
         print(f"  estimated, not measured: {what}")
     return made
@@ -284,13 +299,14 @@ def selftest(args: argparse.Namespace) -> dict[str, Any]:
 def plot(args: argparse.Namespace) -> dict[str, Any]:
     """Draw a run or a link."""
     folder = Path(args.run)
-    is_link = (folder / "link.json").exists()
     out = Path(args.out) if args.out else folder / "plot.png"
-    if is_link:
-        plot_link(LinkMeasurement.read(folder / "link.json"), out)
-    elif (folder / "run.json").exists():
-        plot_run(analyse(folder), out)
-    else:
+    kinds = [k for k in ("link", "run") if (folder / f"{k}.json").exists()]
+    if not kinds:
         raise ProfilerError(f"{folder} holds neither a run (run.json) nor a link (link.json)")
+    check_writable(out)
+    if kinds[0] == "link":
+        plot_link(LinkMeasurement.read(folder / "link.json"), out)
+    else:
+        plot_run(analyse(folder), out)
     print(out)
     return {"out": str(out)}

@@ -7,6 +7,7 @@ one, and the resident one that ``model`` measures and subtracts; both are record
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -72,11 +73,17 @@ def read_idle(path: str | Path) -> dict[str, Any]:
     """Read ``idle.json``; RunError when it is none."""
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8"))
-        good = said["schema"] == SCHEMA and float(said["p_idle_w"]) >= 0
+        good = said["schema"] == SCHEMA and isinstance(said["estimated"], bool)
+        watts = [said["p_idle_w"], *said["interval"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f'{path}: expected schema "{SCHEMA}" (`cr2fast-profile idle`): {error}'
+            f'{path}: expected schema "{SCHEMA}" (`cr2fast-profile idle` writes it): {error!r}'
         ) from error
-    if not good:
-        raise RunError(f'{path}: expected schema "{SCHEMA}" and watts of at least 0')
+    if not (good and len(watts) == 3 and all(_is_power(w) for w in watts)):
+        raise RunError(f'{path}: expected schema "{SCHEMA}" and finite watts of at least 0')
     return dict(said)
+
+
+def _is_power(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= float(value) < math.inf  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def _pyplot() -> Any:
         from matplotlib import pyplot
     except ImportError as error:
         raise ProfilerError(
-            "plots need matplotlib: run pip install 'cr2fast-profiler[plot]'"
+            "plots need matplotlib: install it, or cr2fast-profiler's extra `plot`"
         ) from error
     return pyplot
 
@@ -61,8 +62,10 @@ def plot_run(profile: ModelProfile, path: str | Path) -> Path:
         _order(axes[1, 1], profile)
     figure.suptitle(profile.name)
     out = Path(path)
-    write_atomically(out, lambda p: figure.savefig(p, format="png", dpi=120))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     plt.close(figure)
+    write_atomically(out, drawn.getvalue())
     return out
 
 
@@ -95,9 +98,8 @@ def _residuals(axis: Axes, profile: ModelProfile) -> None:
     axis.plot(said * 1e3, (o.total_s / said - 1) * 100, ".", alpha=0.5)
     axis.axhline(0, color="grey", lw=1)
     axis.set(xlabel="predicted total (ms)", ylabel="measured over predicted − 1 (%)")
-    axis.set(
-        title=f"residuals; a cell left out is predicted within {profile.latency.loco_error:.1%}"
-    )
+    error = profile.latency.loco_error
+    axis.set(title="residuals" + (f"; left-out cells within {error:.1%}" if error else ""))
 
 
 def _order(axis: Axes, profile: ModelProfile) -> None:
@@ -156,6 +158,8 @@ def plot_link(measured: LinkMeasurement, path: str | Path) -> Path:
         axis.set(xlabel=f"{name.rsplit('_', 1)[0]} ({unit})", ylabel="share of rounds", ylim=(0, 1))
     figure.suptitle("link: one joint sample a round; the line is the median")
     out = Path(path)
-    write_atomically(out, lambda p: figure.savefig(p, format="png", dpi=120))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     plt.close(figure)
+    write_atomically(out, drawn.getvalue())
     return out

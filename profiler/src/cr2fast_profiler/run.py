@@ -8,6 +8,7 @@ after a kill goes on with the first request that has no row.
 from __future__ import annotations
 
 import platform
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,10 +27,10 @@ from cr2fast_profiler.errors import FitError, RunError
 from cr2fast_profiler.fit.latency import fit_latency
 from cr2fast_profiler.fit.observations import observations
 from cr2fast_profiler.fit.trend import still_warming
-from cr2fast_profiler.meters.base import Meter, Unavailable
+from cr2fast_profiler.meters.base import Fault, Meter, Unavailable
 from cr2fast_profiler.meters.recorder import Recorder
 from cr2fast_profiler.store import RunStore
-from cr2fast_profiler.workload.exchange import Clock, Rejected, RejectedRequest, Target
+from cr2fast_profiler.workload.exchange import GONE, Clock, Rejected, RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid, Item
 from cr2fast_profiler.workload.load import Load, run_load
 from cr2fast_profiler.workload.prompts import Prompts, words_prompt
@@ -37,7 +38,8 @@ from cr2fast_profiler.workload.prompts import Prompts, words_prompt
 PROBE_WORDS = (8, 72)
 MOST_WARM_UP = 20
 TELLING = 8  # requests before "more than half rejected" means something
-LOAD_REQUESTS = 24
+MOST_GONE = 5  # requests in a row without an answer
+MOST_FAULTS = 100
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,21 @@ class Options:
     grid : Grid
         Cells.
     seed : int
-        Of the order, the prompts and the gaps.
+        Of the order of the cells. Prompts differ in every session.
     precision : float
         Half width of the 95 % intervals of β_pre and β_dec, relative, at which the run ends.
     least_rounds, most_rounds : int
         Bounds on the rounds.
     budget_s : float
-        Time of this session after which no new request is sent, s.
+        Time from the start of this session after which no new request is sent, s.
     idle_s : float
         Length of the idle window, s; only with a meter.
     loads : tuple of Load
         Loads to run after the rounds.
     rtt_s : float
         Round trip to the endpoint, s: taken off the TTFT, since the link has it already.
+    meter : str
+        What the meter is called: a run keeps to one.
     unloaded_idle : dict or None
         ``idle.json``, measured before the model was loaded: recorded beside the run.
     """
@@ -75,6 +79,7 @@ class Options:
     idle_s: float = 10.0
     loads: tuple[Load, ...] = ()
     rtt_s: float = 0.0
+    meter: str = ""
     unloaded_idle: dict[str, Any] | None = None
 
 
@@ -113,12 +118,17 @@ class Session:
         self.number = 0
         self.rejected: Counter[str] = Counter()
         self.answered = 0
+        self.gone = 0
+        self.nonce = secrets.randbits(63)
+        self.deadline_ns = clock() + int(options.budget_s * 1e9)
+        self.faults: list[Fault] = []
 
     @contextmanager
     def registered(self, plan: dict[str, Any], resumed: bool) -> Iterator[None]:
         """Enter this session in ``run.json``; the faults of its meter at the end."""
         fresh = {"plan": plan, "target": self.target.describe(), "sessions": []}
         manifest: dict[str, Any] = self.store.manifest() if resumed else fresh
+        self.manifest = manifest
         self.number = len(manifest["sessions"])
         meter: dict[str, Any] | None = None
         if self.meter:
@@ -128,6 +138,7 @@ class Session:
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "profiler": __version__,
                 "host": host(),
+                "nonce": self.nonce,
                 "rtt_s": self.options.rtt_s,
                 "meter": meter,
                 "no_meter": [asdict(u) for u in self.absent],
@@ -141,15 +152,20 @@ class Session:
         try:
             yield
         finally:
-            if self.recorder and self.meter and meter is not None:
+            if self.recorder:
                 self.recorder.stop()
                 self._keep_readings()
-                meter["faults"] = [asdict(f) for f in self.meter.faults]
-                self.store.write_manifest(manifest)
 
     def _keep_readings(self) -> None:
-        if self.recorder:
-            self.store.append_trace(self.number, self.recorder.drain())
+        if not self.recorder:
+            return
+        read = self.recorder.drain()
+        self.store.append_trace(self.number, read)
+        if read.faults and len(self.faults) < MOST_FAULTS:
+            self.faults += read.faults
+            said = self.manifest["sessions"][self.number]["meter"]
+            said["faults"] = [asdict(f) for f in self.faults[:MOST_FAULTS]]
+            self.store.write_manifest(self.manifest)
 
     def ask(self, prompt: str, max_tokens: int, most_cached: float) -> dict[str, Any]:
         """One request as the columns it fills; a rejected one has its reason."""
@@ -166,6 +182,7 @@ class Session:
         except RejectedRequest as refusal:
             return {
                 "start_ns": start_ns,
+                "aside_ns": self.clock(),
                 "rejected": refusal.reason.value,
                 "detail": refusal.detail,
             }
@@ -177,8 +194,15 @@ class Session:
         """Write a row, and count it; more than half rejected ends the run."""
         self.store.append(row | {"session": self.number})
         self._keep_readings()
-        if row["phase"] == "idle":
+        if row["phase"] in ("idle", "load"):
             return row
+        self.gone = self.gone + 1 if row.get("rejected") in GONE else 0
+        if self.gone >= MOST_GONE:
+            raise RunError(
+                f"{self.gone} requests in a row had no answer ({row['rejected']}: "
+                f"{row['detail']}); is the server still there? The same command asks again for "
+                "what is missing"
+            )
         if row.get("rejected"):
             self.rejected[f"{row['rejected']}: {row['detail']}"] += 1
         else:
@@ -191,7 +215,7 @@ class Session:
 
     def probe(self) -> Prompts:
         """Two short requests: whether the answers measure, and how many tokens a word has."""
-        rng = np.random.default_rng([self.options.seed, 1_000_000 + self.number])
+        rng = np.random.default_rng([self.nonce, 0])
         try:
             counted = [
                 self.target.generate(words_prompt(n, rng), 4).n_input_tokens for n in PROBE_WORDS
@@ -200,7 +224,10 @@ class Session:
             raise RunError(
                 f"{self.target.name}'s first answers are no measurements: {refusal}"
             ) from refusal
-        return Prompts.from_probes(PROBE_WORDS, (counted[0], counted[1]))
+        prompts = Prompts.from_probes(PROBE_WORDS, (counted[0], counted[1]))
+        for l_in, _ in self.options.grid.cells:
+            prompts.make(l_in, rng)  # refuses a cell that is too short, before anything is written
+        return prompts
 
     def warm_up(self, prompts: Prompts, rng: np.random.Generator) -> None:
         """Ask the reference cell until its times no longer fall."""
@@ -229,9 +256,15 @@ class Session:
             time.sleep(rng.uniform(0, 2 * max(self.meter.poll_s, 0.01)))
 
 
-def _plan(target: Target, options: Options) -> dict[str, Any]:
-    cells = [f"{i}x{o}" for i, o in options.grid.cells]
-    return {"target": target.describe(), "grid": cells, "seed": options.seed}
+def _plan(target: Target, options: Options, meter: Meter | None) -> dict[str, Any]:
+    """What every session of a run must have alike."""
+    return {
+        "target": target.describe(),
+        "grid": [f"{i}x{o}" for i, o in options.grid.cells],
+        "seed": options.seed,
+        "meter": [f"{d.name}: {d.source}" for d in meter.domains] if meter else [],
+        "meter_spec": options.meter if meter else "",
+    }
 
 
 def _tightness(rows: pl.DataFrame, options: Options) -> tuple[float, float] | None:
@@ -280,30 +313,30 @@ def profile_model(
     """
     store = RunStore(folder)
     session = Session(target, store, options, meter, absent or [], clock)
-    plan = _plan(target, options)
-    with store.open(plan) as resumed, session.registered(plan, resumed):
+    plan = _plan(target, options, meter)
+    with store.open(plan) as resumed:
         prompts = session.probe()
-        rng = np.random.default_rng([options.seed, 2_000_000 + session.number])
-        session.warm_up(prompts, rng)
-        session.sit_idle()
-        ended = _rounds(session, prompts, progress)
-        measured = set(store.rows()["load"].unique())
-        for load in options.loads:
-            if str(load) not in measured:
+        with session.registered(plan, resumed):
+            rng = np.random.default_rng([session.nonce, 1])
+            session.warm_up(prompts, rng)
+            session.sit_idle()
+            ended = _rounds(session, prompts, progress)
+            for load in options.loads:
                 _under_load(session, prompts, load, rng)
     return ended
 
 
 def _rounds(session: Session, prompts: Prompts, progress: bool) -> str:
     options, store = session.options, session.store
-    key = ["round", "position"]
-    done = set(store.rows().filter(pl.col("phase") != "warmup").select(key).iter_rows())
-    deadline_ns = session.clock() + int(options.budget_s * 1e9)
+    asked = store.rows().filter(pl.col("phase").is_in(["grid", "reference"]))
+    # What was rejected in an earlier session is asked again: its server may have been ill.
+    answered = asked.filter(pl.col("rejected").is_null())
+    done = set(answered.select("round", "position").iter_rows())
     a_round = len(options.grid.cells) + 2
     with tqdm(
         desc=session.target.name,
         total=options.least_rounds * a_round,
-        initial=len([d for d in done if d[0] is not None]),
+        initial=len(done),
         unit="req",
         disable=None if progress else True,
     ) as bar:
@@ -311,7 +344,7 @@ def _rounds(session: Session, prompts: Prompts, progress: bool) -> str:
             for item in options.grid.round(number, options.seed):
                 if (item.round, item.position) in done:
                     continue
-                if session.clock() > deadline_ns:
+                if session.clock() > session.deadline_ns:
                     return "budget"
                 _one(session, prompts, item)
                 bar.update()
@@ -328,7 +361,8 @@ def _rounds(session: Session, prompts: Prompts, progress: bool) -> str:
 
 
 def _one(session: Session, prompts: Prompts, item: Item) -> None:
-    rng = np.random.default_rng([session.options.seed, item.round, item.position])
+    # The session's nonce: the same prompts a second time would be answered by a prefix cache.
+    rng = np.random.default_rng([session.nonce, item.round, item.position])
     session.gap(rng)
     row = session.ask(prompts.make(item.l_in, rng), item.l_out, prompts.overhead)
     session.keep(row | asdict(item))
@@ -340,6 +374,8 @@ def _under_load(session: Session, prompts: Prompts, load: Load, rng: np.random.G
     def request(prompt: str) -> Callable[[], dict[str, Any]]:
         return lambda: session.ask(prompt, l_out, prompts.overhead)
 
-    requests = [request(prompts.make(l_in, rng)) for _ in range(LOAD_REQUESTS)]
-    for row in run_load(load, requests, rng, session.clock):
+    before = session.store.rows().filter(pl.col("load") == str(load)).height
+    missing = max(load.n_requests - before, 0)
+    requests = [request(prompts.make(l_in, rng)) for _ in range(missing)]
+    for row in run_load(load, requests, rng, session.deadline_ns, session.clock):
         session.keep(row | {"phase": "load", "l_in": l_in, "l_out": l_out})

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,35 +51,55 @@ ROW: dict[str, type[pl.DataType]] = {
 }
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, sync, rename: the file is whole or not there.
 
     Raises
     ------
     RunError
-        The disk is full or refuses; what was written before stays.
+        The disk is full or refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise RunError(
-            f"cannot write {path}: {'the disk is full' if full else error.strerror or error}; what "
-            "was measured before is kept: make room, and give the same command to go on"
-        ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = "the disk is full; rows written before are kept: make room, and give the same "
+            raise RunError(f"cannot write {path}: {why}command to go on") from error
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_writable(path: str | Path) -> Path:
+    """Refuse, before anything is measured, a file that could not be written after.
+
+    Raises
+    ------
+    RunError
+        Its folder is missing or not writable, or it is a folder itself.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RunError(f"cannot write {path}: expected a file in a folder that can be written")
+    return path
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomically(path, text.encode())
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -86,6 +107,31 @@ def _read(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunError(f"{path} cannot be read ({error}): remove it to go on") from error
+
+
+def _wrong_fields(manifest: dict[str, Any]) -> str:
+    """The first field of a manifest that is not what it should be; empty when all are."""
+    if not isinstance(manifest.get("plan"), dict):
+        return "plan"
+    target = manifest.get("target")
+    if not (isinstance(target, dict) and isinstance(target.get("model"), str)):
+        return "target.model"
+    sessions = manifest.get("sessions")
+    if not (isinstance(sessions, list) and sessions):
+        return "sessions"
+    expected: dict[str, type | tuple[type, ...]] = {
+        "started": str,
+        "profiler": str,
+        "host": dict,
+        "rtt_s": (int, float),
+    }
+    for at, session in enumerate(sessions):
+        for name, kind in expected.items():
+            if not (isinstance(session, dict) and isinstance(session.get(name), kind)):
+                return f"sessions[{at}].{name}"
+        if not isinstance(session.get("meter"), (dict, type(None))):
+            return f"sessions[{at}].meter"
+    return ""
 
 
 class RunStore:
@@ -128,8 +174,13 @@ class RunStore:
             known = (self.folder / "run.json").exists()
             if known:
                 self._check(plan)
-            for stale in self.folder.glob("*/.*.tmp"):
-                stale.unlink(missing_ok=True)
+            if not known and any(self._files("rows")):
+                raise RunError(
+                    f"{self.folder} holds rows and no run.json that says whose: give another --out"
+                )
+            for kind in ("rows", "meter"):
+                for stale in (self.folder / kind).glob(".[0-9]*.parquet.*.tmp"):
+                    stale.unlink(missing_ok=True)
             yield known
 
     def _check(self, plan: dict[str, Any]) -> None:
@@ -154,21 +205,26 @@ class RunStore:
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest)
             raise RunError(f'{path}: expected schema "{SCHEMA}", got {found!r}')
+        if wrong := _wrong_fields(manifest):
+            raise RunError(f"{path}: {wrong} is missing or not what it should be")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace ``run.json``."""
         write_json(self.folder / "run.json", {"schema": SCHEMA, **manifest})
 
+    def _files(self, kind: str) -> list[Path]:
+        found = (self.folder / kind).glob("*.parquet")
+        return sorted(p for p in found if p.stem.isascii() and p.stem.isdigit())
+
     def _next(self, kind: str) -> Path:
-        folder = self.folder / kind
-        last = max((int(p.stem) for p in folder.glob("[0-9]*.parquet")), default=0)
-        return folder / f"{last + 1:06d}.parquet"
+        last = max((int(p.stem) for p in self._files(kind)), default=0)
+        return self.folder / kind / f"{last + 1:06d}.parquet"
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one request; missing columns are null."""
         frame = pl.DataFrame([{k: row.get(k) for k in ROW}], schema=ROW)
-        write_atomically(self._next("rows"), frame.write_parquet)
+        write_atomically(self._next("rows"), _parquet(frame))
 
     def append_trace(self, session: int, trace: Trace) -> None:
         """Write the energy readings since the last ones."""
@@ -178,17 +234,16 @@ class RunStore:
             "session": np.full(len(trace.t_ns), session, np.int32),
             "t_ns": trace.t_ns,
         } | {d.name: trace.joules[:, i] for i, d in enumerate(trace.domains)}
-        frame = pl.DataFrame(columns)
-        write_atomically(self._next("meter"), frame.write_parquet)
+        write_atomically(self._next("meter"), _parquet(pl.DataFrame(columns)))
 
     def rows(self) -> pl.DataFrame:
         """Every request so far, in the order they were sent."""
         frames = self._read("rows")
         if not frames:
             return pl.DataFrame(schema=ROW)
-        missing = sorted(set(ROW) - set(frames[0].columns))
-        if missing:
-            raise RunError(f"{self.folder}/rows: the columns {missing} are missing")
+        for frame in frames:
+            if wrong := sorted({*ROW.items()} ^ {*frame.schema.items()}, key=str):
+                raise RunError(f"{self.folder}/rows: wrong or missing columns: {wrong}")
         return pl.concat(frames).sort("session", "start_ns", maintain_order=True)
 
     def trace(self, session: int) -> Trace | None:
@@ -196,9 +251,10 @@ class RunStore:
         frames = self._read("meter")
         if not frames:
             return None
-        frame = pl.concat(frames).filter(pl.col("session") == session).sort("t_ns")
-        if frame.is_empty():
+        ours = [f for f in frames if f["session"][0] == session]
+        if not ours:
             return None
+        frame = pl.concat(ours).sort("t_ns")
         said = self.manifest()["sessions"][session]["meter"]
         domains = tuple(Domain(**d) for d in said["domains"])
         return Trace(
@@ -209,4 +265,4 @@ class RunStore:
         )
 
     def _read(self, kind: str) -> list[pl.DataFrame]:
-        return [_read(p) for p in sorted((self.folder / kind).glob("[0-9]*.parquet"))]
+        return [_read(p) for p in self._files(kind)]

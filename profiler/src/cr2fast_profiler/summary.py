@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cr2fast_profiler.analysis import ModelProfile
+from cr2fast_profiler.fit.energy import EnergyFit
 
 _UNITS = {
     "tau0_s": ("tau0", 1e3, "ms"),
@@ -26,6 +27,30 @@ def _row(key: str, value: float | None, interval: tuple[float, float] | None) ->
     if interval:
         between = f"{interval[0] * scale:.4g} to {interval[1] * scale:.4g}"
     return f"| {name} | {value * scale:.4g} | {between} | {unit} |"
+
+
+def _power(energy: EnergyFit | None, key: str) -> float | None:
+    """A power as the summary shows it; datasheet watts have no idle."""
+    if energy is None or (energy.estimated and key == "p_idle_w"):
+        return None
+    value: float | None = getattr(energy, key)
+    return value
+
+
+def _powers_are(energy: EnergyFit | None) -> str:
+    if energy is None:
+        return ""
+    if energy.estimated:
+        return " Powers are datasheet watts: estimated, not measured."
+    return " P_active, P_prefill and P_decode are above resident idle."
+
+
+def _percent(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.1%}"
+
+
+def _pair(pair: tuple[float, float] | None) -> str:
+    return "-" if pair is None else f"{pair[0] * 1e3:.4g}, {pair[1] * 1e3:.4g}"
 
 
 def markdown(profile: ModelProfile) -> str:
@@ -54,20 +79,19 @@ def markdown(profile: ModelProfile) -> str:
     lines += [_row(k, getattr(f, k), f.intervals[k]) for k in shown]
     before = profile.manifest.get("unloaded_idle")
     lines += [
-        _row(k, getattr(e, k) if e else None, e.intervals.get(k) if e else None)
+        _row(k, _power(e, k), e.intervals.get(k) if e else None)
         for k in ("p_active_w", "p_prefill_w", "p_decode_w", "p_idle_w")
     ]
     if before:
-        lines.append(_row("p_idle_unloaded_w", before["p_idle_w"], tuple(before["interval"])))
+        row = _row("p_idle_unloaded_w", before["p_idle_w"], tuple(before["interval"]))
+        lines.append(row + (" estimated" if before["estimated"] else ""))
     lines += [
         "",
-        f"τ_inf = tau0 + β_pre·Φ(L_in) + β_dec·Φ(L_out); Φ_pre {f.phi_pre}, Φ_dec {f.phi_dec}. "
-        "Powers are above resident idle."
-        if not (e and e.estimated)
-        else "Powers are datasheet watts: estimated, not measured.",
+        f"τ_inf = tau0 + β_pre·Φ(L_in) + β_dec·Φ(L_out); Φ_pre {f.phi_pre}, Φ_dec {f.phi_dec}."
+        + _powers_are(e),
         "",
-        f"- A cell left out is predicted within {f.loco_error:.1%} on average, {f.loco_worst:.1%} "
-        "at worst.",
+        f"- A cell left out is predicted within {_percent(f.loco_error)} on average, "
+        f"{_percent(f.loco_worst)} at worst.",
         f"- Noise of one request within its cell: {f.noise:.1%}; lack of fit beyond it: "
         f"{f.lack_of_fit:.1%}.",
     ]
@@ -101,6 +125,7 @@ def markdown(profile: ModelProfile) -> str:
             "| --- | --- | --- | --- | --- |",
         ]
         for x in profile.loads:
-            ttft, itl = (f"{a * 1e3:.4g}, {b * 1e3:.4g}" for a, b in (x.ttft_s, x.itl_s))
-            lines.append(f"| {x.load} | {x.n} | {x.n_rejected} | {ttft} | {itl} |")
+            lines.append(
+                f"| {x.load} | {x.n} | {x.n_rejected} | {_pair(x.ttft_s)} | {_pair(x.itl_s)} |"
+            )
     return "\n".join(lines) + "\n"

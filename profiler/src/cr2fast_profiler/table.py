@@ -15,10 +15,18 @@ from typing import Any
 from cr2fast_profiler import __version__
 from cr2fast_profiler.analysis import ModelProfile, round_trip_s
 from cr2fast_profiler.errors import TableError
+from cr2fast_profiler.fit.energy import EnergyFit
 from cr2fast_profiler.store import write_json
 
 SCHEMA = "cr2fast.cost_table/1"
+DATASHEET = "datasheet watts"
 UE_POWERS = ("p_tx_w", "p_rx_w", "p_idle_w")
+
+
+def _power_is(energy: EnergyFit | None) -> str | None:
+    if energy is None:
+        return None
+    return DATASHEET if energy.estimated else "above resident idle"
 
 
 def model_entry(profile: ModelProfile, tier: str, name: str | None = None) -> dict[str, Any]:
@@ -68,7 +76,8 @@ def model_entry(profile: ModelProfile, tier: str, name: str | None = None) -> di
         "endpoint_rtt_s": round_trip_s(profile.manifest),
         "energy_source": list(energy.sources) if energy else None,
         "energy_reason": profile.no_energy or None,
-        "power_is": "datasheet watts" if energy and energy.estimated else "above resident idle",
+        "power_is": _power_is(energy),
+        "unloaded_idle": unloaded,
         "notes": list(profile.notes),
     }
     return entry
@@ -131,18 +140,21 @@ def cost_table(
     reference = reference_model or max(edge, key=lambda m: float(m["beta_dec_s"]))["name"]
     if reference not in names:
         raise TableError(f"reference model {reference!r} is none of {names}")
-    estimated = [] if link_measured else ["link"]
-    if weight > 0:
-        estimated += [f"ue.{k}" for k in UE_POWERS]
-        estimated += [
-            f"{m['name']}.p_active_w"
-            for m in models
-            if m["provenance"]["power_is"] == "datasheet watts"
-        ]
+    powers = [f"ue.{k}" for k in UE_POWERS if ue.get(k) is not None]
+    for m in models:
+        said = m["provenance"]
+        if said["power_is"] == DATASHEET:
+            powers.append(f"{m['name']}.p_active_w")
+        if (said["unloaded_idle"] or {}).get("estimated"):
+            powers.append(f"{m['name']}.p_idle_unloaded_w")
+    # What is in the table and was not measured is listed; what the costs use decides the source.
+    unmeasured = [] if link_measured else ["link"]
+    estimated = [*unmeasured, *powers]
+    used = [*unmeasured, *(p for p in powers if weight > 0 and "unloaded" not in p)]
     return {
         "schema": SCHEMA,
         "name": name,
-        "source": "estimated" if estimated else "measured",
+        "source": "estimated" if used else "measured",
         "weights": {"latency": 1 - weight, "energy": weight},
         "reference_model": reference,
         "normalizers": {

@@ -32,6 +32,8 @@ class Manners:
     reasoning: bool = False
     stream_usage: bool = True
     usage: bool = True
+    raw_usage: str = ""
+    context: int = 1 << 30
     key: str | None = None
     bad: str = ""
     every: int = 0
@@ -92,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         m, bad = self.manners, self.manners.is_bad()
         prompt = asked["messages"][0]["content"] if "messages" in asked else asked["prompt"]
         n_in = len(prompt.split()) + TEMPLATE
-        n_out = asked["max_tokens"]
+        n_out = min(asked["max_tokens"], m.context)
         if bad == "ignored_max_tokens":
             n_out += 5
         cached = n_in - 1 if bad == "cached" else 0
@@ -126,6 +128,9 @@ class Handler(BaseHTTPRequestHandler):
         if bad == "error_in_200":
             self._event({"error": {"message": "out of memory"}})
             return self._end()
+        while bad == "comments":
+            self.wfile.write(b"7\r\n: ping\n\r\n")
+            time.sleep(0.05)
         if bad == "not_json":
             self._event(b"{nonsense")
             return self._end()
@@ -143,7 +148,9 @@ class Handler(BaseHTTPRequestHandler):
             body = {"delta": {name: said}} if "messages" in asked else {"text": said}
             self._event({"choices": [body | {"finish_reason": None}]})
         self._event({"choices": [{"delta": {}, "text": "", "finish_reason": "length"}]})
-        if m.usage and m.stream_usage:
+        if m.raw_usage:
+            self._event(b'{"choices": [], "usage": ' + m.raw_usage.encode() + b"}")
+        elif m.usage and m.stream_usage:
             self._event({"choices": [], "usage": usage})
         self._event(b"[DONE]")
         return self._end()

@@ -7,7 +7,7 @@ edge to tick edge, and over blocks
     ΔE − P_idle·T = P_pre·T_pre + P_dec·T_dec
 
 is regressed, T_pre and T_dec being the exact overlap of each phase with the block (and a third
-term for requests that only count tokens, where there are any). P_idle is the
+term for requests that only count tokens, or were rejected, where there are any). P_idle is the
 resident one (model loaded, nothing asked). Intervals: bootstrap over blocks, idle ones included.
 """
 
@@ -114,7 +114,8 @@ def blocks(trace: Trace, start_ns: int, end_ns: int, phases: tuple[Spans, Spans,
     start_ns, end_ns : int
         The stretch.
     phases : three ndarrays of int64, (n, 2)
-        From and to of every prefill, decode and counting request; each disjoint and in order.
+        From and to of every prefill, decode, and counting or rejected request; each disjoint and
+        in order.
     """
     edges = trace.edges()
     edges = edges[(trace.t_ns[edges] >= start_ns) & (trace.t_ns[edges] <= end_ns)]
@@ -192,14 +193,19 @@ def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> E
     for session, trace in traces.items():
         ticks.extend(np.diff(trace.t_ns[trace.edges()]) * 1e-9)
         here = rows.filter(pl.col("session") == session)
-        asked = here.filter(
-            pl.col("phase").is_in(["grid", "reference"]) & pl.col("last_ns").is_not_null()
-        ).sort("start_ns")
-        if not asked.is_empty():
+        asked = here.filter(pl.col("phase").is_in(["grid", "reference"])).sort("start_ns")
+        served = asked.filter(pl.col("rejected").is_null())
+        if not served.is_empty():
             s, f, e, a = (
-                asked[k].to_numpy() for k in ("start_ns", "first_ns", "last_ns", "aside_ns")
+                served[k].to_numpy() for k in ("start_ns", "first_ns", "last_ns", "aside_ns")
             )
-            spans = (np.stack([s, f], 1), np.stack([f, e], 1), np.stack([e, a], 1))
+            # A rejected request kept the host busy as well, in a way that nothing tells apart.
+            lost = asked.filter(pl.col("rejected").is_not_null())
+            aside = np.concatenate(
+                [np.stack([e, a], 1), lost.select("start_ns", "aside_ns").to_numpy()]
+            )
+            aside = aside[np.argsort(aside[:, 0])]
+            spans = (np.stack([s, f], 1), np.stack([f, e], 1), aside)
             cut = blocks(trace, int(s[0]), int(a[-1]), spans)
             busy = cut if busy is None else busy.join(cut)
         for window in here.filter(pl.col("phase") == "idle").iter_rows(named=True):
@@ -210,10 +216,9 @@ def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> E
     tick_s = float(np.median(ticks)) if ticks else 0.0
     if busy is None or len(busy) < 2 or busy.prefill_s.sum() + busy.decode_s.sum() <= 0:
         n, bad = (0, 0) if busy is None else (len(busy), busy.n_invalid)
-        raise FitError(
-            f"energy: {n} usable blocks ({bad} invalid): the counter of {', '.join(sources)} "
-            "hardly moves while requests are served, or cannot be trusted"
-        )
+        faults = {f.detail for t in traces.values() for f in t.faults}
+        why = "; ".join(sorted(faults)[:2]) or "its counter hardly moves while requests are served"
+        raise FitError(f"energy: {n} usable blocks ({bad} invalid) of {', '.join(sources)}: {why}")
     if estimated:
         watts = float(busy.energy_j.sum() / busy.total_s.sum())
         return EnergyFit(
@@ -246,10 +251,11 @@ def _measured(
     notes = []
     if len(busy) < LEAST_BLOCKS:
         notes.append(f"only {len(busy)} blocks: the intervals are rough; measure longer")
-    if active <= 0:
+    low, high = intervals["p_active_w"]
+    if low <= 0:
         raise FitError(
-            f"energy: {active:.3g} W above idle while requests are served: the meter does not see "
-            "the model. Does it run on this host, on this GPU?"
+            f"energy: {active:.3g} W ({low:.3g} to {high:.3g}) above idle while requests are "
+            "served: the meter does not see the model. Does it run on this host, on this GPU?"
         )
     apart = np.isfinite(pre)
     return EnergyFit(

@@ -42,11 +42,11 @@ class LatencyFit:
         "linear" or "quadratic".
     intervals : dict of str to (float, float)
         95 %, of each coefficient.
-    loco_error : float
+    loco_error : float or None
         Mean over the cells of |predicted − mean| / mean of the total time, each cell predicted
         by a fit without it.
-    loco_worst : float
-        The largest of them.
+    loco_worst : float or None
+        The largest of them. None where the rest of some cell determines nothing.
     form_errors : dict of str to float
         Leave-one-cell-out error of every pair of forms tried, "linear/linear" and so on.
     noise : float
@@ -65,8 +65,8 @@ class LatencyFit:
     phi_pre: str
     phi_dec: str
     intervals: dict[str, Interval]
-    loco_error: float
-    loco_worst: float
+    loco_error: float | None
+    loco_worst: float | None
     form_errors: dict[str, float]
     noise: float
     lack_of_fit: float
@@ -241,11 +241,13 @@ def fit_latency(o: Observations, seed: int = 0, resamples: int = RESAMPLES) -> L
     noise, lack = _spread(o, _predict(c, o.l_in, o.l_out))
     notes = []
     if c["tau0_s"] < 0:
+        low, high = intervals["tau0_s"]
         notes.append(
-            f"tau0 came out at {c['tau0_s']:.3g} s and is written as 0: the first token costs less "
-            "than a later one here, so short answers are predicted too slow by that much"
+            f"tau0 came out at {c['tau0_s']:.3g} s ({low:.3g} to {high:.3g}) and is written as 0: "
+            "the first token costs less than a later one here, so short answers are predicted too "
+            "slow by that much"
         )
-        c["tau0_s"] = 0.0
+        c["tau0_s"], intervals["tau0_s"] = 0.0, (0.0, max(high, 0.0))
     notes += [
         f"{name}: its interval reaches zero; use longer cells or more rounds"
         for name in ("beta_pre_s", "beta_dec_s")
@@ -257,9 +259,9 @@ def fit_latency(o: Observations, seed: int = 0, resamples: int = RESAMPLES) -> L
         phi_pre=word[forms[0]],
         phi_dec=word[forms[1]],
         intervals=intervals,
-        loco_error=float(left_out.mean()),
-        loco_worst=float(left_out.max()),
-        form_errors=errors,
+        loco_error=float(left_out.mean()) if np.isfinite(left_out).all() else None,
+        loco_worst=float(left_out.max()) if np.isfinite(left_out).all() else None,
+        form_errors={k: v for k, v in errors.items() if np.isfinite(v)},
         noise=noise,
         lack_of_fit=lack,
         n_requests=len(o),

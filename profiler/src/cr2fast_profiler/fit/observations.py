@@ -74,14 +74,17 @@ def first_chunk_tokens(l_out: Floats, n_chunks: Floats, first_share: Floats) -> 
     """
     if len(l_out) == 0:
         return np.zeros(0)
+    by_share = first_share * l_out
     for size in range(1, int(l_out.max()) + 1):
         # The last token may carry no text (an end token, half a character).
         chunks = np.ceil(l_out / size)
         one_less = np.ceil((l_out - 1) / size)
         explained = (n_chunks == chunks) | (n_chunks == np.maximum(one_less, 1))
-        if explained.mean() >= 0.9:
+        # Counts alone agree by coincidence: a token at once and then sixteen at a time, say.
+        likely = np.minimum(float(size), l_out) / np.maximum(by_share, 1e-9)
+        if explained.mean() >= 0.9 and 0.5 <= np.median(likely) <= 2.5:
             return np.minimum(float(size), l_out)
-    return np.clip(np.round(first_share * l_out), 1, l_out)
+    return np.clip(np.round(by_share), 1, l_out)
 
 
 def observations(rows: pl.DataFrame, rtt_s: float = 0.0) -> Observations:

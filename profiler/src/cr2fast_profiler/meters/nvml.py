@@ -239,7 +239,7 @@ class NvmlMeter:
             nvml.NVML_ERROR_NO_PERMISSION: (Reason.PERMISSION, "run as root"),
             nvml.NVML_ERROR_NOT_SUPPORTED: (
                 Reason.NOT_SUPPORTED,
-                "on a Jetson: pip install 'cr2fast-profiler[zeus]' and use the meter \"zeus\"",
+                'on a Jetson: install cr2fast-profiler\'s extra `zeus` and use the meter "zeus"',
             ),
             nvml.NVML_ERROR_FUNCTION_NOT_FOUND: (
                 Reason.NOT_SUPPORTED,

@@ -149,7 +149,8 @@ def run_selftest(
     seed : int
         Of the random load.
     """
-    bench = _Bench(meter, power or getattr(meter, "power_w", None), clock, sleep)
+    own = getattr(meter, "power_w", None)
+    bench = _Bench(meter, power or (own if callable(own) else None), clock, sleep)
     rest = bench.phase(rest_s, None)
     load = bench.phase(load_s, work)
     dice = random.Random(seed)

@@ -137,7 +137,7 @@ def _soc() -> Any:
                 "zeus",
                 Reason.MISSING_PACKAGE,
                 f"Zeus: {error}",
-                "pip install 'cr2fast-profiler[zeus]'",
+                "install zeus, or cr2fast-profiler's extra `zeus`",
             )
         ) from None
     try:

@@ -8,6 +8,7 @@ piece and returns ``{"prompt_tokens": L_in, "completion_tokens": L_out}``. Out: 
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -43,6 +44,8 @@ class InProcess:
         module, colon, function = spec.partition(":")
         if not (module and colon and function):
             raise EndpointError(f"callable: expected module:function, got {spec!r}")
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # a module in the current folder, as `python -m` would see it
         try:
             found = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
@@ -64,9 +67,10 @@ class InProcess:
         """Ask once; see :class:`Exchange`."""
         answer = Answer()
         start_ns = self.clock()
-        pieces = self._generate(prompt, max_tokens)
+        pieces: Any = None
         while True:
             try:
+                pieces = iter(self._generate(prompt, max_tokens)) if pieces is None else pieces
                 piece = next(pieces)
             except StopIteration as stop:
                 answer.usage = stop.value if isinstance(stop.value, dict) else None
@@ -75,6 +79,10 @@ class InProcess:
                 raise RejectedRequest(
                     Rejected.CUT_OFF, f"{type(error).__name__}: {error}"
                 ) from error
+            if not isinstance(piece, str):
+                raise RejectedRequest(
+                    Rejected.MALFORMED, f"expected pieces of str, got {type(piece).__name__}"
+                )
             if piece:
                 answer.times.append(self.clock())
                 answer.pieces.append(piece)

@@ -9,6 +9,7 @@ the answer must be the same. A request the server cut short, or answered with an
 from __future__ import annotations
 
 import json
+import operator
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ from cr2fast_profiler.errors import EndpointError
 from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
 
 _SHOWN = 200
+MOST_TOKENS = 10_000_000
+MOST_CHARACTERS = 1 << 26
+MOST_BODY = 1 << 22
+_OURS = ("messages", "prompt", "model", "max_tokens", "stream", "stream_options")
 _REASONING = ("content", "reasoning_content", "reasoning")
 
 
@@ -27,8 +32,55 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+def _seconds(value: Any) -> float | None:
+    """Milliseconds a server said, in s; None where it said none that can be."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return value * 1e-3
+    return None
+
+
+def _count(value: Any, what: str) -> int | None:
+    """A token count; None where there is none.
+
+    Raises
+    ------
+    RejectedRequest
+        It is there and is no count.
+    """
+    if value is None:
+        return None
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else -1
+    if isinstance(value, bool) or not 0 <= whole <= MOST_TOKENS:
+        raise RejectedRequest(
+            Rejected.BAD_USAGE, f"{what}: expected a whole number of tokens, got {value!r:.60}"
+        )
+    return whole
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Bounded:
+    """A response whose text is given up at a deadline, and beyond a size."""
+
+    def __init__(self, response: httpx2.Response, clock: Clock, deadline_ns: int) -> None:
+        self._response, self._clock, self._deadline_ns = response, clock, deadline_ns
+        self.headers, self.request = response.headers, response.request
+
+    def iter_text(self) -> Iterator[str]:
+        """Pieces as they come, of comments too."""
+        size = 0
+        for piece in self._response.iter_text():
+            size += len(piece)
+            if self._clock() > self._deadline_ns:
+                raise RejectedRequest(Rejected.TIMEOUT, "the answer goes on beyond --timeout-s")
+            if size > MOST_CHARACTERS:
+                raise RejectedRequest(Rejected.MALFORMED, f"over {MOST_CHARACTERS} characters")
+            yield piece
 
 
 class Answer:
@@ -44,8 +96,8 @@ class Answer:
     def add(self, data: str, now_ns: int) -> None:
         """Take one event's data in."""
         try:
-            event = json.loads(data)
-        except ValueError as error:
+            event = json.loads(data, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise RejectedRequest(Rejected.MALFORMED, f"not JSON: {_short(data)!r}") from error
         if not isinstance(event, dict):
             raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {_short(data)!r}")
@@ -85,29 +137,32 @@ class Answer:
         """The whole, checked."""
         self.finished()
         usage = self.usage or {}
-        n_in, n_out = (_number(usage.get(k)) for k in ("prompt_tokens", "completion_tokens"))
+        n_in, n_out = (_count(usage.get(k), k) for k in ("prompt_tokens", "completion_tokens"))
         if not n_in or not n_out:
             raise RejectedRequest(
-                Rejected.NO_USAGE, f"no token counts in the answer (usage: {self.usage})"
+                Rejected.NO_USAGE, f"no token counts in the answer (usage: {self.usage!r:.120})"
+            )
+        if n_out < len(self.pieces):
+            raise RejectedRequest(
+                Rejected.BAD_USAGE, f"{n_out} tokens in {len(self.pieces)} chunks with content"
             )
         if n_out > max_tokens:
             raise RejectedRequest(
-                Rejected.IGNORED_MAX_TOKENS, f"asked for {max_tokens} tokens, got {n_out:.0f}"
+                Rejected.IGNORED_MAX_TOKENS, f"asked for {max_tokens} tokens, got {n_out}"
             )
         text = "".join(self.pieces)
-        prefill, decode = (_number(self.timings.get(k)) for k in ("prompt_ms", "predicted_ms"))
         return Exchange(
             start_ns=start_ns,
             first_ns=self.times[0],
             last_ns=self.times[-1],
             aside_ns=self.times[-1] if aside_ns is None else aside_ns,
-            n_input_tokens=int(n_in),
-            n_output_tokens=int(n_out),
+            n_input_tokens=n_in,
+            n_output_tokens=n_out,
             n_chunks=len(self.pieces),
             first_share=len(self.pieces[0]) / len(text),
             cached_tokens=self._cached(usage),
-            server_prefill_s=None if prefill is None else prefill * 1e-3,
-            server_decode_s=None if decode is None else decode * 1e-3,
+            server_prefill_s=_seconds(self.timings.get("prompt_ms")),
+            server_decode_s=_seconds(self.timings.get("predicted_ms")),
             finish_reason=str(self.finish_reason),
             text=text,
         )
@@ -115,7 +170,7 @@ class Answer:
     def _cached(self, usage: dict[str, Any]) -> int:
         details = usage.get("prompt_tokens_details")
         said = details.get("cached_tokens") if isinstance(details, dict) else None
-        return int(_number(said) or _number(self.timings.get("cache_n")) or 0)
+        return _count(said, "cached_tokens") or _count(self.timings.get("cache_n"), "cache_n") or 0
 
 
 class Endpoint:
@@ -155,6 +210,10 @@ class Endpoint:
         base = url.rstrip("/")
         if not base.startswith(("http://", "https://")):
             raise EndpointError(f"url: expected http://... or https://..., got {url!r}")
+        if taken := [k for k in extra or {} if k in _OURS]:
+            raise EndpointError(f"extra: {taken} are this profiler's own to set")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise EndpointError("api key: expected printable ASCII; is there a line end in it?")
         self.url = base if base.endswith("/v1") else base + "/v1"
         self.api, self.timeout_s, self.clock = api, timeout_s, clock
         self.extra = dict(extra or {})
@@ -191,8 +250,11 @@ class Endpoint:
     def models(self) -> list[str]:
         """Names the server lists; empty where it lists none."""
         try:
-            response = self._client.get(self.url + "/models", timeout=10.0)
-        except httpx2.HTTPError as error:
+            with self._client.stream("GET", self.url + "/models", timeout=10.0) as response:
+                body = _body(response)
+        except httpx2.InvalidURL as error:
+            raise EndpointError(f"url {self.url!r}: {error}") from error
+        except (httpx2.HTTPError, RejectedRequest) as error:
             raise EndpointError(
                 f"{self.url} does not answer ({type(error).__name__}: {error}); is the server "
                 "running, and is the address right?"
@@ -203,9 +265,8 @@ class Endpoint:
                 "--api-key-env NAME"
             )
         try:
-            data = response.json()["data"]
-            return [str(m["id"]) for m in data]
-        except (ValueError, KeyError, TypeError):
+            return [str(m["id"]) for m in json.loads(body)["data"]]
+        except (ValueError, KeyError, TypeError, RecursionError):
             return []
 
     def _resolve(self, model: str | None) -> str:
@@ -234,16 +295,17 @@ class Endpoint:
             **self.extra,
         }
 
-    def _events(self, response: httpx2.Response) -> Iterator[str]:
+    def _events(self, response: httpx2.Response, deadline_ns: int) -> Iterator[str]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream":
-            body = response.read()[:_SHOWN].decode("utf-8", "replace")
+            body = _short(_body(response).decode("utf-8", "replace"))
             if '"error"' in body:
                 raise RejectedRequest(Rejected.ERROR_IN_200, body)
             raise RejectedRequest(
                 Rejected.MALFORMED, f"expected text/event-stream, got {kind or 'nothing'}: {body}"
             )
-        for event in httpx2.EventSource(response):
+        bounded = _Bounded(response, self.clock, deadline_ns)
+        for event in httpx2.EventSource(bounded):  # type: ignore[arg-type]
             yield event.data
 
     def generate(self, prompt: str, max_tokens: int) -> Exchange:
@@ -262,10 +324,8 @@ class Endpoint:
         deadline_ns = start_ns + int(self.timeout_s * 1e9)
         with _refusals(), self._client.stream("POST", self._path, json=body) as response:
             _check_status(response)
-            for data in self._events(response):
+            for data in self._events(response, deadline_ns):
                 now_ns = self.clock()
-                if now_ns > deadline_ns:
-                    raise RejectedRequest(Rejected.TIMEOUT, f"over {self.timeout_s:g} s")
                 if data.strip() == "[DONE]":
                     break
                 answer.add(data, now_ns)
@@ -277,21 +337,21 @@ class Endpoint:
 
     def _count(self, prompt: str, max_tokens: int, answer: Answer) -> dict[str, Any]:
         """Token counts of an answer whose stream had none, from an unstreamed request."""
-        # An answer that ran into its bound has just that many tokens; only the prompt is counted.
-        bounded = answer.finish_reason == "length"
+        # A token a chunk up to the bound: the answer's count is plain, the prompt's alone is not.
+        bounded = answer.finish_reason == "length" and len(answer.pieces) == max_tokens
         body = self._body(prompt, 1 if bounded else max_tokens) | {"stream": False}
         del body["stream_options"]
-        with _refusals():
-            response = self._client.post(self._path, json=body)
+        with _refusals(), self._client.stream("POST", self._path, json=body) as response:
             _check_status(response)
+            text = _body(response)
         try:
-            reply = response.json()
+            reply = json.loads(text, parse_constant=_no_constant)
             usage, choice = dict(reply["usage"]), reply["choices"][0]
             said = choice["message"]["content"] if self.api == "chat" else choice["text"]
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            shown = _short(text.decode("utf-8", "replace"))
             raise RejectedRequest(
-                Rejected.NO_USAGE,
-                f"no token counts, streamed or not: {_short(response.text)}",
+                Rejected.NO_USAGE, f"no token counts, streamed or not: {shown}"
             ) from None
         if bounded:
             return usage | {"completion_tokens": max_tokens}
@@ -317,7 +377,18 @@ def _refusals() -> Iterator[None]:
         raise RejectedRequest(Rejected.CUT_OFF, f"{type(error).__name__}: {error}") from error
 
 
+def _body(response: httpx2.Response) -> bytes:
+    """The body, up to a bound."""
+    parts, size = [], 0
+    for part in response.iter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BODY:
+            break
+    return b"".join(parts)[:MOST_BODY]
+
+
 def _check_status(response: httpx2.Response) -> None:
     if response.status_code != 200:
-        text = response.read().decode("utf-8", "replace")
+        text = _body(response).decode("utf-8", "replace")
         raise RejectedRequest(Rejected.HTTP_ERROR, f"{response.status_code}: {_short(text)}")

@@ -25,9 +25,14 @@ class Rejected(str, Enum):
     CUT_OFF = "cut_off"
     EMPTY = "empty"
     NO_USAGE = "no_usage"
+    BAD_USAGE = "bad_usage"
     IGNORED_MAX_TOKENS = "ignored_max_tokens"
     CACHED_PROMPT = "cached_prompt"
     TOO_SHORT = "too_short"
+
+
+GONE = frozenset({Rejected.UNREACHABLE, Rejected.TIMEOUT, Rejected.CUT_OFF})
+"""Reasons that a server which is not there gives."""
 
 
 class RejectedRequest(Exception):  # noqa: N818 - a request that is refused a place, no fault of ours

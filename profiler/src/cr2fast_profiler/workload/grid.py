@@ -14,6 +14,7 @@ import numpy as np
 from cr2fast_profiler.errors import RunError
 
 Cell = tuple[int, int]
+MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Grid:
     def checked(self) -> Grid:
         """Refuse a grid that cannot tell tau0, β_pre and β_dec apart, naming the missing cells."""
         for l_in, l_out in self.cells:
-            if l_in < 1 or l_out < 2:
+            if not (1 <= l_in <= MOST_TOKENS and 2 <= l_out <= MOST_TOKENS):
                 raise RunError(
                     f"grid: cell {l_in}x{l_out}: L_in must be at least 1 and L_out at least 2, "
-                    "since the first token belongs to the prefill"
+                    f"since the first token belongs to the prefill, and both at most {MOST_TOKENS}"
                 )
         ins, outs = sorted({i for i, _ in self.cells}), sorted({o for _, o in self.cells})
         if len(ins) < 2 or len(outs) < 2:
@@ -95,6 +96,12 @@ class Grid:
                 "grid: singular: L_in and L_out rise together, so prefill and decode cannot be "
                 f"told apart; the cells {named} are missing"
             )
+        for at, (l_in, l_out) in enumerate(self.cells):
+            if np.linalg.matrix_rank(np.delete(design, at, axis=0)) < 3:
+                raise RunError(
+                    f"grid: without the cell {l_in}x{l_out} the rest determine nothing, so the fit "
+                    "cannot be checked by leaving cells out; add a cell"
+                )
         return self
 
     @property

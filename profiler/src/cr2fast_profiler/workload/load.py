@@ -60,6 +60,11 @@ class Load:
     def __str__(self) -> str:
         return f"{self.kind}:{self.value:g}"
 
+    @property
+    def n_requests(self) -> int:
+        """Requests of a run of it: a concurrent one must fill its width."""
+        return 3 * max(8, int(self.value)) if self.kind == "concurrent" else 24
+
     def arrivals_s(self, n: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
         """When each of `n` requests is due, s from the start; zeros for a concurrent load."""
         if self.kind == "concurrent":
@@ -72,9 +77,10 @@ def run_load(
     load: Load,
     requests: list[Callable[[], Row]],
     rng: np.random.Generator,
+    deadline_ns: int,
     clock: Clock = time.perf_counter_ns,
 ) -> Iterator[Row]:
-    """Send requests as the load says; yield their rows as they finish.
+    """Send requests as the load says, none after the deadline; yield their rows as they finish.
 
     Parameters
     ----------
@@ -84,6 +90,8 @@ def run_load(
         Each asks once and gives its row.
     rng : Generator
         Of the arrivals.
+    deadline_ns : int
+        On the clock.
     clock : callable
         Nanoseconds, monotonic.
     """
@@ -106,6 +114,8 @@ def run_load(
     try:
         start_ns = clock()
         for due_s, request in zip(load.arrivals_s(len(requests), rng), requests, strict=True):
+            if start_ns + due_s * 1e9 > deadline_ns or clock() > deadline_ns:
+                break
             while (left_s := due_s - (clock() - start_ns) * 1e-9) > 0:
                 done, pending = _some(pending, left_s)
                 yield from done

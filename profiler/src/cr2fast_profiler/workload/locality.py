@@ -50,15 +50,23 @@ def connect_rtt_s(url: str) -> float:
     EndpointError
         Nothing listens there.
     """
-    family, address = _addresses(url)[0]
-    times = []
-    for _ in range(CONNECTS):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(10.0)
-            start_ns = time.perf_counter_ns()
-            try:
-                probe.connect(address)
-            except OSError as error:
-                raise EndpointError(f"{url} does not answer: {error}") from error
-            times.append((time.perf_counter_ns() - start_ns) * 1e-9)
-    return float(np.median(times))
+    tried = [_median_s(family, address) for family, address in _addresses(url)]
+    times = [t for t in tried if isinstance(t, float)]
+    if not times:
+        raise EndpointError(f"{url} does not answer: {tried[0]}")
+    return times[0]
+
+
+def _median_s(family: int, address: tuple[object, ...]) -> float | OSError:
+    try:
+        return float(np.median([_connect_s(family, address) for _ in range(CONNECTS)]))
+    except OSError as error:
+        return error
+
+
+def _connect_s(family: int, address: tuple[object, ...]) -> float:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(10.0)
+        start_ns = time.perf_counter_ns()
+        probe.connect(address)
+        return (time.perf_counter_ns() - start_ns) * 1e-9
