@@ -19,9 +19,11 @@ pub mod length;
 pub mod link;
 pub mod packed;
 pub mod parallel;
+mod radix;
 pub mod reference;
 pub mod router;
 pub mod select;
+mod sieve;
 pub mod table;
 pub mod teacher;
 
