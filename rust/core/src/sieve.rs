@@ -190,7 +190,7 @@ unsafe fn keep<V: Sift>(scores: &[f32], mask: &[bool], low: f32, out: &mut [f32]
     }
 }
 
-/// The `n` scores at `src` that lie in [low, high), low finite, to `out`; how many, and how many lie
+/// The `n` scores at `src` that lie in [low, high), low over −∞, to `out`; how many, and how many lie
 /// at or above `high`. `out` may be `src`: a vector is read before it is written over.
 #[inline(always)]
 unsafe fn between<V: Sift>(
@@ -205,7 +205,7 @@ unsafe fn between<V: Sift>(
         let (mut kept, mut above) = (0, 0);
         let (lows, highs) = (V::splat(low), V::splat(high));
         let whole = n - n % LANES;
-        // Padding of −∞ is under every finite bound.
+        // Padding of −∞ is under every bound.
         let last = padded(std::slice::from_raw_parts(src.add(whole), n - whole), f32::NEG_INFINITY);
         for i in (0..n).step_by(LANES) {
             let v = V::load(if i < whole { src.add(i) } else { last.as_ptr() });
@@ -299,7 +299,7 @@ impl Simd {
         dispatch!(self, keep, (scores, mask, low, out))
     }
 
-    /// Copy the scores in [low, high), low finite, to the front of `out`; how many they are, and how
+    /// Copy the scores in [low, high), low over −∞, to the front of `out`; how many they are, and how
     /// many lie at or above `high`. `out` as above.
     pub(crate) fn between(
         self,
@@ -308,13 +308,13 @@ impl Simd {
         high: f32,
         out: &mut [f32],
     ) -> (usize, usize) {
-        assert!(low.is_finite() && out.len() >= scores.len() + LANES);
+        assert!(low > f32::NEG_INFINITY && out.len() >= scores.len() + LANES);
         dispatch!(self, between, (scores.as_ptr(), scores.len(), low, high, out.as_mut_ptr()))
     }
 
     /// The same for the first `n` scores of a buffer, in place; how many stay.
     pub(crate) fn sift(self, buffer: &mut [f32], n: usize, low: f32, high: f32) -> usize {
-        assert!(low.is_finite() && buffer.len() >= n + LANES);
+        assert!(low > f32::NEG_INFINITY && buffer.len() >= n + LANES);
         let p = buffer.as_mut_ptr();
         dispatch!(self, between, (p.cast_const(), n, low, high, p)).0
     }
