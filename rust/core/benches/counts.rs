@@ -66,7 +66,10 @@ fn device() -> (DeviceRouter, Vec<f32>) {
     (DeviceRouter::new(&r, lam, alpha).unwrap(), rows(1))
 }
 
-fn films(lams: i32, n: usize) -> (Arc<Gate>, Vec<Film>, Vec<f32>) {
+/// A gate, bound λ, rows.
+type Sweep = (Arc<Gate>, Vec<Film>, Vec<f32>);
+
+fn films(lams: i32, n: usize) -> Sweep {
     let gate = router().gate;
     let films = (0..lams).map(|i| gate.film(0.1 * 1.08_f64.powi(i)).unwrap()).collect();
     (gate, films, rows(n))
@@ -92,9 +95,7 @@ fn one_decision(input: (DeviceRouter, Vec<f32>)) -> (Decision, (DeviceRouter, Ve
 #[library_benchmark]
 #[bench::one_lambda_480_rows(films(1, 480))]
 #[bench::sixty_four_lambdas_48_rows(films(64, 48))]
-fn margins(
-    input: (Arc<Gate>, Vec<Film>, Vec<f32>),
-) -> (Vec<f32>, (Arc<Gate>, Vec<Film>, Vec<f32>)) {
+fn margins(input: Sweep) -> (Vec<f32>, Sweep) {
     (black_box(input.0.margins(black_box(&input.2), &input.1, 1).unwrap()), input)
 }
 

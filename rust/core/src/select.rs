@@ -4,10 +4,10 @@
 //! the input is bounded whatever N is, under 1 MB: a sample, then the kept scores, in one buffer.
 //!
 //! A sample of evenly spaced cache lines brackets each wanted score between two pivots, a few standard
-//! deviations of the sample's noise apart. One pass over the row ([`crate::sieve`]) then keeps what
+//! deviations of the sample's noise apart. One pass over the row (`sieve.rs`) then keeps what
 //! lies in a bracket and counts what lies above. A bracket that missed (a row whose order defeats the
 //! sample) is noticed by the counts, and the row goes through histogram passes instead
-//! ([`crate::radix`]), which need no luck. Both are exact.
+//! (`radix.rs`), which need no luck. Both are exact.
 
 use std::cmp::Ordering;
 
@@ -233,7 +233,8 @@ fn quickselect(simd: Simd, buffer: &mut [f32], mut n: usize, mut place: usize) -
     *buffer[..n].select_nth_unstable_by(place, descending).1
 }
 
-/// The order of ranks.
+/// The order of ranks, as the library's sorts ask for it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn descending(a: &f32, b: &f32) -> Ordering {
     b.total_cmp(a)
 }

@@ -50,22 +50,27 @@ impl Sift for Scalar {
 mod x86 {
     use std::arch::x86_64::{
         __m256i, _CMP_GE_OQ, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps,
-        _mm256_loadu_si256, _mm256_movemask_ps, _mm256_permutevar8x32_epi32, _mm256_storeu_ps,
+        _mm256_load_si256, _mm256_movemask_ps, _mm256_permutevar8x32_epi32, _mm256_storeu_ps,
         _mm512_cmp_ps_mask, _mm512_maskz_compress_ps, _mm512_storeu_ps,
     };
 
     use super::Sift;
     use crate::lanes::{Avx2, Avx512};
 
+    /// Eight lane numbers, as a register reads them.
+    #[derive(Clone, Copy)]
+    #[repr(C, align(32))]
+    struct Order([u32; 8]);
+
     /// For every eight bits, the indices of those that are set, first.
-    static ORDER: [[u32; 8]; 256] = {
-        let mut order = [[0; 8]; 256];
+    static ORDER: [Order; 256] = {
+        let mut order = [Order([0; 8]); 256];
         let mut bits = 0;
         while bits < 256 {
             let (mut lane, mut at) = (0, 0);
             while lane < 8 {
                 if bits >> lane & 1 == 1 {
-                    order[bits][at] = lane;
+                    order[bits].0[at] = lane;
                     at += 1;
                 }
                 lane += 1;
@@ -93,10 +98,10 @@ mod x86 {
             for j in 0..2 {
                 let own = bits >> (8 * j) & 0xff;
                 unsafe {
-                    let order = ORDER[own as usize].as_ptr().cast::<__m256i>();
+                    let order = (&raw const ORDER[own as usize]).cast::<__m256i>();
                     let packed = _mm256_permutevar8x32_epi32(
                         _mm256_castps_si256(self.0[j]),
-                        _mm256_loadu_si256(order),
+                        _mm256_load_si256(order),
                     );
                     _mm256_storeu_ps(p.add(at), _mm256_castsi256_ps(packed));
                 }

@@ -116,7 +116,7 @@ impl Teacher {
                 b2: weights.b2[k],
             });
         }
-        Ok(Self { heads, weights, simd })
+        Ok(Self { weights, heads, simd })
     }
 
     /// The parameters as stored.
