@@ -92,7 +92,12 @@ impl Selector {
         for (scores, mask) in scores.chunks(step).zip(mask.chunks(step)) {
             let line = scores.len().min(LANES);
             let out = &mut self.kept[count..];
-            count += self.simd.keep(&scores[..line], &mask[..line], f32::MIN, out).kept;
+            let line_seen = self.simd.keep(&scores[..line], &mask[..line], f32::MIN, out);
+            if !line_seen.finite {
+                // The pass will name it; should it be gone by then, bits need no brackets.
+                return Brackets { overflow: true, ..Brackets::default() };
+            }
+            count += line_seen.kept;
             seen += line;
         }
         let rate = seen as f64 / n.max(1) as f64;
@@ -350,5 +355,11 @@ mod tests {
         scores[2_345] = f32::NAN;
         let found = Selector::new(Simd::best(), 3_000).largest(&scores, &[false; 3_000], &[1]);
         assert_eq!(found, Err(NotFinite(2_345)));
+        // So many that the sample is full of them.
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let found =
+                Selector::new(Simd::best(), 3_000).largest(&[bad; 3_000], &[true; 3_000], &[1, 99]);
+            assert_eq!(found, Err(NotFinite(0)));
+        }
     }
 }
