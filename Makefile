@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-text bench-static bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,24 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)
 	mkdir -p target/bench
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-json=target/bench/python.json
-	cargo bench -p cr2fast-core
+	cargo bench -p cr2fast-core --bench kernels
+
+# The harness's runner has to be of the library's version.
+GUNGRAUN := $(shell sed -n '/^name = "gungraun"$$/{n;s/version = "\(.*\)"/\1/p;}' Cargo.lock)
+RUNNER := target/tools/gungraun-$(GUNGRAUN)
+$(RUNNER):
+	cargo install -q --debug --locked --root $@ --version $(GUNGRAUN) gungraun-runner
+
+target/counts.json: $(RUST_SOURCES) | $(RUNNER)
+	@command -v valgrind >/dev/null || { echo "counts: valgrind is needed: apt-get install valgrind (Debian, Ubuntu), dnf install valgrind (Fedora)"; exit 1; }
+	GUNGRAUN_RUNNER=$(CURDIR)/$(RUNNER)/bin/gungraun-runner cargo bench -p cr2fast-core --bench counts -- --output-format=json > $@.part
+	mv $@.part $@
+
+counts: target/counts.json  ## instructions of the hot kernels under callgrind; fails past +3 % of the committed ones
+	$(PYTHON) benches/counts.py < $<
+
+counts-accept: target/counts.json  ## commit to the present instruction counts
+	$(PYTHON) benches/counts.py --accept < $<
 
 bench-text: $(BUILT)  ## from text to decision: MiniLM beside a static encoder
 	$(BIN)/python benches/text_path.py

@@ -57,6 +57,34 @@ def test_equals_sorting_at_size(n):
         np.testing.assert_array_equal(got, expected)
 
 
+ROWS = {
+    "continuous": lambda rng, n: rng.normal(size=n),
+    "ties": lambda rng, n: rng.integers(-3, 4, n),
+    "one value": lambda rng, n: np.full(n, -0.0),
+    "rising": lambda rng, n: np.sort(rng.normal(size=n)),
+    "falling": lambda rng, n: -np.sort(rng.normal(size=n)),
+    "heavy tails": lambda rng, n: np.clip(rng.standard_cauchy(n) ** 5, -1e30, 1e30),
+    "largest and smallest": lambda rng, n: rng.choice([-1, 0, 1], n) * np.finfo(np.float32).max,
+    "a few high in a line": lambda rng, n: rng.random(n) + 5 * (np.arange(n) // 16 % 24 == 0),
+}
+
+
+@given(
+    st.sampled_from(sorted(ROWS)),
+    st.integers(100, 20_000),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.02, 0.5, 1.0]),
+    st.lists(ALPHA, min_size=1, max_size=6),
+)
+def test_equals_sorting_whatever_the_order(kind, n, seed, share, alphas):
+    rng = np.random.default_rng(seed)
+    scores = ROWS[kind](rng, n).astype(np.float32)[None]
+    prefers = (rng.random(n) < share)[None]
+    with np.errstate(over="ignore"):  # just above the largest number is infinity
+        expected = oracle.crc_thresholds_by_sorting(scores, prefers, alphas)
+    np.testing.assert_array_equal(thresholds(scores, prefers, alphas), expected)
+
+
 @given(samples(), st.lists(ALPHA, min_size=2, max_size=6, unique=True))
 def test_falls_as_alpha_grows(sample, alphas):
     row = thresholds(*sample, sorted(alphas))[0]

@@ -61,6 +61,22 @@ def test_single_equals_batch(edge, world):
         )
 
 
+@pytest.mark.parametrize("rule", ["edge-only", "inclusive", "fallback"])
+@pytest.mark.parametrize("available", [None, ["device-s", "edge-2", "edge-3"]])
+@pytest.mark.parametrize("known", [False, True])
+def test_single_equals_batch_under_every_rule(artifact, world, rule, available, known):
+    _, test, states, _, _ = world
+    fallback = "edge-3" if rule == "fallback" else None
+    edge = cr2fast.EdgeSelector.load(artifact, 0.5, rule=rule, fallback=fallback)
+    lengths = test.n_output_tokens if known else None
+    x, n_in = test.embeddings, test.n_input_tokens
+    got = edge.select_batch(x, n_in, states, available, lengths)
+    for i in range(0, len(test), 29):
+        one = edge.select(x[i], n_in[i], states[i], available, lengths[i] if known else None)
+        assert one.model == got.models[got.index[i]]
+        assert (one.utility, one.cost) == (got.utility[i], got.cost[i])
+
+
 def test_known_lengths_change_what_is_chosen(edge, world):
     router, test, states, p, _ = world
     c = router.costs.cost(test.n_input_tokens, test.n_output_tokens, states)

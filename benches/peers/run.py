@@ -1,8 +1,9 @@
 """cr2fast beside its peers, in one run: `make bench-peers`. Prints ratios; writes JSON on request.
 
-Threads are fixed to one everywhere unless a row says otherwise. Every contender's answer is
-compared with cr2fast's before anything is timed. Asked of each: one decision from an embedding, a
-batch of 10,000, a sweep of 64 cost weights, and calibration thresholds.
+Everything runs on one core, which binds libraries that ignore their thread settings too, unless a
+row says two threads. Every contender's answer is compared with cr2fast's before anything is timed.
+Asked of each: one decision from an embedding, a batch of 10,000, a sweep of 64 cost weights, an
+edge model for a deferred query, calibration thresholds, and training (`fit.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 
 THREADS = "1"
+CORES = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, CORES[:1])
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = THREADS
 os.environ["XLA_FLAGS"] = (
@@ -19,17 +22,20 @@ os.environ["XLA_FLAGS"] = (
 import argparse  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
+from calibration import loss_table, mapie  # noqa: E402
 from gates import jax_gate, numpy_gate, onnx_gate  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
-from timing import compare, unit  # noqa: E402
+from timing import Time, compare, unit  # noqa: E402
 
 import cr2fast  # noqa: E402
 from cr2fast import _core  # noqa: E402
@@ -51,6 +57,17 @@ def world():
     x = rng.normal(size=(NEIGHBOURS, D)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     return router, np.ascontiguousarray(x)
+
+
+def on_two_cores(call):
+    """The call with two cores to run on: threads that it starts inherit them."""
+
+    def run():
+        os.sched_setaffinity(0, CORES[:2])
+        call()
+        os.sched_setaffinity(0, CORES[:1])
+
+    return run
 
 
 def same(name, got, expected, tolerance=2e-4):
@@ -89,12 +106,15 @@ def decisions(router, x):
     }
     many = {
         "cr2fast": lambda: device.margins(batch),
-        "cr2fast, 2 threads": lambda: device.margins(batch, 2),
+        "cr2fast, 2 threads": on_two_cores(lambda: device.margins(batch, 2)),
         "limit: bare X @ W.T": lambda: batch @ w1.T,
         "limit: memory copy of X": batch.copy,
         **{name: (lambda g=g: g(batch)) for name, g in gates.items()},
     }
-    return {"one decision": compare(single), "batch of 10,000": compare(many, seconds=4)}
+    return {
+        "one decision": compare(single, rounds=500),
+        "batch of 10,000": compare(many, seconds=8),
+    }
 
 
 def sweep(router, x):
@@ -112,26 +132,44 @@ def sweep(router, x):
                 "onnxruntime, 64 runs": lambda: [s(x) for s in sessions],
             },
             seconds=6,
-            rounds=3,
+            rounds=5,
         )
     }
 
 
-def loss_table(scores, prefers, alphas):
-    """The search of the conformal-risk reference code: losses on a grid of thresholds, then a scan.
+def selection(router, x):
+    """An edge model for a deferred query, link state given."""
+    rng = np.random.default_rng(2)
+    state = cr2fast.LinkState(20e6, 80e6, 0.018)
+    edge = router.edge(LAM)
+    stacked = rng.normal(size=(len(router.models) * H, D)).astype(np.float32)
+    one = x[7]
+    chosen = edge.select(one, 100, state)
+    assert chosen.accuracy == router.accuracies(x[7:8])[0, router.models.index(chosen.model)]
+    return {
+        "edge model of 4": compare(
+            {
+                "cr2fast": lambda: edge.select(one, 100, state),
+                "limit: bare product of 4 heads": lambda: stacked @ one,
+            },
+            rounds=500,
+        )
+    }
 
-    After github.com/aangelopoulos/conformal-risk: a table of losses over candidate thresholds and
-    the first that satisfies the corrected bound. Its answer is exact only up to the grid.
-    """
-    n = scores.shape[1]
-    out = np.empty((len(scores), len(alphas)), np.float32)
-    for i, (s, r) in enumerate(zip(scores, prefers, strict=True)):
-        grid = np.linspace(s.min(), s.max(), 1000, dtype=np.float32)
-        risk = np.array([(r & (s >= t)).mean() for t in grid])
-        corrected = (n * risk + 1) / (n + 1)
-        for j, a in enumerate(alphas):
-            out[i, j] = grid[np.argmax(corrected <= a)]
-    return out
+
+def start(router, folder):
+    """What a device pays once: the import beyond numpy's, and an artifact."""
+    path = folder / "router.safetensors"
+    router.save(path)
+    code = (
+        "import time, numpy; t = time.perf_counter(); import cr2fast; "
+        "print(time.perf_counter() - t)"
+    )
+    imports = [
+        float(subprocess.check_output([sys.executable, "-c", code], cwd=folder)) for _ in range(9)
+    ]
+    times = compare({"cr2fast": lambda: cr2fast.DeviceRouter.load(path, LAM, ALPHA)})
+    return {"load an artifact": times | {"import cr2fast, numpy imported": Time.of(imports)}}
 
 
 def calibration():
@@ -141,25 +179,69 @@ def calibration():
     ours = cr2fast.crc_thresholds(scores, prefers, ALPHAS)
     np.testing.assert_array_equal(ours, oracle.crc_thresholds_by_sorting(scores, prefers, ALPHAS))
     few = slice(0, 2)
-    step = np.ptp(scores[0]) / 999
-    gap = loss_table(scores[few], prefers[few], ALPHAS) - ours[few]
-    assert gap.min() >= 0, "the grid search keeps the bound"
-    assert gap.max() <= 1.5 * step, "the grid search is off by over a step"
+    for search, steps in ((loss_table, 1000), (mapie, 100)):
+        gap = search(scores[few], prefers[few], ALPHAS) - ours[few]
+        assert gap.min() >= 0, f"{search.__name__} keeps the bound"
+        assert gap.max() <= 1.5 * np.ptp(scores[few], axis=1).max() / (steps - 1), search.__name__
     times = compare(
         {
             "cr2fast": lambda: cr2fast.crc_thresholds(scores, prefers, ALPHAS),
-            "cr2fast, 2 threads": lambda: cr2fast.crc_thresholds(
-                scores, prefers, ALPHAS, threads=2
+            "cr2fast, 2 threads": on_two_cores(
+                lambda: cr2fast.crc_thresholds(scores, prefers, ALPHAS, threads=2)
             ),
             "limit: memory copy of scores": scores.copy,
             "numpy sort": lambda: oracle.crc_thresholds_by_sorting(scores, prefers, ALPHAS),
         },
         seconds=4,
-        rounds=9,
+        rounds=15,
     )
-    table = compare({"t": lambda: loss_table(scores[few], prefers[few], ALPHAS)}, rounds=3)
-    times["loss-table search, 1000 steps (2 of 64 rows, scaled)"] = table["t"] * 32
-    return {"thresholds, 64 x 100,000 x 5 alphas": times}
+    for name, search in (
+        ("loss-table search, 1000 steps", loss_table),
+        ("MAPIE, 100 steps", mapie),
+    ):
+        slow = compare({"t": lambda s=search: s(scores[few], prefers[few], ALPHAS)}, rounds=3)
+        times[f"{name} (2 of 64 rows, scaled)"] = slow["t"].scaled(32)
+    sizes = {}
+    for n in (10_000, 100_000, 1_000_000, 10_000_000):
+        s, r = rng.normal(size=(1, n)).astype(np.float32), rng.random((1, n)) < 0.5
+        call = compare({"t": lambda s=s, r=r: cr2fast.crc_thresholds(s, r, ALPHAS)})
+        sizes[f"one row of {n:,}, a sample"] = call["t"].scaled(1 / n)
+    sizes["cr2fast"] = sizes["one row of 100,000, a sample"]
+    return {"thresholds, 64 x 100,000 x 5 alphas": times, "thresholds by size": sizes}
+
+
+def training():
+    """Steps of both networks beside JAX, in a process of its own."""
+    os.sched_setaffinity(0, CORES[:2])
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and "NUM_THREADS" not in k}
+    script = Path(__file__).with_name("fit.py")
+    printed = subprocess.check_output([sys.executable, script], env=env, text=True)
+    stages = json.loads(printed).items()
+    return {stage: {name: Time(*t) for name, t in both.items()} for stage, both in stages}
+
+
+def machine():
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+
+
+def commit():
+    """The commit timed, with a + when files differ from it."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def main():
@@ -169,23 +251,34 @@ def main():
     if _core.build_profile() != "release":
         sys.exit("peers: expected a release build of cr2fast, got debug")
     router, x = world()
-    results = decisions(router, x) | sweep(router, x) | calibration()
+    load = os.getloadavg()
+    results = decisions(router, x) | sweep(router, x) | selection(router, x) | calibration()
+    with tempfile.TemporaryDirectory() as folder:
+        results |= start(router, Path(folder))
+    results |= training()
     blas = {
         f"{t['internal_api']} {t['version']} ({t.get('architecture')})" for t in threadpool_info()
     }
     about = {
-        "machine": platform.machine(), "python": platform.python_version(),
-        "numpy": np.__version__, "simd": _core.simd_level(), "threads": THREADS,
-        "blas": sorted(blas),
+        "machine": f"{machine()}, {len(CORES)} cores", "commit": commit(),
+        "cr2fast": cr2fast.__version__, "profile": _core.build_profile(),
+        "python": platform.python_version(), "numpy": np.__version__, "simd": _core.simd_level(),
+        "threads": THREADS, "blas": sorted(blas), "load": load,
+        "left out": "eager torch: its Linux wheel on the default index brings gigabytes of CUDA",
     }  # fmt: skip
     print(about)
+    print(
+        "\nSeconds a call, the median of all turns; then how many times cr2fast's: medians, leasts."
+    )
     for task, times in results.items():
         print(f"\n{task}")
         ours = times["cr2fast"]
         for name, t in sorted(times.items(), key=lambda kv: kv[1]):
-            print(f"  {name:55s} {unit(t):>9s}   {t / ours:8.2f} x cr2fast")
+            ratios = f"{t.median / ours.median:9.2f} {t.least / ours.least:9.2f}"
+            print(f"  {name:55s} {unit(t.median):>9s} {ratios}")
     if args.out:
-        args.out.write_text(json.dumps({"about": about, "seconds": results}, indent=1))
+        seconds = {k: {n: t._asdict() for n, t in times.items()} for k, times in results.items()}
+        args.out.write_text(json.dumps({"about": about, "seconds": seconds}, indent=1))
 
 
 if __name__ == "__main__":

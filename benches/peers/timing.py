@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class Time(NamedTuple):
+    """Seconds a call: the median of many turns, and the least, which a busy machine moves less."""
+
+    median: float
+    least: float
+
+    @classmethod
+    def of(cls, turns: Sequence[float]) -> Time:
+        return cls(statistics.median(turns), min(turns))
+
+    def scaled(self, by: float) -> Time:
+        return Time(self.median * by, self.least * by)
 
 
 def compare(
-    contenders: dict[str, Callable[[], object]], *, seconds: float = 1.0, rounds: int = 15
-) -> dict[str, float]:
-    """Median seconds a call of each, over `rounds` turns of about seconds/rounds."""
+    contenders: dict[str, Callable[[], object]], *, seconds: float = 1.0, rounds: int = 45
+) -> dict[str, Time]:
+    """Times of each over `rounds` turns of about seconds/rounds, one call at least."""
     repeats = {}
     for name, call in contenders.items():
         call()
@@ -26,7 +41,7 @@ def compare(
             for _ in range(n):
                 call()
             times[name].append((time.perf_counter() - start) / n)
-    return {name: statistics.median(t) for name, t in times.items()}
+    return {name: Time.of(turns) for name, turns in times.items()}
 
 
 def unit(seconds: float) -> str:

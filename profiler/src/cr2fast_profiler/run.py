@@ -362,7 +362,8 @@ def _rounds(session: Session, prompts: Prompts, progress: bool) -> str:
 
 def _one(session: Session, prompts: Prompts, item: Item) -> None:
     # The session's nonce: the same prompts a second time would be answered by a prefix cache.
-    rng = np.random.default_rng([session.nonce, item.round, item.position])
+    # 0 and 1 are the probe's and the warm-up's; a seed's trailing zeros do not count.
+    rng = np.random.default_rng([session.nonce, item.round + 2, item.position])
     session.gap(rng)
     row = session.ask(prompts.make(item.l_in, rng), item.l_out, prompts.overhead)
     session.keep(row | asdict(item))

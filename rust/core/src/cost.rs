@@ -8,7 +8,7 @@
 //! e_0 = P_act,0·τ_inf,0;  e_m = P_tx·τ_ul + P_rx·τ_dl,m + P_idle·(τ_rtt + τ_inf,m) + P_act,m·τ_inf,m
 //! c̄_m = ω_t·t_m/T0 + ω_e·e_m/E0;  c_m = c̄_m / c̄_ref
 
-use crate::error::{Error, Result, check_len, filled, room};
+use crate::error::{Error, Result, check_finite, check_len, filled, room};
 use crate::link::{Link, LinkState};
 use crate::parallel;
 pub use crate::table::{Model, Phi, Source, Table};
@@ -187,7 +187,7 @@ impl CostTable {
                 self.costs_into(&q, row).expect("normalizers were checked");
             }
         });
-        crate::error::check_finite("cost (zero or overflowing token counts?)", &out)?;
+        check_costs(&out)?;
         Ok(out)
     }
 
@@ -235,6 +235,11 @@ pub enum Quantity {
     LatencyS,
     /// e_m, J.
     EnergyJ,
+}
+
+/// Costs are finite.
+pub fn check_costs(costs: &[f32]) -> Result<()> {
+    check_finite("cost (zero or overflowing token counts?)", costs)
 }
 
 /// Token counts are finite and not negative.

@@ -11,8 +11,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
+use crate::kernel::Simd;
 use crate::parallel;
-use crate::select::{Found, NotFinite, largest};
+use crate::select::{Found, NotFinite, Selector};
 
 /// What to do when α < 1/(N+1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,27 +71,28 @@ pub fn thresholds(
     if alphas.is_empty() {
         return Err(Error::argument("alphas", "at least one risk level", "none"));
     }
-    for alpha in alphas {
+    let mut feasible: Vec<(usize, usize)> = Vec::with_capacity(alphas.len());
+    for (a, alpha) in alphas.iter().enumerate() {
         check_alpha(*alpha)?;
-        if allowed(*alpha, n).is_none() && on_infeasible == OnInfeasible::Raise {
-            return Err(Error::Infeasible { alpha: *alpha, n, needed: samples_needed(*alpha) });
+        match allowed(*alpha, n) {
+            Some(k) => feasible.push((k, a)),
+            None if on_infeasible == OnInfeasible::Defer => {}
+            None => {
+                return Err(Error::Infeasible { alpha: *alpha, n, needed: samples_needed(*alpha) });
+            }
         }
     }
-    let mut out = filled("thresholds", l, alphas.len(), f32::INFINITY)?;
-    let mut feasible: Vec<(usize, usize)> = alphas
-        .iter()
-        .enumerate()
-        .filter_map(|(a, alpha)| allowed(*alpha, n).map(|k| (k, a)))
-        .collect();
     feasible.sort_unstable();
+    let mut out = filled("thresholds", l, alphas.len(), f32::INFINITY)?;
     let ranks: Vec<usize> = feasible.iter().map(|(k, _)| *k).collect();
     // The pass that selects also looks for NaN: a second one would cost as much again.
     let not_finite = AtomicUsize::new(usize::MAX);
     parallel::chunks(threads, &mut out, alphas.len(), |first, part| {
+        let mut selector = Selector::new(Simd::best(), n);
         for (i, row) in part.chunks_exact_mut(alphas.len()).enumerate() {
             let start = (first + i) * n;
             let span = start..start + n;
-            match largest(&scores[span.clone()], &prefers_edge[span], &ranks) {
+            match selector.largest(&scores[span.clone()], &prefers_edge[span], &ranks) {
                 Ok(found) => {
                     for ((_, a), found) in feasible.iter().zip(found) {
                         row[*a] = just_above(found);

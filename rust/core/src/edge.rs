@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::cost::{CostTable, check_tokens};
+use crate::cost::{CostTable, Request, check_costs, check_tokens};
 use crate::error::{Error, Result, check_len};
 use crate::gate::check_lam;
 use crate::length::LengthPredictor;
@@ -112,19 +112,11 @@ impl EdgeSelector {
             &predicted
         };
         let c = self.costs.costs(q.n_input_tokens, n_output, q.states, threads)?;
-        let pick = |(p, c): (&[f32], &[f32])| {
-            let k = best(p, c, self.lam, candidates.iter().copied()).expect("candidates exist");
-            Selection {
-                model: k,
-                utility: utility(p[k], c[k], self.lam),
-                accuracy: p[k],
-                cost: c[k],
-            }
-        };
-        Ok(p.chunks_exact(m).zip(c.chunks_exact(m)).map(pick).collect())
+        let rows = p.chunks_exact(m).zip(c.chunks_exact(m));
+        Ok(rows.map(|(p, c)| self.pick(&candidates, p, c)).collect())
     }
 
-    /// Select for one query.
+    /// Select for one query: the same bits as in a batch, of the candidates alone.
     pub fn select(
         &self,
         embedding: &[f32],
@@ -133,15 +125,31 @@ impl EdgeSelector {
         state: LinkState,
         available: Option<&[bool]>,
     ) -> Result<Selection> {
+        let m = self.teacher.weights().models;
         check_len("embedding", self.dim(), embedding.len())?;
-        let batch = Batch {
-            embeddings: embedding,
-            n_input_tokens: &[n_input_tokens],
-            n_output_tokens,
-            states: &[state],
-            available,
+        check_tokens("n_input_tokens", &[n_input_tokens])?;
+        let candidates = self.candidates(available)?;
+        let (mut p, mut c) = (vec![0.0; m], vec![0.0; m]);
+        self.teacher.accuracies_of(embedding, candidates.iter().copied(), &mut p)?;
+        let mut predicted = Vec::new();
+        let n_output_tokens = if let Some(known) = n_output_tokens {
+            check_len("n_output_tokens (N·M values)", m, known.len())?;
+            check_tokens("n_output_tokens", known)?;
+            known
+        } else {
+            predicted.resize(m, 0.0);
+            self.length.predict_into(embedding, n_input_tokens, &mut predicted);
+            &predicted
         };
-        Ok(self.select_batch(&batch, 1)?[0])
+        state.check(|| "states[0]".into())?;
+        self.costs.costs_into(&Request { n_input_tokens, n_output_tokens, state }, &mut c)?;
+        check_costs(&c)?;
+        Ok(self.pick(&candidates, &p, &c))
+    }
+
+    fn pick(&self, candidates: &[usize], p: &[f32], c: &[f32]) -> Selection {
+        let k = best(p, c, self.lam, candidates.iter().copied()).expect("candidates exist");
+        Selection { model: k, utility: utility(p[k], c[k], self.lam), accuracy: p[k], cost: c[k] }
     }
 
     fn candidates(&self, available: Option<&[bool]>) -> Result<Vec<usize>> {

@@ -175,17 +175,17 @@ impl Gate {
     /// Δ̂ of one embedding. Up to a width of 1024 nothing is allocated.
     pub fn margin(&self, x: &[f32], film: &Film) -> Result<f32> {
         check_len("embedding", self.weights.d, x.len())?;
-        check_finite("embedding", x)?;
         let mut centered = [0.0; MAX_STACK];
         let mut hidden = [0.0; MAX_STACK];
         let (d, h) = (self.weights.d, self.w1.padded_outputs());
         if d > MAX_STACK || h > MAX_STACK {
+            check_finite("embedding", x)?;
             return Ok(self.margins(x, std::slice::from_ref(film), 1)?[0]);
         }
         let scale = self.simd.center(x, &mut centered[..d]);
         self.simd.dense(&self.w1, &centered[..d], &[scale], &mut hidden[..h]);
         let margin = self.head(&hidden[..h], film);
-        check_margins(&[margin])?;
+        check_margins("embedding", x, &[margin])?;
         Ok(margin)
     }
 
@@ -195,7 +195,6 @@ impl Gate {
         if !xs.len().is_multiple_of(d) {
             return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
         }
-        check_finite("embeddings", xs)?;
         let (n, l) = (xs.len() / d, films.len());
         if l == 0 {
             return Ok(Vec::new());
@@ -203,12 +202,13 @@ impl Gate {
         // Threads own rows, so they write (N, L); the transpose is cheap beside the GELUs.
         let mut by_row = filled("margins", n, l, 0.0)?;
         parallel::rows(threads, &mut by_row, l, |first, part| {
-            let mut trunk = Trunk::new(&self.w1, self.simd);
+            let mut trunk = Trunk::new(self.simd);
             let rows = part.len() / l;
             for start in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - start);
                 let x = &xs[(first + start) * d..(first + start + count) * d];
-                for (i, u) in trunk.run(x).enumerate() {
+                trunk.center(x, self.weights.d);
+                for (i, u) in trunk.product(&self.w1).enumerate() {
                     let out = &mut part[(start + i) * l..(start + i + 1) * l];
                     for (film, out) in films.iter().zip(out) {
                         *out = self.head(u, film);
@@ -216,7 +216,7 @@ impl Gate {
                 }
             }
         });
-        check_margins(&by_row)?;
+        check_margins("embeddings", xs, &by_row)?;
         if l <= 1 {
             return Ok(by_row);
         }
@@ -233,7 +233,12 @@ impl Gate {
 /// Widths up to this run on the stack.
 const MAX_STACK: usize = 1024;
 
-fn check_margins(margins: &[f32]) -> Result<()> {
+/// An embedding that is not finite makes a margin that is not (its variance is no number), so only a
+/// bad margin is worth a look at what came in.
+fn check_margins(what: &str, xs: &[f32], margins: &[f32]) -> Result<()> {
+    if check_finite("", margins).is_err() {
+        check_finite(what, xs)?;
+    }
     check_finite("margin (embedding too large in magnitude?)", margins)
 }
 
@@ -254,30 +259,32 @@ pub(crate) fn fold_layer_norm(
 }
 
 /// Centre, normalise and multiply a few rows, in buffers that are reused.
-pub(crate) struct Trunk<'a> {
-    w: &'a Packed,
+pub(crate) struct Trunk {
     simd: Simd,
     centered: Vec<f32>,
     scale: Vec<f32>,
     hidden: Vec<f32>,
 }
 
-impl<'a> Trunk<'a> {
-    pub(crate) fn new(w: &'a Packed, simd: Simd) -> Self {
-        Self { w, simd, centered: Vec::new(), scale: Vec::new(), hidden: Vec::new() }
+impl Trunk {
+    pub(crate) fn new(simd: Simd) -> Self {
+        Self { simd, centered: Vec::new(), scale: Vec::new(), hidden: Vec::new() }
     }
 
-    /// Hidden rows (before bias) of the rows in `x`.
-    pub(crate) fn run(&mut self, x: &[f32]) -> std::slice::ChunksExact<'_, f32> {
-        let (d, h) = (self.w.inputs(), self.w.padded_outputs());
-        let rows = x.len() / d;
-        self.centered.resize(rows * d, 0.0);
-        self.hidden.resize(rows * h, 0.0);
+    /// Take in rows of width `d`.
+    pub(crate) fn center(&mut self, x: &[f32], d: usize) {
+        self.centered.resize(x.len(), 0.0);
         self.scale.clear();
         for (x, c) in x.chunks_exact(d).zip(self.centered.chunks_exact_mut(d)) {
             self.scale.push(self.simd.center(x, c));
         }
-        self.simd.dense(self.w, &self.centered, &self.scale, &mut self.hidden);
+    }
+
+    /// Hidden rows (before bias) of the rows taken in.
+    pub(crate) fn product(&mut self, w: &Packed) -> std::slice::ChunksExact<'_, f32> {
+        let h = w.padded_outputs();
+        self.hidden.resize(self.scale.len() * h, 0.0);
+        self.simd.dense(w, &self.centered, &self.scale, &mut self.hidden);
         self.hidden.chunks_exact(h)
     }
 }

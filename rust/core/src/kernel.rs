@@ -18,7 +18,7 @@
 use std::sync::OnceLock;
 
 use crate::lanes::{LANES, Lanes, Scalar};
-use crate::packed::{Packed, PaddedVec};
+use crate::packed::{GROUP, Packed, PaddedVec};
 
 /// Instruction sets that have a path of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +51,23 @@ impl Level {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && popcnt()
+            }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && popcnt(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             #[allow(unreachable_patterns)]
             _ => false,
         }
     }
+}
+
+/// Every processor with AVX2 counts bits, and the loops that select rely on it.
+#[cfg(target_arch = "x86_64")]
+fn popcnt() -> bool {
+    is_x86_feature_detected!("popcnt")
 }
 
 /// A level this processor is known to run: the proof that calling its code is sound.
@@ -130,10 +138,13 @@ unsafe fn center<V: Lanes>(x: &[f32], out: &mut [f32]) -> f32 {
     }
 }
 
-/// `R` rows times `B` output blocks: the register tile. `out` rows are `stride` apart.
+/// `R` rows times `B` output blocks: the register tile. Weights of an input are `step` floats from
+/// those of the next; `out` rows are `stride` apart.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
     w: *const f32,
+    step: usize,
     d: usize,
     x: *const f32,
     scale: *const f32,
@@ -146,7 +157,7 @@ unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
         for i in 0..d {
             let mut wv = [V::splat(0.0); B];
             for b in 0..B {
-                wv[b] = V::load(w.add((b * d + i) * LANES));
+                wv[b] = V::load(w.add(i * step + b * LANES));
             }
             for r in 0..R {
                 let xi = V::splat(*x.add(r * d + i));
@@ -180,29 +191,28 @@ unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
         let wide = rows - r >= R;
         let mut b = 0;
         while b < blocks {
+            // A tile stays within a group of blocks.
+            let (at, width) = w.place(b);
+            let (left, step) = (width - b % GROUP, width * LANES);
             // SAFETY: offsets address row r, block b of buffers whose sizes the caller checked.
             unsafe {
-                let (wb, xr, sr, or) = (
-                    wp.add(b * d * LANES),
-                    xp.add(r * d),
-                    sp.add(r),
-                    op.add(r * stride + b * LANES),
-                );
-                b += match (wide, blocks - b) {
+                let (wb, xr, sr, or) =
+                    (wp.add(at * LANES), xp.add(r * d), sp.add(r), op.add(r * stride + b * LANES));
+                b += match (wide, left) {
                     (true, left) if left >= B => {
-                        tile::<V, R, B>(wb, d, xr, sr, or, stride);
+                        tile::<V, R, B>(wb, step, d, xr, sr, or, stride);
                         B
                     }
                     (true, _) => {
-                        tile::<V, R, 1>(wb, d, xr, sr, or, stride);
+                        tile::<V, R, 1>(wb, step, d, xr, sr, or, stride);
                         1
                     }
                     (false, left) if left >= B1 => {
-                        tile::<V, 1, B1>(wb, d, xr, sr, or, stride);
+                        tile::<V, 1, B1>(wb, step, d, xr, sr, or, stride);
                         B1
                     }
                     (false, _) => {
-                        tile::<V, 1, 1>(wb, d, xr, sr, or, stride);
+                        tile::<V, 1, 1>(wb, step, d, xr, sr, or, stride);
                         1
                     }
                 };
@@ -326,7 +336,7 @@ macro_rules! level {
 #[cfg(target_arch = "x86_64")]
 level!(avx2, crate::lanes::Avx2, "avx2,fma", 6, 1, 4);
 #[cfg(target_arch = "x86_64")]
-level!(avx512, crate::lanes::Avx512, "avx512f", 6, 4, 8);
+level!(avx512, crate::lanes::Avx512, "avx512f", 6, 4, 4);
 #[cfg(target_arch = "aarch64")]
 level!(neon, crate::lanes::Neon, "neon", 4, 1, 4);
 

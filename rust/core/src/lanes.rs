@@ -69,7 +69,7 @@ pub trait Lanes: Copy {
 
 /// Portable lanes; `mul_add` is the correctly rounded fused operation on any target.
 #[derive(Clone, Copy)]
-pub struct Scalar([f32; LANES]);
+pub struct Scalar(pub [f32; LANES]);
 
 impl Scalar {
     #[inline(always)]
@@ -131,7 +131,7 @@ macro_rules! registers {
      $min:ident, $max:ident, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
-        pub struct $name([$reg; $n]);
+        pub struct $name(pub [$reg; $n]);
 
         // No closures here: code that is not inlined into the caller loses the caller's instructions.
         // SAFETY (all blocks): callers run inside a function compiled for these instructions, on a

@@ -31,9 +31,16 @@ pub fn inverse_norm(x: &[f32]) -> f64 {
     if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 }
 }
 
+/// Models whose sums advance together.
+const TOGETHER: usize = 4;
+
 /// A checked length predictor.
 #[derive(Clone, Debug)]
-pub struct LengthPredictor(LengthWeights);
+pub struct LengthPredictor {
+    weights: LengthWeights,
+    /// w as (M/4, d, 4), padded with zeros: a sum's order is its model's own, four sums at a time.
+    columns: Vec<[f32; TOGETHER]>,
+}
 
 impl LengthPredictor {
     /// Check sizes and ranges.
@@ -49,29 +56,44 @@ impl LengthPredictor {
         check_len("length.scalars", w.models * SCALARS, w.scalars.len())?;
         check_finite("length.weight", &w.weight)?;
         check_finite_f64("length.scalars", &w.scalars)?;
-        Ok(Self(w))
+        let mut columns = vec![[0.0; TOGETHER]; w.models.div_ceil(TOGETHER) * w.d];
+        for (m, row) in w.weight.chunks_exact(w.d).enumerate() {
+            for (i, v) in row.iter().enumerate() {
+                columns[m / TOGETHER * w.d + i][m % TOGETHER] = *v;
+            }
+        }
+        Ok(Self { weights: w, columns })
     }
 
     /// The parameters.
     pub fn weights(&self) -> &LengthWeights {
-        &self.0
+        &self.weights
     }
 
     /// Expected output tokens of every model for one query.
     pub fn predict_into(&self, x: &[f32], n_input: f64, out: &mut [f64]) {
         let log_in = libm::log1p(n_input);
         let inverse = inverse_norm(x);
-        let rows = self.0.weight.chunks_exact(self.0.d).zip(self.0.scalars.chunks_exact(SCALARS));
-        for (out, (w, s)) in out.iter_mut().zip(rows) {
-            let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-            let log = dot * inverse + s[0] * log_in + s[1] + s[2];
-            *out = (libm::exp(log) - 1.0).clamp(0.0, s[3].max(0.0));
+        let scalars = self.weights.scalars.chunks(SCALARS * TOGETHER);
+        let groups = self.columns.chunks_exact(self.weights.d);
+        for ((out, scalars), w) in out.chunks_mut(TOGETHER).zip(scalars).zip(groups) {
+            // From −0, as a sum starts.
+            let mut dots = [-0.0_f64; TOGETHER];
+            for (w, x) in w.iter().zip(x) {
+                for (dot, w) in dots.iter_mut().zip(w) {
+                    *dot += f64::from(*w) * f64::from(*x);
+                }
+            }
+            for ((out, s), dot) in out.iter_mut().zip(scalars.chunks_exact(SCALARS)).zip(dots) {
+                let log = dot * inverse + s[0] * log_in + s[1] + s[2];
+                *out = (libm::exp(log) - 1.0).clamp(0.0, s[3].max(0.0));
+            }
         }
     }
 
     /// (N, d) embeddings and (N,) input lengths → (N, M).
     pub fn predict(&self, xs: &[f32], n_input: &[f64]) -> Result<Vec<f64>> {
-        let (m, d) = (self.0.models, self.0.d);
+        let (m, d) = (self.weights.models, self.weights.d);
         check_len("embeddings (N·d values)", n_input.len() * d, xs.len())?;
         check_finite("embeddings", xs)?;
         crate::cost::check_tokens("n_input_tokens", n_input)?;

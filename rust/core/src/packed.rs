@@ -34,8 +34,11 @@ impl PaddedVec {
     }
 }
 
-/// A dense layer's weights, packed `[output block][input][lane]` so that sixteen outputs advance
-/// together over the inputs and memory is read once, forwards.
+/// Output blocks stored side by side.
+pub(crate) const GROUP: usize = 4;
+
+/// A dense layer's weights, packed `[group of output blocks][input][block][lane]` so that the blocks
+/// of a group advance together over the inputs and memory is read once, forwards, in one stream.
 #[derive(Clone, Debug)]
 pub struct Packed {
     inputs: usize,
@@ -46,13 +49,22 @@ impl Packed {
     /// Pack a row-major (outputs, inputs) matrix; missing outputs of the last block are zero.
     pub fn new(w: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(w.len(), outputs * inputs);
-        let mut data = vec![Block([0.0; LANES]); outputs.div_ceil(LANES) * inputs];
+        let zeros = vec![Block([0.0; LANES]); outputs.div_ceil(LANES) * inputs];
+        let mut packed = Self { inputs, data: zeros };
         for o in 0..outputs {
+            let (first, step) = packed.place(o / LANES);
             for i in 0..inputs {
-                data[(o / LANES) * inputs + i].0[o % LANES] = w[o * inputs + i];
+                packed.data[first + i * step].0[o % LANES] = w[o * inputs + i];
             }
         }
-        Self { inputs, data }
+        packed
+    }
+
+    /// Where output block `b` starts, and the step from one input to the next, in blocks. The last
+    /// group may be narrower.
+    pub(crate) fn place(&self, b: usize) -> (usize, usize) {
+        let group = b - b % GROUP;
+        (group * self.inputs + b % GROUP, GROUP.min(self.blocks() - group))
     }
 
     /// Inputs of the layer.

@@ -1,13 +1,19 @@
 //! Order statistics of one row, without sorting it.
 //!
 //! In: scores (N,), a mask, ranks. Out: for each rank the rank-th largest masked score. Memory beyond
-//! the input is bounded whatever N is: a sample of 65,536 scores, then 200,000 kept ones.
+//! the input is bounded whatever N is, under 1 MB: a sample, then the kept scores, in one buffer.
 //!
-//! A strided sample brackets each wanted score between two pivots, a few standard deviations of the
-//! sample's noise apart. One pass over the row then keeps what lies in a bracket and counts what
-//! lies above. A bracket that missed (a row whose order defeats the sample) is noticed by the counts,
-//! and the row goes through three histogram passes over the bits of its scores instead, which need no
-//! luck. Both are exact.
+//! A sample of evenly spaced cache lines brackets each wanted score between two pivots, a few standard
+//! deviations of the sample's noise apart. One pass over the row (`sieve.rs`) then keeps what
+//! lies in a bracket and counts what lies above. A bracket that missed (a row whose order defeats the
+//! sample) is noticed by the counts, and the row goes through histogram passes instead
+//! (`radix.rs`), which need no luck. Both are exact.
+
+use std::cmp::Ordering;
+
+use crate::kernel::Simd;
+use crate::lanes::LANES;
+use crate::radix::by_bits;
 
 /// A wanted order statistic.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,228 +31,253 @@ pub enum Found {
 pub struct NotFinite(pub usize);
 
 /// One sampled score a this many.
-const STRIDE: usize = 32;
+const STRIDE: usize = 24;
 /// Bounds of the sample's size.
 const SAMPLE: (usize, usize) = (256, 1 << 16);
 /// Half a bracket's width in standard deviations of the sample.
 const SIGMAS: f64 = 3.5;
-/// Scores kept in brackets at most.
-const KEPT: usize = 200_000;
-/// Scores looked at between two flushes of the survivors.
-const CHUNK: usize = 512;
+/// Scores kept at most: 660 kB.
+const KEPT: usize = 165_000;
+/// Scores of one bracket that a selection works on at most: 262 kB.
+const SCRATCH: usize = 1 << 16;
+/// Up to here the library selects.
+const SMALL: usize = 48;
+/// Scores looked at before the survivors are put into brackets: they stay in the first cache.
+const BLOCK: usize = 4096;
 
-/// The rank-th largest (from 0) masked score, for each rank in ascending order.
-pub fn largest(scores: &[f32], mask: &[bool], ranks: &[usize]) -> Result<Vec<Found>, NotFinite> {
-    debug_assert!(ranks.is_sorted());
-    let mut brackets = Brackets::sample(scores, mask, ranks);
-    let masked = brackets.fill(scores, mask)?;
-    Ok(brackets.answer(ranks, masked).unwrap_or_else(|| by_bits(scores, mask, ranks)))
+/// The selection's buffers, for rows of one length.
+pub struct Selector {
+    simd: Simd,
+    /// The sample, then what is kept of the row.
+    kept: Vec<f32>,
+    /// Survivors of a block.
+    block: Vec<f32>,
+    /// Where a selection works.
+    scratch: Vec<f32>,
 }
 
-/// Disjoint value ranges [low, high), the highest first, and what was found in them.
-struct Brackets {
-    /// (low, high) of each.
-    ranges: Vec<(f32, f32)>,
-    /// Which range serves each rank.
-    serves: Vec<usize>,
-    kept: Vec<Vec<f32>>,
-    /// Scores at or above a range's high that are in no range, by the range below them.
-    above: Vec<usize>,
-    overflow: bool,
-}
-
-impl Brackets {
-    fn sample(scores: &[f32], mask: &[bool], ranks: &[usize]) -> Self {
-        let n = scores.len();
-        let size = (n / STRIDE).clamp(SAMPLE.0, SAMPLE.1).min(n);
-        let step = n.checked_div(size).unwrap_or(1).max(1);
-        let mut sample: Vec<f32> = scores
-            .iter()
-            .zip(mask)
-            .step_by(step)
-            .filter(|(s, m)| **m && s.is_finite())
-            .map(|(s, _)| *s)
-            .collect();
-        sample.sort_unstable_by(|a, b| b.total_cmp(a));
-        // Of the `rank` scores above the wanted one, each is in the sample with chance 1/step.
-        let pivot = |at: f64, beyond: f32| {
-            if at < 0.0 {
-                f32::INFINITY
-            } else {
-                sample.get(at as usize).copied().unwrap_or(beyond)
-            }
-        };
-        let mut ranges: Vec<(f32, f32)> = Vec::with_capacity(ranks.len());
-        let mut serves = Vec::with_capacity(ranks.len());
-        for rank in ranks {
-            let expected = *rank as f64 / step as f64;
-            let width = SIGMAS * expected.sqrt() + SIGMAS;
-            let (high, low) = (
-                pivot(expected - width, f32::INFINITY),
-                pivot(expected + width, f32::NEG_INFINITY),
-            );
-            match ranges.last_mut() {
-                // Overlapping ranges become one.
-                Some(last) if high >= last.0 => last.0 = last.0.min(low),
-                _ => ranges.push((low, high)),
-            }
-            serves.push(ranges.len() - 1);
+impl Selector {
+    /// Buffers for rows of `n` scores.
+    pub fn new(simd: Simd, n: usize) -> Self {
+        // Zeroing what stays unused would show in short rows; growing from a larger start would hold
+        // two large buffers at once.
+        let kept = if n < 400_000 { (n / 12).max(512) } else { KEPT };
+        Self {
+            simd,
+            kept: vec![0.0; kept + 2 * LANES],
+            block: vec![0.0; n.min(BLOCK) + LANES],
+            scratch: Vec::new(),
         }
-        let kept = vec![Vec::new(); ranges.len()];
-        let above = vec![0; ranges.len()];
-        Self { ranges, serves, kept, above, overflow: false }
+    }
+
+    /// The rank-th largest (from 0) masked score, for each rank in ascending order.
+    pub fn largest(
+        &mut self,
+        scores: &[f32],
+        mask: &[bool],
+        ranks: &[usize],
+    ) -> Result<Vec<Found>, NotFinite> {
+        debug_assert!(ranks.is_sorted());
+        let mut brackets = self.sample(scores, mask, ranks);
+        let masked = self.fill(&mut brackets, scores, mask)?;
+        let found = self.answer(&brackets, ranks, masked);
+        Ok(found.unwrap_or_else(|| by_bits(scores, mask, ranks)))
+    }
+
+    /// Brackets of the ranks, from a sample.
+    fn sample(&mut self, scores: &[f32], mask: &[bool], ranks: &[usize]) -> Brackets {
+        let n = scores.len();
+        let step = n.div_ceil((n / STRIDE).clamp(SAMPLE.0, SAMPLE.1)).max(1) * LANES;
+        let (mut count, mut seen) = (0, 0);
+        for (scores, mask) in scores.chunks(step).zip(mask.chunks(step)) {
+            let line = scores.len().min(LANES);
+            let out = &mut self.kept[count..];
+            let line_seen = self.simd.keep(&scores[..line], &mask[..line], f32::MIN, out);
+            if !line_seen.finite {
+                // The pass will name it; should it be gone by then, bits need no brackets.
+                return Brackets { overflow: true, ..Brackets::default() };
+            }
+            count += line_seen.kept;
+            seen += line;
+        }
+        let rate = seen as f64 / n.max(1) as f64;
+        // Of the `rank` scores above the wanted one, each is in the sample with chance `rate`.
+        let places = |rank: &usize| {
+            let expected = *rank as f64 * rate;
+            let width = SIGMAS * expected.sqrt() + SIGMAS;
+            (expected - width, expected + width)
+        };
+        // Only the top is put in order.
+        let deepest = ranks.last().map_or(0, |r| places(r).1 as usize + 1);
+        if deepest < count {
+            let bound = self.nth(count, f32::MIN, f32::INFINITY, deepest);
+            count = self.simd.sift(&mut self.kept, count, bound, f32::INFINITY);
+        }
+        let top = &mut self.kept[..count];
+        top.sort_unstable_by(descending);
+        let mut brackets = Brackets::default();
+        for (first, last) in ranks.iter().map(places) {
+            let at = |place: f64| top.get(place as usize).copied();
+            let low = at(last).unwrap_or(f32::MIN);
+            let high = match top.last() {
+                // Beyond the sample: below all of it.
+                Some(smallest) if first >= 0.0 => at(first).unwrap_or(*smallest),
+                _ => f32::INFINITY,
+            };
+            brackets.add(low, high);
+        }
+        brackets
     }
 
     /// The one pass; returns how many scores are masked in.
-    fn fill(&mut self, scores: &[f32], mask: &[bool]) -> Result<usize, NotFinite> {
-        let lowest = self.ranges.last().map_or(f32::INFINITY, |r| r.0);
-        let mut survives = [0_u8; CHUNK];
-        let mut masked = 0;
-        for (block, (scores, mask)) in scores.chunks(CHUNK).zip(mask.chunks(CHUNK)).enumerate() {
-            // Two loops, so that the first, which sees every score, vectorises.
-            let (mut count, mut bad) = (0_u16, 0_u8);
-            for ((s, m), out) in scores.iter().zip(mask).zip(&mut survives) {
-                *out = u8::from(*m) & u8::from(*s >= lowest);
-                count += u16::from(*m);
-                bad |= u8::from(!s.is_finite());
-            }
-            masked += usize::from(count);
-            if bad != 0 {
+    fn fill(
+        &mut self,
+        brackets: &mut Brackets,
+        scores: &[f32],
+        mask: &[bool],
+    ) -> Result<usize, NotFinite> {
+        let lowest = brackets.ranges.last().map_or(f32::INFINITY, |r| r.low);
+        let (mut masked, mut kept) = (0, 0);
+        for (i, (scores, mask)) in scores.chunks(BLOCK).zip(mask.chunks(BLOCK)).enumerate() {
+            let seen = self.simd.keep(scores, mask, lowest, &mut self.block);
+            masked += seen.masked;
+            if !seen.finite {
                 let at = scores.iter().position(|s| !s.is_finite()).unwrap_or(0);
-                return Err(NotFinite(block * CHUNK + at));
+                return Err(NotFinite(i * BLOCK + at));
             }
-            if self.overflow {
-                continue;
-            }
-            for (scores, flags) in scores.chunks(8).zip(survives.as_chunks().0) {
-                // The last, shorter chunk may see flags of the block before: mask them off.
-                let bytes = u32::try_from(8 * scores.len()).unwrap_or(64);
-                let mut left = u64::from_le_bytes(*flags) & (u64::MAX >> (64 - bytes));
-                while left != 0 {
-                    self.place(scores[left.trailing_zeros() as usize / 8]);
-                    left &= left - 1;
+            let survivors = &self.block[..seen.kept];
+            for range in &mut brackets.ranges {
+                let needed = kept + survivors.len() + LANES;
+                if self.kept.len() < needed {
+                    let larger = needed.max(self.kept.len() * 8).min(KEPT + 2 * LANES);
+                    self.kept.resize(larger, 0.0);
                 }
+                if self.kept.len() < needed {
+                    brackets.overflow = true;
+                    break;
+                }
+                let out = &mut self.kept[kept..];
+                let (n, above) = self.simd.between(survivors, range.low, range.high, out);
+                kept += n;
+                range.kept += n;
+                range.above += above;
             }
-            self.overflow = self.kept.iter().map(Vec::len).sum::<usize>() > KEPT;
         }
         Ok(masked)
     }
 
-    fn place(&mut self, score: f32) {
-        // Ranges are few and the highest comes first.
-        for (i, (low, high)) in self.ranges.iter().enumerate() {
-            if score >= *high {
-                self.above[i] += 1;
-                return;
-            }
-            if score >= *low {
-                self.kept[i].push(score);
-                return;
-            }
-        }
-    }
-
     /// The scores of the ranks, or `None` when a bracket missed its score.
-    fn answer(&mut self, ranks: &[usize], masked: usize) -> Option<Vec<Found>> {
-        if self.overflow {
+    fn answer(
+        &mut self,
+        brackets: &Brackets,
+        ranks: &[usize],
+        masked: usize,
+    ) -> Option<Vec<Found>> {
+        if brackets.overflow {
             return None;
         }
-        let mut over = 0;
-        let over: Vec<usize> = (0..self.ranges.len())
-            .map(|i| {
-                over += self.above[i];
-                let before = over;
-                over += self.kept[i].len();
-                before
-            })
-            .collect();
-        let mut out = Vec::with_capacity(ranks.len());
-        for (rank, range) in ranks.iter().zip(&self.serves) {
-            out.push(if *rank >= masked {
-                Found::TooFew
-            } else {
-                let kept = &mut self.kept[*range];
-                let within = rank.checked_sub(over[*range]).filter(|w| *w < kept.len())?;
-                let (_, score, _) = kept.select_nth_unstable_by(within, |a, b| b.total_cmp(a));
-                Found::Score(*score)
-            });
+        let total = brackets.ranges.iter().map(|r| r.kept).sum();
+        let mut out = vec![Found::TooFew; ranks.len()];
+        let mut lowest = f32::MIN;
+        // The deepest rank first: the others lie among what is larger.
+        for (i, (rank, serves)) in ranks.iter().zip(&brackets.serves).enumerate().rev() {
+            if *rank >= masked {
+                continue;
+            }
+            let range = brackets.ranges[*serves];
+            let within = rank.checked_sub(range.above).filter(|w| *w < range.kept)?;
+            lowest = self.nth(total, lowest.max(range.low), range.high, within);
+            out[i] = Found::Score(lowest);
         }
         Some(out)
     }
+
+    /// The `place`-th largest of the first `n` kept scores that lie in [low, high).
+    fn nth(&mut self, n: usize, low: f32, high: f32, place: usize) -> f32 {
+        let mut count = 0;
+        let room = n.min(SCRATCH) + BLOCK + LANES;
+        if self.scratch.len() < room {
+            self.scratch = Vec::new();
+            self.scratch.resize(room, 0.0);
+        }
+        for part in self.kept[..n].chunks(BLOCK) {
+            let out = &mut self.scratch[count..];
+            if out.len() < part.len() + LANES {
+                // More than the buffer holds: the library selects among all.
+                let over = self.simd.count(&self.kept[..n], high.min(f32::MAX));
+                let over = if high == f32::INFINITY { 0 } else { over };
+                return *self.kept[..n].select_nth_unstable_by(over + place, descending).1;
+            }
+            count += self.simd.between(part, low, high, out).0;
+        }
+        quickselect(self.simd, &mut self.scratch, count, place)
+    }
 }
 
-const TOP: usize = 1 << 11;
-const LOW: usize = 1 << 10;
-
-/// Order-preserving integer image of a float; −0 and +0 are one value.
-fn key(score: f32) -> u32 {
-    let bits = (score + 0.0).to_bits();
-    if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
-}
-
-fn unkey(key: u32) -> f32 {
-    f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
-}
-
-/// Three histogram passes over 11, 11 and 10 bits of the scores.
-fn by_bits(scores: &[f32], mask: &[bool], ranks: &[usize]) -> Vec<Found> {
-    let keys = || scores.iter().zip(mask).filter(|(_, m)| **m).map(|(s, _)| key(*s));
-    let mut counts = vec![0_usize; TOP];
-    keys().for_each(|k| counts[(k >> 21) as usize] += 1);
-    let found: Vec<Option<(u32, usize)>> = ranks.iter().map(|r| descend(&counts, *r)).collect();
-    let found = refine(keys, &found, 10, TOP);
-    let found = refine(keys, &found, 0, LOW);
-    let total: usize = counts.iter().sum();
-    ranks
-        .iter()
-        .zip(found)
-        .map(|(rank, found)| match found {
-            _ if *rank >= total => Found::TooFew,
-            Some((key, _)) => Found::Score(unkey(key)),
-            None => Found::Unstable,
-        })
-        .collect()
-}
-
-/// One more digit of each key: `found` holds a prefix and the rank within it.
-fn refine<I: Iterator<Item = u32>>(
-    keys: impl Fn() -> I,
-    found: &[Option<(u32, usize)>],
-    shift: u32,
-    width: usize,
-) -> Vec<Option<(u32, usize)>> {
-    let digit = width.trailing_zeros();
-    let mut prefixes: Vec<u32> = found.iter().flatten().map(|f| f.0).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    let mut counts = vec![0_usize; prefixes.len() * width];
-    for k in keys() {
-        if let Ok(slot) = prefixes.binary_search(&(k >> (shift + digit))) {
-            counts[slot * width + ((k >> shift) as usize & (width - 1))] += 1;
+/// The `place`-th largest of the buffer's first `n` scores, place < n; what is left of them is lost.
+fn quickselect(simd: Simd, buffer: &mut [f32], mut n: usize, mut place: usize) -> f32 {
+    // Halving takes a dozen rounds; scores made to defeat it are left to the library.
+    for _ in 0..48 {
+        if n <= SMALL {
+            break;
+        }
+        let mut some: [f32; 9] = std::array::from_fn(|j| buffer[(2 * j + 1) * n / 18]);
+        some.sort_unstable_by(descending);
+        let pivot = some[place * some.len() / n];
+        let above = simd.count(&buffer[..n], pivot);
+        if place >= above {
+            n = simd.sift(buffer, n, f32::MIN, pivot);
+            place -= above;
+        } else {
+            n = simd.sift(buffer, n, pivot.next_up(), f32::INFINITY);
+            if place >= n {
+                return pivot;
+            }
         }
     }
-    let step = |&(prefix, rank): &(u32, usize)| {
-        let slot = prefixes.binary_search(&prefix).ok()?;
-        let (low, rank) = descend(&counts[slot * width..(slot + 1) * width], rank)?;
-        Some((prefix << digit | low, rank))
-    };
-    found.iter().map(|f| f.as_ref().and_then(step)).collect()
+    *buffer[..n].select_nth_unstable_by(place, descending).1
 }
 
-/// The bucket that holds the rank-th largest element, and the rank within it.
-fn descend(counts: &[usize], mut rank: usize) -> Option<(u32, usize)> {
-    for (bucket, count) in counts.iter().enumerate().rev() {
-        if rank < *count {
-            return Some((bucket as u32, rank));
+/// The order of ranks, as the library's sorts ask for it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn descending(a: &f32, b: &f32) -> Ordering {
+    b.total_cmp(a)
+}
+
+/// Values [low, high), and what was found in them.
+#[derive(Clone, Copy)]
+struct Range {
+    low: f32,
+    high: f32,
+    kept: usize,
+    /// Scores at or above `high`.
+    above: usize,
+}
+
+/// Disjoint ranges, the highest first.
+#[derive(Default)]
+struct Brackets {
+    ranges: Vec<Range>,
+    /// Which range serves each rank.
+    serves: Vec<usize>,
+    overflow: bool,
+}
+
+impl Brackets {
+    /// A range for the next rank; overlapping ranges become one.
+    fn add(&mut self, low: f32, high: f32) {
+        match self.ranges.last_mut() {
+            Some(last) if high >= last.low => last.low = last.low.min(low),
+            _ => self.ranges.push(Range { low, high, kept: 0, above: 0 }),
         }
-        rank -= count;
+        self.serves.push(self.ranges.len() - 1);
     }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Level;
 
     fn by_sorting(scores: &[f32], mask: &[bool], ranks: &[usize]) -> Vec<Found> {
         let mut kept: Vec<f32> =
@@ -276,12 +307,18 @@ mod tests {
                 if coarse {
                     for s in &mut scores {
                         *s = (*s * 8.0).floor() - 4.0;
+                        // The largest and the smallest number are scores like others.
+                        *s = if *s == 3.0 { f32::MAX } else { *s };
+                        *s = if *s == -4.0 { f32::MIN } else { *s };
                     }
                 }
                 let mask: Vec<bool> = numbers(n, seed + 9).iter().map(|u| *u < 0.4).collect();
                 let ranks = [0, 0, n / 1000, n / 100, n / 20, n / 3, n / 2, n];
                 let expected = by_sorting(&scores, &mask, &ranks);
-                assert_eq!(largest(&scores, &mask, &ranks).unwrap(), expected, "n = {n}");
+                for simd in Level::ALL.into_iter().filter_map(Simd::new) {
+                    let found = Selector::new(simd, n).largest(&scores, &mask, &ranks).unwrap();
+                    assert_eq!(found, expected, "{simd:?}, n = {n}");
+                }
                 assert_eq!(by_bits(&scores, &mask, &ranks), expected, "n = {n}");
             }
         }
@@ -290,21 +327,22 @@ mod tests {
     /// Orders that defeat a strided sample: it sees the smallest scores only, or the largest.
     #[test]
     fn rows_that_fool_the_sample_are_still_exact() {
-        let n = 64_000;
+        let n = STRIDE * LANES * 160;
         let mut fell_back = 0;
         for flip in [1.0, -1.0] {
             let scores: Vec<f32> = numbers(n, 3)
                 .iter()
                 .enumerate()
-                .map(|(i, u)| flip * if i % STRIDE == 0 { *u - 9.0 } else { *u })
+                .map(|(i, u)| flip * if i % (STRIDE * LANES) < LANES { *u - 9.0 } else { *u })
                 .collect();
             let mask = vec![true; n];
             let ranks = [3, 100, 3_000];
-            let mut brackets = Brackets::sample(&scores, &mask, &ranks);
-            let masked = brackets.fill(&scores, &mask).unwrap();
-            fell_back += usize::from(brackets.answer(&ranks, masked).is_none());
+            let selector = &mut Selector::new(Simd::best(), n);
+            let mut brackets = selector.sample(&scores, &mask, &ranks);
+            let masked = selector.fill(&mut brackets, &scores, &mask).unwrap();
+            fell_back += usize::from(selector.answer(&brackets, &ranks, masked).is_none());
             assert_eq!(
-                largest(&scores, &mask, &ranks).unwrap(),
+                selector.largest(&scores, &mask, &ranks).unwrap(),
                 by_sorting(&scores, &mask, &ranks)
             );
         }
@@ -315,6 +353,13 @@ mod tests {
     fn scores_that_are_not_finite_are_named() {
         let mut scores = numbers(3_000, 4);
         scores[2_345] = f32::NAN;
-        assert_eq!(largest(&scores, &[false; 3_000], &[1]), Err(NotFinite(2_345)));
+        let found = Selector::new(Simd::best(), 3_000).largest(&scores, &[false; 3_000], &[1]);
+        assert_eq!(found, Err(NotFinite(2_345)));
+        // So many that the sample is full of them.
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let found =
+                Selector::new(Simd::best(), 3_000).largest(&[bad; 3_000], &[true; 3_000], &[1, 99]);
+            assert_eq!(found, Err(NotFinite(0)));
+        }
     }
 }

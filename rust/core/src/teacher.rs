@@ -3,19 +3,18 @@
 //! In: embeddings (N, d). Out: p (N, M), the probability that each model answers correctly:
 //! p_m = σ(w2_m · GELU(W1_m·LN_m(e) + b1_m) + b2_m).
 //!
-//! All heads share LayerNorm's statistics; its affine is folded into W1, so M heads are one product
-//! of (M·h, d) with the centred row, and GELU runs in the gate's own kernel with γ = 1.
+//! All heads share LayerNorm's statistics; its affine is folded into each W1, so a head is one product
+//! with the centred row, and GELU runs in the gate's own kernel with γ = 1.
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::gate::{MAX_WIDTH, Trunk, fold_layer_norm};
 use crate::kernel::{Simd, sigmoid};
-use crate::lanes::LANES;
 use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
 use crate::table::MAX_MODELS;
 
 /// Rows whose hidden layers are kept at once.
-const ROWS: usize = 12;
+const ROWS: usize = 48;
 
 /// The heads' parameters as they are trained and stored; row-major, stacked over models.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,6 +74,7 @@ impl TeacherWeights {
 
 #[derive(Clone, Debug)]
 struct Head {
+    w1: Packed,
     gamma: PaddedVec,
     shift: PaddedVec,
     w2: PaddedVec,
@@ -85,7 +85,6 @@ struct Head {
 #[derive(Clone, Debug)]
 pub struct Teacher {
     weights: TeacherWeights,
-    w1: Packed,
     heads: Vec<Head>,
     simd: Simd,
 }
@@ -100,9 +99,6 @@ impl Teacher {
     pub fn with_simd(weights: TeacherWeights, simd: Simd) -> Result<Self> {
         weights.check()?;
         let (m, d, h) = (weights.models, weights.d, weights.hidden);
-        // A head is padded to whole blocks, so that heads do not share one.
-        let padded = h.next_multiple_of(LANES);
-        let mut stacked = vec![0.0; m * padded * d];
         let mut heads = Vec::with_capacity(m);
         for k in 0..m {
             let (w, shift) = fold_layer_norm(
@@ -111,16 +107,16 @@ impl Teacher {
                 &weights.w1[k * h * d..(k + 1) * h * d],
                 &weights.b1[k * h..(k + 1) * h],
             );
-            stacked[k * padded * d..][..h * d].copy_from_slice(&w);
             let shift: Vec<f32> = shift.into_iter().map(|s| s as f32).collect();
             heads.push(Head {
+                w1: Packed::new(&w, h, d),
                 gamma: PaddedVec::new(&vec![1.0; h]),
                 shift: PaddedVec::new(&shift),
                 w2: PaddedVec::new(&weights.w2[k * h..(k + 1) * h]),
                 b2: weights.b2[k],
             });
         }
-        Ok(Self { w1: Packed::new(&stacked, m * padded, d), heads, weights, simd })
+        Ok(Self { weights, heads, simd })
     }
 
     /// The parameters as stored.
@@ -134,26 +130,52 @@ impl Teacher {
         if !xs.len().is_multiple_of(d) {
             return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
         }
-        check_finite("embeddings", xs)?;
         let mut out = filled("accuracies", xs.len() / d, m, 0.0)?;
-        let stride = self.w1.padded_outputs() / m;
         parallel::rows(threads, &mut out, m, |first, part| {
-            let mut trunk = Trunk::new(&self.w1, self.simd);
+            let mut trunk = Trunk::new(self.simd);
             for (i, part) in part.chunks_mut(ROWS * m).enumerate() {
                 let start = first + i * ROWS;
-                let x = &xs[start * d..(start + part.len() / m) * d];
-                for (u, out) in trunk.run(x).zip(part.chunks_exact_mut(m)) {
-                    for ((head, u), out) in self.heads.iter().zip(u.chunks_exact(stride)).zip(out) {
-                        *out = sigmoid(self.logit(head, u));
+                trunk.center(&xs[start * d..(start + part.len() / m) * d], d);
+                for (k, head) in self.heads.iter().enumerate() {
+                    for (u, out) in trunk.product(&head.w1).zip(part.chunks_exact_mut(m)) {
+                        out[k] = self.accuracy(head, u);
                     }
                 }
             }
         });
-        check_finite("accuracy (embedding too large in magnitude?)", &out)?;
+        check_accuracies("embeddings", xs, &out)?;
         Ok(out)
     }
 
-    fn logit(&self, head: &Head, u: &[f32]) -> f32 {
-        self.simd.film_gelu_dot(u, &head.gamma, &head.shift, &head.w2) + head.b2
+    /// p of one embedding for the models in `wanted`; the others' places in `out` (M,) are untouched.
+    pub fn accuracies_of(
+        &self,
+        x: &[f32],
+        wanted: impl Iterator<Item = usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        check_len("embedding", self.weights.d, x.len())?;
+        check_len("accuracies", self.weights.models, out.len())?;
+        let mut trunk = Trunk::new(self.simd);
+        trunk.center(x, self.weights.d);
+        for k in wanted {
+            let head = &self.heads[k];
+            let u = trunk.product(&head.w1).next().expect("one row");
+            out[k] = self.accuracy(head, u);
+            check_accuracies("embeddings", x, &out[k..=k])?;
+        }
+        Ok(())
     }
+
+    fn accuracy(&self, head: &Head, u: &[f32]) -> f32 {
+        sigmoid(self.simd.film_gelu_dot(u, &head.gamma, &head.shift, &head.w2) + head.b2)
+    }
+}
+
+/// As in the gate: what is not finite comes out as NaN, so inputs are looked at only then.
+fn check_accuracies(what: &str, xs: &[f32], p: &[f32]) -> Result<()> {
+    if check_finite("", p).is_err() {
+        check_finite(what, xs)?;
+    }
+    check_finite("accuracy (embedding too large in magnitude?)", p)
 }

@@ -15,6 +15,7 @@ use crate::heads::heads;
 use crate::losses::{bce, huber, monotone, softplus};
 use crate::nn;
 use crate::schedule::Schedule;
+use crate::trunk::trunk;
 use crate::views::View;
 use crate::{Record, Report};
 
@@ -82,20 +83,18 @@ impl GateNet {
         .to_vec()
     }
 
-    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B). LayerNorm's affine goes into weights and
-    /// bias, and the bias into FiLM's shift.
+    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B). The bias goes into FiLM's shift.
     pub fn margins(&self, x: &Tensor, lams: &[f64], mask: Vec<f32>) -> TensorResult<Tensor> {
         let h = self.b1.dim(1)?;
-        let w1 = self.w1.broadcast_mul(&self.ln_weight)?;
-        let bias = (self.ln_bias.matmul(&self.w1)? + self.b1.as_tensor())?;
         let psi: Vec<f64> = lams.iter().flat_map(|l| psi(*l)).collect();
         let psi = Tensor::from_vec(psi, (lams.len(), PSI), &nn::CPU)?.to_dtype(x.dtype())?;
         let film = psi.matmul(&self.film_weight)?.broadcast_add(&self.film_bias)?;
         let gamma = film.narrow(1, 0, h)?;
         let gamma = if self.film { gamma } else { gamma.ones_like()?.detach() };
-        let shift = (film.narrow(1, h, h)? + gamma.broadcast_mul(&bias)?)?;
+        let shift = (film.narrow(1, h, h)? + gamma.broadcast_mul(&self.b1)?)?;
         let film = Tensor::cat(&[gamma, shift], 1)?;
-        heads(&x.matmul(&w1)?, &film, &self.w2, 1, mask)?.squeeze(2)?.broadcast_add(&self.b2)
+        let hidden = trunk(x, &self.w1, &self.ln_weight, &self.ln_bias)?;
+        heads(&hidden, &film, &self.w2, 1, mask)?.squeeze(2)?.broadcast_add(&self.b2)
     }
 
     /// T = softplus(η_T) + 1e-6.

@@ -205,7 +205,7 @@ fn backward_avx2<T: Real>(row: &Row<T>, upstream: &[T], grad: &mut RowGrad<T>) {
 
 /// Whether the processor has the instructions of the functions above.
 #[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
+pub fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
@@ -303,19 +303,20 @@ impl<T: Real> Operands<'_, T> {
     }
 }
 
-fn slice<'a, T: WithDType>(s: &'a CpuStorage, l: &Layout) -> Result<&'a [T]> {
+/// The values of contiguous storage.
+pub fn slice<'a, T: WithDType>(s: &'a CpuStorage, l: &Layout) -> Result<&'a [T]> {
     match l.contiguous_offsets() {
         Some((a, b)) => Ok(&s.as_slice::<T>()?[a..b]),
-        None => bail!("heads: expected contiguous tensors"),
+        None => bail!("expected contiguous tensors"),
     }
 }
 
 /// The values of a contiguous tensor on the CPU, in `f`.
-fn with_values<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+pub fn with_values<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let (storage, layout) = t.storage_and_layout();
     match &*storage {
         Storage::Cpu(s) => f(slice(s, layout)?),
-        _ => bail!("heads: expected tensors on the CPU"),
+        _ => bail!("expected tensors on the CPU"),
     }
 }
 

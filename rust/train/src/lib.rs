@@ -7,9 +7,8 @@
 //! grade and price every query; [`gate`] learns that margin. Checkpoints are chosen on the held-out
 //! part.
 //!
-//! Automatic differentiation and matrix products are candle's; the networks' upper
-//! half and AdamW are fused here. The same seed, machine and
-//! number of threads give the same weights.
+//! Automatic differentiation is candle's; the networks' layers and AdamW are fused here. The same seed,
+//! machine and number of threads give the same weights.
 
 mod adamw;
 pub mod config;
@@ -22,6 +21,7 @@ mod nn;
 mod schedule;
 mod smoother;
 pub mod teacher;
+mod trunk;
 mod views;
 
 use candle_core::Tensor;

@@ -12,6 +12,7 @@ use crate::heads::heads;
 use crate::losses::{bce, rank};
 use crate::nn;
 use crate::schedule::Schedule;
+use crate::trunk::trunk;
 use crate::views::View;
 use crate::{Record, Report};
 
@@ -23,7 +24,6 @@ pub struct TeacherNet {
     b1: Var,        // (1, M·h)
     w2: Var,        // (M·h,)
     b2: Var,        // (M,)
-    own: Tensor,    // (M, M·h): 1 where a column belongs to a head
 }
 
 impl TeacherNet {
@@ -37,9 +37,6 @@ impl TeacherNet {
     ) -> TensorResult<Self> {
         let rng = &mut nn::stream(seed, 1);
         let width = models * hidden;
-        let own: Vec<f32> = (0..models * width)
-            .map(|i| f32::from(u8::from(i / width == i % width / hidden)))
-            .collect();
         Ok(Self {
             ln_weight: nn::constant(1.0, &[d, models, 1], dtype)?,
             ln_bias: nn::constant(0.0, &[models, d], dtype)?,
@@ -47,7 +44,6 @@ impl TeacherNet {
             b1: nn::uniform(rng, &[1, width], d, dtype)?,
             w2: nn::uniform(rng, &[width], hidden, dtype)?,
             b2: nn::uniform(rng, &[models], hidden, dtype)?,
-            own: Tensor::from_vec(own, (models, width), &nn::CPU)?.to_dtype(dtype)?,
         })
     }
 
@@ -61,13 +57,9 @@ impl TeacherNet {
     /// Standardised rows (B, d) → logits (B, M). LayerNorm's affine goes into weights and bias, so
     /// that all heads are one product.
     pub fn logits(&self, x: &Tensor, mask: Vec<f32>) -> TensorResult<Tensor> {
-        let (d, models, hidden) = self.w1.dims3()?;
-        let width = models * hidden;
-        let w1 = self.w1.broadcast_mul(&self.ln_weight)?.reshape((d, width))?;
-        let bias = self.ln_bias.matmul(&self.w1.reshape((d, width))?)?;
-        let bias = ((bias * &self.own)?.sum_keepdim(0)? + self.b1.as_tensor())?;
-        let film = Tensor::cat(&[bias.ones_like()?, bias], 1)?;
-        let logits = heads(&x.matmul(&w1)?, &film, &self.w2, models, mask)?.squeeze(0)?;
+        let h = trunk(x, &self.w1, &self.ln_weight, &self.ln_bias)?;
+        let film = Tensor::cat(&[&self.b1.ones_like()?, self.b1.as_tensor()], 1)?;
+        let logits = heads(&h, &film, &self.w2, self.b2.dim(0)?, mask)?.squeeze(0)?;
         logits.broadcast_add(&self.b2)
     }
 
