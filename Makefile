@@ -123,6 +123,7 @@ testbed: .venv-testbed/.built  ## profile two live models, and route between the
 	$(TESTBED)
 
 testbed-quick: .venv-testbed/.built  ## the same with fewer questions and rounds
+	rm -rf target/testbed-quick
 	$(TESTBED)-quick --quick
 
 wheel: .venv/.tools  ## build the wheel into dist/

@@ -17,7 +17,6 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from cr2fast_profiler.agent import Agent
 from cr2fast_profiler.analysis import analyse
@@ -74,7 +73,7 @@ def trace(name: str, url: str, asked: list[Question], out: Path, position: int) 
     rows = pl.read_parquet(path).to_dicts() if path.exists() else []
     known = {r["query_id"] for r in rows}
     with Endpoint(url, name, api="completions", extra={"stop": ["\n"]}) as endpoint:
-        for at, q in enumerate(tqdm(asked, desc=f"asking {name}", position=position)):
+        for at, q in enumerate(tqdm(asked, desc=f"asking {name}", position=position, disable=None)):
             if f"q{at}" in known:
                 continue
             said: dict[str, object] = {"query_id": f"q{at}", "model": name, "prompt": prompt(q)}
@@ -168,14 +167,8 @@ def route(out: Path) -> dict[str, object]:
         "n": {"train": len(train), "calibration": len(calibration), "test": len(test)},
         "local_rate_at_alpha_0.1": [float(x) for x in result.local_rate[:, ALPHAS.index(0.1)]],
         "accuracy": dict(zip(table.models, test.correct.mean(0).tolist(), strict=True)),
-        "mean_cost": dict(zip(table.models, _mean_costs(test, costs), strict=True)),
+        "mean_cost": dict(zip(table.models, result.baselines["alone"]["cost"], strict=True)),
     }
-
-
-def _mean_costs(test: cr2fast.RoutingTable, costs: cr2fast.CostTable) -> list[float]:
-    states = costs.sample_states(len(test), 0)
-    cost = costs.cost(test.n_input_tokens, test.n_output_tokens, states)
-    return np.asarray(cost).mean(0).tolist()
 
 
 def main() -> None:

@@ -35,16 +35,22 @@ def weights(name: str, folder: Path) -> Path:
     return Path(assemble(folder / "gemma-3-270m.gguf"))
 
 
-def _free_port() -> int:
+def _port(name: str, folder: Path) -> int:
+    """A free port, the same in every session: a run goes on with the endpoint it began with."""
+    remembered = folder / f"{name}.port"
+    if remembered.exists():
+        return int(remembered.read_text())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = int(probe.getsockname()[1])
+    remembered.write_text(str(port))
+    return port
 
 
 @contextmanager
 def serve(name: str, folder: Path) -> Iterator[str]:
     """Start a server with one thread; yields its base URL."""
-    port = _free_port()
+    port = _port(name, folder)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(weights(name, folder))]
     command += ["--model_alias", name, "--port", str(port), "--n_threads", "1"]

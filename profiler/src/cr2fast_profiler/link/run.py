@@ -183,7 +183,7 @@ def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, prog
     gone = rejected = 0
     with tqdm(
         total=rounds, initial=len(done & set(range(rounds))), desc="link", unit="round",
-        disable=not progress,
+        disable=None if progress else True,
     ) as bar:  # fmt: skip
         for number in range(rounds):
             if number in done:
