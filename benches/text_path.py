@@ -74,8 +74,9 @@ def main():
     calls = {k: (lambda f=f, a=a: f(*a)) for k, (f, *a) in contenders.items()}
     times = compare(calls, seconds=args.seconds, rounds=25)
     print(f"cr2fast on {_core.simd_level()}, medians of 25 turns")
-    for (name, n), t in times.items():
-        ratio = times["MiniLM int8", n] / t if n else float("nan")
+    medians = {key: t.median for key, t in times.items()}
+    for (name, n), t in medians.items():
+        ratio = medians["MiniLM int8", n] / t if n else float("nan")
         words = f", {ratio:.0f} times faster than MiniLM" if name == "static" else ""
         print(f"  {name}, {n} tokens: {unit(t)}{words}" if n else f"  {name}: {unit(t)}")
 
