@@ -10,7 +10,6 @@ show and what they cannot.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import secrets
@@ -20,13 +19,13 @@ from pathlib import Path
 import polars as pl
 from cr2fast_profiler.agent import Agent
 from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.files import parquet_bytes, write_atomically
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
 from cr2fast_profiler.meters.base import Meter, MeterError, Reason, Unavailable
 from cr2fast_profiler.meters.probe import open_meter
 from cr2fast_profiler.plots import plot_run
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.store import write_atomically
 from cr2fast_profiler.summary import markdown
 from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.endpoint import Endpoint
@@ -88,9 +87,8 @@ def trace(name: str, url: str, asked: list[Question], out: Path, position: int) 
                 said["rejected"] = str(refusal)
             rows.append(said)
             if len(rows) % 20 == 0 or at == len(asked) - 1:
-                kept = io.BytesIO()
-                pl.DataFrame(rows, infer_schema_length=None).write_parquet(kept)
-                write_atomically(path, kept.getvalue())
+                kept = pl.DataFrame(rows, infer_schema_length=None)
+                write_atomically(path, parquet_bytes(kept))
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -17,7 +17,7 @@ import pytest
 from shaped import Shape, ShapedProxy
 
 from cr2fast_profiler.agent import Agent
-from cr2fast_profiler.errors import LinkError
+from cr2fast_profiler.errors import LinkError, WriteError
 from cr2fast_profiler.link import Estimate, LinkMeasurement, LinkOptions, LinkSample, measure_link
 from cr2fast_profiler.link.estimate import estimate
 from cr2fast_profiler.meters.base import Reason, Unavailable
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_is_told(agent, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(LinkError, match=r"cannot write .*: No space left on device; free space"):
+    with pytest.raises(WriteError, match=r"cannot write .*the disk is full"):
         measure(agent.url, out=tmp_path)
     assert list(tmp_path.glob(".*")) == []
 

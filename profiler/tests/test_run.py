@@ -17,9 +17,9 @@ import polars as pl
 import pytest
 from fakes.sse_server import serve
 
-from cr2fast_profiler import store as store_module
+from cr2fast_profiler import files
 from cr2fast_profiler.analysis import ModelProfile, analyse
-from cr2fast_profiler.errors import RunError
+from cr2fast_profiler.errors import RunError, WriteError
 from cr2fast_profiler.meters.base import Domain, Fault
 from cr2fast_profiler.run import Options, profile_model
 from cr2fast_profiler.store import RunStore
@@ -206,8 +206,8 @@ def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path, monkeypatch
         real(fd)
 
     with serve() as (url, _):
-        monkeypatch.setattr(store_module.os, "fsync", full)
-        with pytest.raises(RunError, match="the disk is full; rows written before are kept"):
+        monkeypatch.setattr(files.os, "fsync", full)
+        with pytest.raises(WriteError, match="the disk is full; rows written before are kept"):
             run(url, tmp_path, grid=SMALL)
         monkeypatch.undo()
         assert RunStore(tmp_path).rows().height == 8

@@ -13,6 +13,7 @@ from typing import Any
 from cr2fast_profiler.agent import Agent, read_token, serve_agent
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
+from cr2fast_profiler.files import check_writable, write_atomically
 from cr2fast_profiler.idle import measure_idle, read_idle, write_idle
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
@@ -22,7 +23,6 @@ from cr2fast_profiler.meters.probe import open_meter, survey
 from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
 from cr2fast_profiler.plots import plot_link, plot_run
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.store import check_writable, write_atomically
 from cr2fast_profiler.summary import markdown
 from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.callable import InProcess

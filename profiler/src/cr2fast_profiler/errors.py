@@ -15,6 +15,10 @@ class RunError(ProfilerError):
     """A run cannot start, go on or be read."""
 
 
+class WriteError(ProfilerError):
+    """A file cannot be written: the disk is full, or its folder refuses."""
+
+
 class FitError(ProfilerError):
     """The rows do not determine the coefficients."""
 

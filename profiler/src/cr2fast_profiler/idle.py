@@ -17,11 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from cr2fast_profiler.errors import RunError
+from cr2fast_profiler.files import write_json
 from cr2fast_profiler.fit.energy import idle_power
 from cr2fast_profiler.meters.base import Meter
 from cr2fast_profiler.meters.recorder import Recorder
 from cr2fast_profiler.run import host
-from cr2fast_profiler.store import write_json
 
 SCHEMA = "cr2fast.idle/1"
 

@@ -11,8 +11,9 @@ import polars as pl
 
 from cr2fast_profiler.analysis import ModelProfile, traces
 from cr2fast_profiler.errors import ProfilerError
+from cr2fast_profiler.files import write_atomically
 from cr2fast_profiler.link.measurement import LinkMeasurement
-from cr2fast_profiler.store import RunStore, write_atomically
+from cr2fast_profiler.store import RunStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

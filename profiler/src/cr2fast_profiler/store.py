@@ -8,11 +8,8 @@ energy readings between them. A killed run loses at most the request in flight.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from cr2fast_profiler.errors import RunError
+from cr2fast_profiler.files import parquet_bytes, write_atomically, write_json
 from cr2fast_profiler.meters.base import Domain, Fault, Reason, Trace
 
 SCHEMA = "cr2fast.run/1"
@@ -49,57 +47,6 @@ ROW: dict[str, type[pl.DataType]] = {
     "rejected": pl.String,
     "detail": pl.String,
 }
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, sync, rename: the file is whole or not there.
-
-    Raises
-    ------
-    RunError
-        The disk is full or refuses.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = "the disk is full; rows written before are kept: make room, and give the same "
-            raise RunError(f"cannot write {path}: {why}command to go on") from error
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def check_writable(path: str | Path) -> Path:
-    """Refuse, before anything is measured, a file that could not be written after.
-
-    Raises
-    ------
-    RunError
-        Its folder is missing or not writable, or it is a folder itself.
-    """
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RunError(f"cannot write {path}: expected a file in a folder that can be written")
-    return path
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -224,7 +171,7 @@ class RunStore:
     def append(self, row: dict[str, Any]) -> None:
         """Write one request; missing columns are null."""
         frame = pl.DataFrame([{k: row.get(k) for k in ROW}], schema=ROW)
-        write_atomically(self._next("rows"), _parquet(frame))
+        write_atomically(self._next("rows"), parquet_bytes(frame))
 
     def append_trace(self, session: int, trace: Trace) -> None:
         """Write the energy readings since the last ones."""
@@ -234,7 +181,7 @@ class RunStore:
             "session": np.full(len(trace.t_ns), session, np.int32),
             "t_ns": trace.t_ns,
         } | {d.name: trace.joules[:, i] for i, d in enumerate(trace.domains)}
-        write_atomically(self._next("meter"), _parquet(pl.DataFrame(columns)))
+        write_atomically(self._next("meter"), parquet_bytes(pl.DataFrame(columns)))
 
     def rows(self) -> pl.DataFrame:
         """Every request so far, in the order they were sent."""

@@ -15,8 +15,8 @@ from typing import Any
 from cr2fast_profiler import __version__
 from cr2fast_profiler.analysis import ModelProfile, round_trip_s
 from cr2fast_profiler.errors import TableError
+from cr2fast_profiler.files import write_json
 from cr2fast_profiler.fit.energy import EnergyFit
-from cr2fast_profiler.store import write_json
 
 SCHEMA = "cr2fast.cost_table/1"
 DATASHEET = "datasheet watts"

@@ -6,9 +6,7 @@ renamed; and ``run.json``, what the run was asked for: other options do not mix 
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from cr2fast_profiler.errors import LinkError
+from cr2fast_profiler.files import parquet_bytes, write_atomically
 from cr2fast_profiler.link.probe import Row
 
 SCHEMA = {
@@ -36,17 +35,6 @@ SCHEMA = {
 def frame(rows: Sequence[Row]) -> pl.DataFrame:
     """Rows as a table."""
     return pl.DataFrame([asdict(r) for r in rows], schema=SCHEMA)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that a reader sees all or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise LinkError(f"cannot write {path}: {e.strerror}; free space or choose --out") from None
 
 
 class Store:
@@ -111,9 +99,8 @@ class Store:
         """Store one round."""
         part = frame(rows)
         if self._folder is not None:
-            buffer = io.BytesIO()
-            part.write_parquet(buffer)
-            write_atomically(self._folder / f"round-{number:05d}.parquet", buffer.getvalue())
+            path = self._folder / f"round-{number:05d}.parquet"
+            write_atomically(path, parquet_bytes(part))
         self._parts[number] = part
 
     def rows(self) -> pl.DataFrame:

@@ -22,10 +22,11 @@ from cr2fast_profiler.agent import SCHEMA, host_id
 from cr2fast_profiler.agent_client import AgentClient, RequestError
 from cr2fast_profiler.agent_http import MAX_TRANSFER_BYTES
 from cr2fast_profiler.errors import LinkError
+from cr2fast_profiler.files import write_atomically
 from cr2fast_profiler.link.estimate import estimate, read_round
 from cr2fast_profiler.link.measurement import Flag, LinkMeasurement
 from cr2fast_profiler.link.probe import GONE, Plan, Prober, Row
-from cr2fast_profiler.link.rows import Store, frame, write_atomically
+from cr2fast_profiler.link.rows import Store, frame
 
 GONE_ROUNDS = 3
 """Rounds in a row without an agent that end the run."""
