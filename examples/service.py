@@ -31,11 +31,8 @@ async def route(request: Request) -> dict[str, Any]:
         body = await request.json()
         text = body["messages"] if "messages" in body else body["prompt"]
         decision = await device.route_text_async(text, encoder)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-    ) as error:  # no JSON, no prompt in it, or no text in that
+    # No JSON, no prompt in it, or no text in that.
+    except (ValueError, TypeError, KeyError) as error:
         raise HTTPException(422, f"expected a prompt or messages: {error}") from None
     # A threshold of -inf (accept all) or inf (defer all) is no JSON number.
     threshold = decision.threshold if isfinite(decision.threshold) else str(decision.threshold)
