@@ -143,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
         default="smoothed",
         help="learn a kernel smoother's view of the answers, or the answers (default smoothed)",
     )
+    sub.add_argument(
+        "--weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the file; float16 halves it, rounded before calibration (default float32)",
+    )
     sub.add_argument("--lam-range", type=_numbers, default=(0.1, 20.0), metavar="LOW,HIGH",
                      help="cost weights to learn (default 0.1,20)")  # fmt: skip
     sub.add_argument(

@@ -152,6 +152,8 @@ def fit(args: argparse.Namespace) -> Any:
         recipe=args.recipe,
         **_options(args),
     )
+    if args.weights == "float16":
+        router = router.to_float16()
     router.save(args.out)
     record = router.training
     sizes = router.parameters

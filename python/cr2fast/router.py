@@ -120,6 +120,25 @@ class Router:
         return record
 
     @property
+    def weights(self) -> str:
+        """Type of the weight matrices: "float32", or "float16" after :meth:`to_float16`."""
+        return "float16" if self._core.float16 else "float32"
+
+    def to_float16(self) -> Router:
+        """The same router with its weight matrices rounded to float16, half the file's size.
+
+        Thresholds belong to margins, which the rounding moves: the result is not calibrated.
+        Computation stays in float32, so it takes the same time, and a row's margin is the same bits
+        everywhere as before.
+
+        Raises
+        ------
+        Cr2Error
+            A weight beyond float16's largest, 65504.
+        """
+        return Router(self._core.to_float16())
+
+    @property
     def parameters(self) -> dict[str, int]:
         """Parameter counts of gate and teacher."""
         gate, teacher = self._core.parameters

@@ -33,6 +33,9 @@ struct Body {
     cost_table_sha256: String,
     training: String,
     calibration: Option<CalibrationHeader>,
+    /// Whether the matrices have two bytes a number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    float16: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,23 +51,24 @@ fn tensors(r: &Router) -> Vec<Tensor> {
     let (g, t, l) = (r.gate.weights(), r.teacher.weights(), r.length.weights());
     let (d, h) = (g.d, g.hidden);
     let (m, th) = (t.models, t.hidden);
+    let matrix = if r.float16 { Tensor::f16s } else { Tensor::f32s };
     let mut out = vec![
         Tensor::f32s("gate.ln.weight", &[d], &g.ln_weight),
         Tensor::f32s("gate.ln.bias", &[d], &g.ln_bias),
-        Tensor::f32s("gate.w1", &[h, d], &g.w1),
+        matrix("gate.w1", &[h, d], &g.w1),
         Tensor::f32s("gate.b1", &[h], &g.b1),
-        Tensor::f32s("gate.film.weight", &[2 * h, PSI], &g.film_weight),
+        matrix("gate.film.weight", &[2 * h, PSI], &g.film_weight),
         Tensor::f32s("gate.film.bias", &[2 * h], &g.film_bias),
         Tensor::f32s("gate.w2", &[h], &g.w2),
         Tensor::f32s("gate.b2", &[1], &[g.b2]),
         Tensor::f32s("gate.eta_t", &[1], &[g.eta_t]),
         Tensor::f32s("teacher.ln.weight", &[m, d], &t.ln_weight),
         Tensor::f32s("teacher.ln.bias", &[m, d], &t.ln_bias),
-        Tensor::f32s("teacher.w1", &[m, th, d], &t.w1),
+        matrix("teacher.w1", &[m, th, d], &t.w1),
         Tensor::f32s("teacher.b1", &[m, th], &t.b1),
         Tensor::f32s("teacher.w2", &[m, th], &t.w2),
         Tensor::f32s("teacher.b2", &[m], &t.b2),
-        Tensor::f32s("length.weight", &[m, d], &l.weight),
+        matrix("length.weight", &[m, d], &l.weight),
         Tensor::f64s("length.scalars", &[m, SCALARS], &l.scalars),
         Tensor::u64s("ids.train", r.train_ids.hashes()),
     ];
@@ -103,12 +107,14 @@ pub fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             lengths: c.lengths.clone(),
             delta: c.delta,
         }),
+        float16: r.float16,
     })
     .map_err(|e| Error::artifact("metadata that serialises", e))?;
     container::to_bytes(body, tensors(r))
 }
 
-struct Reader<'a>(Container<'a>);
+/// The file, and whether its matrices are float16.
+struct Reader<'a>(Container<'a>, bool);
 
 impl Reader<'_> {
     fn ids(&self, name: &str) -> Result<IdSet> {
@@ -121,8 +127,12 @@ impl Reader<'_> {
         xs.first().copied().ok_or_else(|| Error::artifact(format!("one value in {name}"), "none"))
     }
 
+    fn matrix(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        if self.1 { self.0.f16s(name) } else { self.0.f32s(name) }
+    }
+
     fn shape<const K: usize>(&self, name: &str) -> Result<([usize; K], Vec<f32>)> {
-        let (shape, xs) = self.0.f32s(name)?;
+        let (shape, xs) = self.matrix(name)?;
         let got = format!("shape {shape:?}");
         let shape = shape
             .try_into()
@@ -139,7 +149,7 @@ impl Reader<'_> {
             ln_bias: self.0.f32s("gate.ln.bias")?.1,
             w1,
             b1: self.0.f32s("gate.b1")?.1,
-            film_weight: self.0.f32s("gate.film.weight")?.1,
+            film_weight: self.matrix("gate.film.weight")?.1,
             film_bias: self.0.f32s("gate.film.bias")?.1,
             w2: self.0.f32s("gate.w2")?.1,
             b2: self.scalar("gate.b2")?,
@@ -190,7 +200,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Router> {
     let container = Container::read(bytes, FORMAT)?;
     let body: Body = Body::deserialize(&container.body)
         .map_err(|e| Error::artifact("the fields of the format", e))?;
-    let reader = Reader(container);
+    let reader = Reader(container, body.float16);
     let costs = CostTable::from_json(&body.cost_table)?;
     if costs.table().hash() != body.cost_table_sha256 {
         return Err(Error::artifact(
@@ -208,6 +218,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Router> {
         training: body.training,
         train_ids: reader.ids("ids.train")?,
         calibration: body.calibration.map(|h| reader.calibration(h)).transpose()?,
+        float16: body.float16,
     };
     router.check()?;
     Ok(router)

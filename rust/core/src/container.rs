@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -41,6 +42,12 @@ impl Tensor {
     pub fn f32s(name: &'static str, shape: &[usize], xs: &[f32]) -> Self {
         let bytes = xs.iter().flat_map(|x| x.to_le_bytes()).collect();
         Self { name, dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// As two bytes a number, which loses nothing where the numbers are float16's.
+    pub fn f16s(name: &'static str, shape: &[usize], xs: &[f32]) -> Self {
+        let bytes = xs.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        Self { name, dtype: Dtype::F16, shape: shape.to_vec(), bytes }
     }
 
     pub fn f64s(name: &'static str, shape: &[usize], xs: &[f64]) -> Self {
@@ -153,6 +160,11 @@ impl<'a> Container<'a> {
     pub fn f32s(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let (shape, bytes) = self.raw(name, Dtype::F32)?;
         Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+    }
+
+    pub fn f16s(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let (shape, bytes) = self.raw(name, Dtype::F16)?;
+        Ok((shape, bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()))
     }
 
     pub fn f64s(&self, name: &str) -> Result<(Vec<usize>, Vec<f64>)> {

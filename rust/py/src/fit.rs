@@ -149,6 +149,7 @@ fn fit(
         training: fitted.record,
         train_ids: seen,
         calibration: None,
+        float16: false,
     };
     router.check().map_err(core)?;
     Ok(Router(router))

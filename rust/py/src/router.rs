@@ -60,6 +60,17 @@ impl Router {
         CostTable(self.0.costs.clone())
     }
 
+    /// Whether the weight matrices are float16.
+    #[getter]
+    fn float16(&self) -> bool {
+        self.0.float16
+    }
+
+    /// The same router with its weight matrices rounded to float16, not calibrated.
+    fn to_float16(&self, py: Python<'_>) -> PyResult<Self> {
+        py.detach(|| self.0.to_float16()).map(Self).map_err(core)
+    }
+
     /// (gate, teacher) parameter counts.
     #[getter]
     fn parameters(&self) -> (usize, usize) {
