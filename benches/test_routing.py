@@ -84,6 +84,25 @@ def test_one_selection(benchmark, world):
     benchmark(edge.select, x[7], 100, state)
 
 
+@pytest.mark.parametrize("models", [4, 16, 64])
+def test_one_selection_among_many_models(benchmark, models):
+    """Time a model should not depend on how many there are."""
+    problem = make_routing_problem(n=400, d=384, models=models + 1)
+    router = cr2fast.fit(
+        problem.table,
+        problem.costs,
+        recipe="paper",
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
+    )
+    edge, x = router.edge(1.0), problem.table.embeddings
+    states = problem.costs.sample_states(len(x), 0)
+    batch = edge.select_batch(x, np.full(len(x), 100, np.uint32), states)
+    assert edge.select(x[7], 100, states[7]).utility == batch.utility[7]
+    benchmark(edge.select, x[7], 100, states[7])
+
+
 def test_crc_thresholds(benchmark):
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(64, 100_000)).astype(np.float32)

@@ -39,3 +39,9 @@ def test_every_make_target_it_names_exists():
     assert {"demo", "test"} <= named
     for target in named:
         assert re.search(rf"^{target}\s", helped.stdout, re.MULTILINE), target
+
+
+def test_no_section_stands_twice():
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    headings = re.findall(r"^#+ .*$", text, re.MULTILINE)
+    assert len(headings) == len(set(headings)) > 8

@@ -31,6 +31,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(truth: Truth) -> None:
         for name in NAMES:
             low, high = fit.intervals[name]
             covered[name] += low <= getattr(truth, name) <= high
+    print({name: f"{n / runs:.1%}" for name, n in covered.items()})  # shown by pytest -s
     for name, n in covered.items():
         assert 0.90 <= n / runs <= 0.98, (name, n / runs)
 
