@@ -61,8 +61,8 @@ def test_what_was_not_measured_is_called_estimated(entry) -> None:
     assert table["source"] == "measured"
     assert table["provenance"]["estimated"] == [
         "small.p_active_w",
-        "small.p_idle_unloaded_w",
         "large.p_active_w",
+        "small.p_idle_unloaded_w",
         "large.p_idle_unloaded_w",
     ]
 
@@ -85,3 +85,12 @@ def test_tables_that_cannot_be(entry, changes, words) -> None:
         make(entry, **changes)
     with pytest.raises(TableError, match="RUN=NAME"):
         make(entry, edge=[entry])
+
+
+def test_a_models_name_does_not_decide_the_source(entry) -> None:
+    datasheet = entry["provenance"] | {"power_is": "datasheet watts"}
+    watts = entry | {"name": "unloaded", "p_active_w": 7.0, "provenance": datasheet}
+    measured = dict.fromkeys(POWERS, 0.0)
+    table = make(watts, edge=[entry | {"p_active_w": 9.0}], ue=measured, energy_weight=0.5)
+    assert "unloaded.p_active_w" in table["provenance"]["estimated"]
+    assert table["source"] == "estimated"

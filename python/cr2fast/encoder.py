@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-# Default of `cr2fast.distill`: chosen by cross-validation inside a training split
+# Default of `cr2fast.distill`: cross-validation inside a training split does not tell .3 from 1
 # (benches/static_encoder.py --choose).
 RIDGE = 0.3
 

@@ -125,7 +125,7 @@ class Session:
 
     @contextmanager
     def registered(self, plan: dict[str, Any], resumed: bool) -> Iterator[None]:
-        """Enter this session in ``run.json``; the faults of its meter at the end."""
+        """Enter this session in ``run.json``; record the meter until it ends."""
         fresh = {"plan": plan, "target": self.target.describe(), "sessions": []}
         manifest: dict[str, Any] = self.store.manifest() if resumed else fresh
         self.manifest = manifest

@@ -12,7 +12,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -92,7 +92,6 @@ class RunStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._lock: TextIO | None = None
 
     @contextlib.contextmanager
     def open(self, plan: dict[str, Any]) -> Iterator[bool]:
@@ -101,7 +100,7 @@ class RunStore:
         Parameters
         ----------
         plan : dict
-            What a later session must ask alike: target, grid, seed.
+            What a later session must have alike: target, grid, seed, meter.
 
         Raises
         ------

@@ -141,16 +141,18 @@ def cost_table(
     if reference not in names:
         raise TableError(f"reference model {reference!r} is none of {names}")
     powers = [f"ue.{k}" for k in UE_POWERS if ue.get(k) is not None]
-    for m in models:
-        said = m["provenance"]
-        if said["power_is"] == DATASHEET:
-            powers.append(f"{m['name']}.p_active_w")
-        if (said["unloaded_idle"] or {}).get("estimated"):
-            powers.append(f"{m['name']}.p_idle_unloaded_w")
+    powers += [
+        f"{m['name']}.p_active_w" for m in models if m["provenance"]["power_is"] == DATASHEET
+    ]
+    idles = [
+        f"{m['name']}.p_idle_unloaded_w"
+        for m in models
+        if (m["provenance"]["unloaded_idle"] or {}).get("estimated")
+    ]
     # What is in the table and was not measured is listed; what the costs use decides the source.
     unmeasured = [] if link_measured else ["link"]
-    estimated = [*unmeasured, *powers]
-    used = [*unmeasured, *(p for p in powers if weight > 0 and "unloaded" not in p)]
+    estimated = [*unmeasured, *powers, *idles]
+    used = [*unmeasured, *(powers if weight > 0 else [])]
     return {
         "schema": SCHEMA,
         "name": name,

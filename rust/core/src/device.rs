@@ -1,6 +1,7 @@
 //! Stage one, on the device: accept a query for the local model, or defer it.
 //!
-//! In: an embedding, or a text and a static encoder. Out: a [`Decision`] at one operating point (λ, α), bound at construction.
+//! In: an embedding, or a text and a static encoder. Out: a [`Decision`] at one operating point
+//! (λ, α), bound at construction.
 //! Accept ⇔ Δ̂ ≥ τ, both margins: the score s = σ(Δ̂/T) is made for people only.
 
 use std::sync::Arc;

@@ -39,7 +39,7 @@ def _seconds(value: Any) -> float | None:
     return None
 
 
-def _count(value: Any, what: str) -> int | None:
+def _tokens(value: Any, what: str) -> int | None:
     """A token count; None where there is none.
 
     Raises
@@ -137,7 +137,7 @@ class Answer:
         """The whole, checked."""
         self.finished()
         usage = self.usage or {}
-        n_in, n_out = (_count(usage.get(k), k) for k in ("prompt_tokens", "completion_tokens"))
+        n_in, n_out = (_tokens(usage.get(k), k) for k in ("prompt_tokens", "completion_tokens"))
         if not n_in or not n_out:
             raise RejectedRequest(
                 Rejected.NO_USAGE, f"no token counts in the answer (usage: {self.usage!r:.120})"
@@ -170,7 +170,9 @@ class Answer:
     def _cached(self, usage: dict[str, Any]) -> int:
         details = usage.get("prompt_tokens_details")
         said = details.get("cached_tokens") if isinstance(details, dict) else None
-        return _count(said, "cached_tokens") or _count(self.timings.get("cache_n"), "cache_n") or 0
+        return (
+            _tokens(said, "cached_tokens") or _tokens(self.timings.get("cache_n"), "cache_n") or 0
+        )
 
 
 class Endpoint:
@@ -251,10 +253,10 @@ class Endpoint:
         """Names the server lists; empty where it lists none."""
         try:
             with self._client.stream("GET", self.url + "/models", timeout=10.0) as response:
-                body = _body(response)
+                body = _received(response)
         except httpx2.InvalidURL as error:
             raise EndpointError(f"url {self.url!r}: {error}") from error
-        except (httpx2.HTTPError, RejectedRequest) as error:
+        except httpx2.HTTPError as error:
             raise EndpointError(
                 f"{self.url} does not answer ({type(error).__name__}: {error}); is the server "
                 "running, and is the address right?"
@@ -298,7 +300,7 @@ class Endpoint:
     def _events(self, response: httpx2.Response, deadline_ns: int) -> Iterator[str]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream":
-            body = _short(_body(response).decode("utf-8", "replace"))
+            body = _short(_received(response).decode("utf-8", "replace"))
             if '"error"' in body:
                 raise RejectedRequest(Rejected.ERROR_IN_200, body)
             raise RejectedRequest(
@@ -343,7 +345,7 @@ class Endpoint:
         del body["stream_options"]
         with _refusals(), self._client.stream("POST", self._path, json=body) as response:
             _check_status(response)
-            text = _body(response)
+            text = _received(response)
         try:
             reply = json.loads(text, parse_constant=_no_constant)
             usage, choice = dict(reply["usage"]), reply["choices"][0]
@@ -377,7 +379,7 @@ def _refusals() -> Iterator[None]:
         raise RejectedRequest(Rejected.CUT_OFF, f"{type(error).__name__}: {error}") from error
 
 
-def _body(response: httpx2.Response) -> bytes:
+def _received(response: httpx2.Response) -> bytes:
     """The body, up to a bound."""
     parts, size = [], 0
     for part in response.iter_bytes():
@@ -390,5 +392,5 @@ def _body(response: httpx2.Response) -> bytes:
 
 def _check_status(response: httpx2.Response) -> None:
     if response.status_code != 200:
-        text = _body(response).decode("utf-8", "replace")
+        text = _received(response).decode("utf-8", "replace")
         raise RejectedRequest(Rejected.HTTP_ERROR, f"{response.status_code}: {_short(text)}")
