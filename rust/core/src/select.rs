@@ -5,9 +5,10 @@
 //!
 //! A sample of evenly spaced cache lines brackets each wanted score between two pivots, a few standard
 //! deviations of the sample's noise apart. One pass over the row (`sieve.rs`) then keeps what
-//! lies in a bracket and counts what lies above. A bracket that missed (a row whose order defeats the
-//! sample) is noticed by the counts, and the row goes through histogram passes instead
-//! (`radix.rs`), which need no luck. Both are exact.
+//! lies in a bracket and counts what lies above. A bracket that missed is noticed by the counts and
+//! made wider; brackets that hold more than the buffer are taken a few at a time. What is then still
+//! missing (ties, or an order that defeats the sample) goes through histogram passes (`radix.rs`),
+//! slower, which need no luck. All are exact.
 
 use std::cmp::Ordering;
 
@@ -31,11 +32,11 @@ pub enum Found {
 pub struct NotFinite(pub usize);
 
 /// One sampled score a this many.
-const STRIDE: usize = 24;
+const STRIDE: usize = 32;
 /// Bounds of the sample's size.
-const SAMPLE: (usize, usize) = (256, 1 << 16);
-/// Half a bracket's width in standard deviations of the sample.
-const SIGMAS: f64 = 3.5;
+const SAMPLE: (usize, usize) = (256, 1 << 17);
+/// Half a bracket's width in standard deviations of the sample; when a score was missed, the wider.
+const SIGMAS: [f64; 2] = [3.0, 8.0];
 /// Scores kept at most: 660 kB.
 const KEPT: usize = 165_000;
 /// Scores of one bracket that a selection works on at most: 262 kB.
@@ -78,33 +79,67 @@ impl Selector {
         ranks: &[usize],
     ) -> Result<Vec<Found>, NotFinite> {
         debug_assert!(ranks.is_sorted());
-        let mut brackets = self.sample(scores, mask, ranks);
-        let masked = self.fill(&mut brackets, scores, mask)?;
-        let found = self.answer(&brackets, ranks, masked);
-        Ok(found.unwrap_or_else(|| by_bits(scores, mask, ranks)))
+        let mut out = vec![None; ranks.len()];
+        let mut waiting = vec![(0, ranks.len(), SIGMAS[0])];
+        while let Some((first, end, sigmas)) = waiting.pop() {
+            let (ranks, out) = (&ranks[first..end], &mut out[first..end]);
+            let mut brackets = self.sample(scores, mask, ranks, sigmas);
+            let masked = self.fill(&mut brackets, scores, mask)?;
+            if brackets.overflow && ranks.len() > 1 {
+                // Brackets widen with the row; fewer at once fit.
+                let middle = usize::midpoint(first, end);
+                waiting.extend([(first, middle, sigmas), (middle, end, sigmas)]);
+            } else if !brackets.overflow {
+                self.answer(&brackets, ranks, masked, out);
+                if sigmas < SIGMAS[1] && out.contains(&None) {
+                    waiting.push((first, end, SIGMAS[1]));
+                }
+            }
+        }
+        let missed = |(rank, found): (&usize, &Option<Found>)| found.is_none().then_some(*rank);
+        let left: Vec<usize> = ranks.iter().zip(&out).filter_map(missed).collect();
+        if left.is_empty() {
+            return Ok(out.into_iter().flatten().collect());
+        }
+        // Histograms take this buffer's place.
+        self.scratch = Vec::new();
+        let mut found = by_bits(scores, mask, &left).into_iter();
+        Ok(out.into_iter().filter_map(|o| o.or_else(|| found.next())).collect())
     }
 
     /// Brackets of the ranks, from a sample.
-    fn sample(&mut self, scores: &[f32], mask: &[bool], ranks: &[usize]) -> Brackets {
+    fn sample(&mut self, scores: &[f32], mask: &[bool], ranks: &[usize], sigmas: f64) -> Brackets {
         let n = scores.len();
-        let step = n.div_ceil((n / STRIDE).clamp(SAMPLE.0, SAMPLE.1)).max(1) * LANES;
+        let step = n.div_ceil((n / STRIDE).clamp(SAMPLE.0, SAMPLE.1)).max(1);
         let (mut count, mut seen) = (0, 0);
-        for (scores, mask) in scores.chunks(step).zip(mask.chunks(step)) {
-            let line = scores.len().min(LANES);
+        let rows = scores.as_chunks::<LANES>().0.iter().zip(mask.as_chunks::<LANES>().0);
+        let mut lines = rows.step_by(step);
+        let mut gathered = [false; BLOCK];
+        loop {
+            // Gathered first: loads that need no answer of each other wait for memory together.
+            let mut size = 0;
+            for (x, m) in lines.by_ref().take(BLOCK / LANES) {
+                self.block[size..size + LANES].copy_from_slice(x);
+                gathered[size..size + LANES].copy_from_slice(m);
+                size += LANES;
+            }
+            if size == 0 {
+                break;
+            }
             let out = &mut self.kept[count..];
-            let line_seen = self.simd.keep(&scores[..line], &mask[..line], f32::MIN, out);
-            if !line_seen.finite {
+            let sampled = self.simd.keep(&self.block[..size], &gathered[..size], f32::MIN, out);
+            if !sampled.finite {
                 // The pass will name it; should it be gone by then, bits need no brackets.
                 return Brackets { overflow: true, ..Brackets::default() };
             }
-            count += line_seen.kept;
-            seen += line;
+            count += sampled.kept;
+            seen += size;
         }
         let rate = seen as f64 / n.max(1) as f64;
         // Of the `rank` scores above the wanted one, each is in the sample with chance `rate`.
         let places = |rank: &usize| {
             let expected = *rank as f64 * rate;
-            let width = SIGMAS * expected.sqrt() + SIGMAS;
+            let width = sigmas * expected.sqrt() + sigmas;
             (expected - width, expected + width)
         };
         // Only the top is put in order.
@@ -166,30 +201,26 @@ impl Selector {
         Ok(masked)
     }
 
-    /// The scores of the ranks, or `None` when a bracket missed its score.
+    /// The scores of the ranks; one that its bracket missed is left out.
     fn answer(
         &mut self,
         brackets: &Brackets,
         ranks: &[usize],
         masked: usize,
-    ) -> Option<Vec<Found>> {
-        if brackets.overflow {
-            return None;
-        }
+        out: &mut [Option<Found>],
+    ) {
         let total = brackets.ranges.iter().map(|r| r.kept).sum();
-        let mut out = vec![Found::TooFew; ranks.len()];
         let mut lowest = f32::MIN;
         // The deepest rank first: the others lie among what is larger.
         for (i, (rank, serves)) in ranks.iter().zip(&brackets.serves).enumerate().rev() {
-            if *rank >= masked {
-                continue;
-            }
             let range = brackets.ranges[*serves];
-            let within = rank.checked_sub(range.above).filter(|w| *w < range.kept)?;
-            lowest = self.nth(total, lowest.max(range.low), range.high, within);
-            out[i] = Found::Score(lowest);
+            if *rank >= masked {
+                out[i] = Some(Found::TooFew);
+            } else if let Some(within) = rank.checked_sub(range.above).filter(|w| *w < range.kept) {
+                lowest = self.nth(total, lowest.max(range.low), range.high, within);
+                out[i] = Some(Found::Score(lowest));
+            }
         }
-        Some(out)
     }
 
     /// The `place`-th largest of the first `n` kept scores that lie in [low, high).
@@ -266,6 +297,8 @@ struct Brackets {
 impl Brackets {
     /// A range for the next rank; overlapping ranges become one.
     fn add(&mut self, low: f32, high: f32) {
+        // Ties hold both ends: the bracket is that one score.
+        let high = high.max(low.next_up());
         match self.ranges.last_mut() {
             Some(last) if high >= last.low => last.low = last.low.min(low),
             _ => self.ranges.push(Range { low, high, kept: 0, above: 0 }),
@@ -324,29 +357,71 @@ mod tests {
         }
     }
 
+    /// Brackets of so many standard deviations: how many scores they miss, and whether they overflow.
+    fn tried(sigmas: f64, scores: &[f32], ranks: &[usize]) -> (usize, bool) {
+        let mask = vec![true; scores.len()];
+        let mut selector = Selector::new(Simd::best(), scores.len());
+        let mut brackets = selector.sample(scores, &mask, ranks, sigmas);
+        let masked = selector.fill(&mut brackets, scores, &mask).unwrap();
+        let mut found = vec![None; ranks.len()];
+        if !brackets.overflow {
+            selector.answer(&brackets, ranks, masked, &mut found);
+        }
+        (found.iter().filter(|f| f.is_none()).count(), brackets.overflow)
+    }
+
+    fn assert_exact(scores: &[f32], ranks: &[usize]) {
+        let mask = vec![true; scores.len()];
+        let found = Selector::new(Simd::best(), scores.len()).largest(scores, &mask, ranks);
+        assert_eq!(found.unwrap(), by_sorting(scores, &mask, ranks));
+    }
+
     /// Orders that defeat a strided sample: it sees the smallest scores only, or the largest.
     #[test]
     fn rows_that_fool_the_sample_are_still_exact() {
         let n = STRIDE * LANES * 160;
-        let mut fell_back = 0;
+        let (mut fell_back, ranks) = (0, [3, 100, 3_000]);
         for flip in [1.0, -1.0] {
-            let scores: Vec<f32> = numbers(n, 3)
-                .iter()
-                .enumerate()
-                .map(|(i, u)| flip * if i % (STRIDE * LANES) < LANES { *u - 9.0 } else { *u })
-                .collect();
-            let mask = vec![true; n];
-            let ranks = [3, 100, 3_000];
-            let selector = &mut Selector::new(Simd::best(), n);
-            let mut brackets = selector.sample(&scores, &mask, &ranks);
-            let masked = selector.fill(&mut brackets, &scores, &mask).unwrap();
-            fell_back += usize::from(selector.answer(&brackets, &ranks, masked).is_none());
-            assert_eq!(
-                selector.largest(&scores, &mask, &ranks).unwrap(),
-                by_sorting(&scores, &mask, &ranks)
-            );
+            let fooling = |(i, u): (usize, &f32)| {
+                flip * if i % (STRIDE * LANES) < LANES { *u - 9.0 } else { *u }
+            };
+            let scores: Vec<f32> = numbers(n, 3).iter().enumerate().map(fooling).collect();
+            fell_back += tried(SIGMAS[1], &scores, &ranks).0;
+            assert_exact(&scores, &ranks);
         }
         assert!(fell_back > 0, "these rows were meant to defeat the sample");
+    }
+
+    #[test]
+    fn a_bracket_that_missed_is_made_wider() {
+        // The sampled scores are a little too small: the brackets lie some five deviations off.
+        let shift = |(i, u): (usize, &f32)| {
+            if i % (STRIDE * LANES) < LANES { *u - 0.05 } else { *u }
+        };
+        let n = STRIDE * LANES * 160;
+        let scores: Vec<f32> = numbers(n, 3).iter().enumerate().map(shift).collect();
+        let ranks = [n / 8, n / 4];
+        assert_eq!(tried(SIGMAS[0], &scores, &ranks), (2, false));
+        assert_eq!(tried(SIGMAS[1], &scores, &ranks), (0, false));
+        assert_exact(&scores, &ranks);
+    }
+
+    #[test]
+    fn ties_are_a_bracket_of_their_own() {
+        let scores: Vec<f32> = numbers(100_000, 5).iter().map(|u| (*u * 40.0).floor()).collect();
+        let ranks = [30, 4_000, 20_000, 50_000];
+        assert_eq!(tried(SIGMAS[0], &scores, &ranks), (0, false));
+        assert_exact(&scores, &ranks);
+    }
+
+    #[test]
+    fn brackets_beyond_the_buffer_are_taken_a_few_at_a_time() {
+        let n = 3 * KEPT;
+        let scores = numbers(n, 5);
+        let ranks: Vec<usize> = (0..12).map(|i| i * 40_000 + 20).collect();
+        assert!(tried(SIGMAS[0], &scores, &ranks).1, "these ranks were meant to overflow");
+        assert!(!tried(SIGMAS[0], &scores, &ranks[..3]).1);
+        assert_exact(&scores, &ranks);
     }
 
     #[test]

@@ -76,9 +76,13 @@ pub fn matrix_f32<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py
 pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, bool, Ix2>> {
     let expected = "a bool array of two dimensions";
     let bools: View<bool, Ix2> = view(obj, what, expected)?;
-    let bytes = obj.call_method1("view", ("uint8",))?;
-    let highest: u8 =
-        if bools.shape().contains(&0) { 0 } else { bytes.call_method0("max")?.extract()? };
+    let bytes = bools.0.call_method1("view", ("uint8",))?;
+    let bytes: View<u8, Ix2> = view(&bytes, what, expected)?;
+    // An or is one vector instruction for many bytes; which byte it was is looked up after.
+    let highest = match bytes.slice().iter().fold(0, |all, b| all | b) {
+        0 | 1 => 0,
+        _ => bytes.slice().iter().copied().max().unwrap_or(0),
+    };
     if highest > 1 {
         return Err(Cr2Error::new_err(format!(
             "{what}: expected {expected} holding 0 and 1, got bytes up to {highest}"
