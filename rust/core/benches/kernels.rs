@@ -9,7 +9,7 @@ use std::slice::from_ref;
 use common::{Rng, gate, teacher};
 use cr2fast_core::crc::{self, OnInfeasible};
 use cr2fast_core::gate::Gate;
-use cr2fast_core::kernel::{Level, Simd};
+use cr2fast_core::level::{Level, Simd};
 use cr2fast_core::teacher::Teacher;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

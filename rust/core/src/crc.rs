@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
-use crate::kernel::Simd;
+use crate::level::Simd;
 use crate::parallel;
 use crate::select::{Found, NotFinite, Selector};
 

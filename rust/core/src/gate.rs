@@ -11,7 +11,7 @@
 //! operations in the same order.
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
-use crate::kernel::Simd;
+use crate::level::Simd;
 use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
 

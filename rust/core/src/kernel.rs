@@ -15,97 +15,9 @@
 // and block.
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use std::sync::OnceLock;
-
 use crate::lanes::{LANES, Lanes, Scalar};
-use crate::packed::{GROUP, Packed, PaddedVec};
-
-/// Instruction sets that have a path of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Portable Rust, one lane at a time.
-    Scalar,
-    /// x86-64 with AVX2 and FMA.
-    Avx2,
-    /// x86-64 with AVX-512F.
-    Avx512,
-    /// AArch64.
-    Neon,
-}
-
-impl Level {
-    /// All levels, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
-
-    /// Name used by `CR2FAST_SIMD` and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scalar => "scalar",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::Neon => "neon",
-        }
-    }
-
-    fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && popcnt()
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f") && popcnt(),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-}
-
-/// Every processor with AVX2 counts bits, and the loops that select rely on it.
-#[cfg(target_arch = "x86_64")]
-fn popcnt() -> bool {
-    is_x86_feature_detected!("popcnt")
-}
-
-/// A level this processor is known to run: the proof that calling its code is sound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Simd(Level);
-
-impl Simd {
-    /// The level asked for, when the processor has it.
-    pub fn new(level: Level) -> Option<Self> {
-        level.is_available().then_some(Self(level))
-    }
-
-    /// The best level here, or the one that the environment variable `CR2FAST_SIMD` names
-    /// (`scalar`, `avx2`, `avx512`, `neon`) when the processor has it. Decided once a process.
-    pub fn best() -> Self {
-        static BEST: OnceLock<Simd> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let asked = std::env::var("CR2FAST_SIMD").unwrap_or_default();
-            let named = Level::ALL.into_iter().find(|l| l.name() == asked).and_then(Self::new);
-            named.unwrap_or_else(|| {
-                let best = Level::ALL.into_iter().rev().find_map(Self::new);
-                let best = best.unwrap_or(Self(Level::Scalar));
-                if !asked.is_empty() {
-                    let name = best.level().name();
-                    eprintln!(
-                        "cr2fast: CR2FAST_SIMD={asked} is no path of this processor: using {name}"
-                    );
-                }
-                best
-            })
-        })
-    }
-
-    /// Which level this is.
-    pub fn level(self) -> Level {
-        self.0
-    }
-}
+use crate::level::{Level, Simd};
+use crate::packed::{Data, GROUP, Packed, PaddedVec, Stored};
 
 /// ε of LayerNorm, as the paper's framework has it.
 pub const LAYER_NORM_EPS: f32 = 1e-5;
@@ -138,12 +50,12 @@ unsafe fn center<V: Lanes>(x: &[f32], out: &mut [f32]) -> f32 {
     }
 }
 
-/// `R` rows times `B` output blocks: the register tile. Weights of an input are `step` floats from
+/// `R` rows times `B` output blocks: the register tile. Weights of an input are `step` words from
 /// those of the next; `out` rows are `stride` apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
-    w: *const f32,
+unsafe fn tile<V: Lanes, W: Stored, const R: usize, const B: usize>(
+    w: *const W,
     step: usize,
     d: usize,
     x: *const f32,
@@ -155,10 +67,7 @@ unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
     unsafe {
         let mut acc = [[V::splat(0.0); B]; R];
         for i in 0..d {
-            let mut wv = [V::splat(0.0); B];
-            for b in 0..B {
-                wv[b] = V::load(w.add(i * step + b * LANES));
-            }
+            let wv: [V; B] = W::load(w.add(i * step));
             for r in 0..R {
                 let xi = V::splat(*x.add(r * d + i));
                 for b in 0..B {
@@ -175,16 +84,24 @@ unsafe fn tile<V: Lanes, const R: usize, const B: usize>(
     }
 }
 
-/// `out[r] = scale[r] · W x[r]` for every row, tiled.
+/// `out[r] = scale[r] · W x[r]` for every row, tiled: `R` rows by `B` blocks, a row that is left by
+/// `B1`, blocks that are left by `P`, as many as are stored together.
 #[inline(always)]
-unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
+unsafe fn dense<
+    V: Lanes,
+    W: Stored,
+    const R: usize,
+    const B: usize,
+    const B1: usize,
+    const P: usize,
+>(
     w: &Packed,
+    words: *const W,
     x: &[f32],
     scale: &[f32],
     out: &mut [f32],
 ) {
     let (d, blocks, stride, rows) = (w.inputs(), w.blocks(), w.padded_outputs(), scale.len());
-    let wp: *const f32 = w.ptr();
     let (xp, sp, op) = (x.as_ptr(), scale.as_ptr(), out.as_mut_ptr());
     let mut r = 0;
     while r < rows {
@@ -192,29 +109,25 @@ unsafe fn dense<V: Lanes, const R: usize, const B: usize, const B1: usize>(
         let mut b = 0;
         while b < blocks {
             // A tile stays within a group of blocks.
-            let (at, width) = w.place(b);
-            let (left, step) = (width - b % GROUP, width * LANES);
+            let (at, step) = w.place::<P>(b);
+            let left = GROUP.min(blocks - (b - b % GROUP)) - b % GROUP;
             // SAFETY: offsets address row r, block b of buffers whose sizes the caller checked.
             unsafe {
                 let (wb, xr, sr, or) =
-                    (wp.add(at * LANES), xp.add(r * d), sp.add(r), op.add(r * stride + b * LANES));
+                    (words.add(at), xp.add(r * d), sp.add(r), op.add(r * stride + b * LANES));
+                macro_rules! next {
+                    ($r:expr, $b:expr) => {{
+                        tile::<V, W, { $r }, { $b }>(wb, step, d, xr, sr, or, stride);
+                        $b
+                    }};
+                }
                 b += match (wide, left) {
-                    (true, left) if left >= B => {
-                        tile::<V, R, B>(wb, step, d, xr, sr, or, stride);
-                        B
-                    }
-                    (true, _) => {
-                        tile::<V, R, 1>(wb, step, d, xr, sr, or, stride);
-                        1
-                    }
-                    (false, left) if left >= B1 => {
-                        tile::<V, 1, B1>(wb, step, d, xr, sr, or, stride);
-                        B1
-                    }
-                    (false, _) => {
-                        tile::<V, 1, 1>(wb, step, d, xr, sr, or, stride);
-                        1
-                    }
+                    (true, left) if left >= B => next!(R, B),
+                    (true, left) if left >= P => next!(R, P),
+                    (true, _) => next!(R, 1),
+                    (false, left) if left >= B1 => next!(1, B1),
+                    (false, left) if left >= P => next!(1, P),
+                    (false, _) => next!(1, 1),
                 };
             }
         }
@@ -304,27 +217,37 @@ unsafe fn pool<V: Lanes>(table: &[i8], scales: &[f32], tokens: &[u32], out: &mut
     }
 }
 
-/// Instantiate the generic loops for one level.
+/// Instantiate the generic loops for one level, with tiles of rows by blocks for weights stored one
+/// by one and in pairs, and the blocks that a single row takes at once.
 macro_rules! level {
-    ($name:ident, $lanes:ty, $features:literal, $r:literal, $b:literal, $b1:literal) => {
+    ($name:ident, $lanes:ty, [$($features:literal)?], [$r:literal, $b:literal], [$pr:literal, $pb:literal], $b1:literal) => {
         mod $name {
             use super::*;
-            #[target_feature(enable = $features)]
+            $(#[target_feature(enable = $features)])?
             pub fn center(x: &[f32], out: &mut [f32]) -> f32 {
                 // SAFETY: this function is compiled for the instructions it uses.
                 unsafe { super::center::<$lanes>(x, out) }
             }
-            #[target_feature(enable = $features)]
+            $(#[target_feature(enable = $features)])?
             pub fn dense(w: &Packed, x: &[f32], scale: &[f32], out: &mut [f32]) {
                 // SAFETY: as above; sizes were checked by the safe wrapper.
-                unsafe { super::dense::<$lanes, $r, $b, $b1>(w, x, scale, out) }
+                unsafe {
+                    match w.data() {
+                        Data::Single(p) => {
+                            super::dense::<$lanes, f32, $r, $b, $b1, 1>(w, p, x, scale, out);
+                        }
+                        Data::Paired(p) => {
+                            super::dense::<$lanes, u32, $pr, $pb, $b1, 2>(w, p, x, scale, out);
+                        }
+                    }
+                }
             }
-            #[target_feature(enable = $features)]
+            $(#[target_feature(enable = $features)])?
             pub fn film_gelu_dot(u: &[f32], g: &PaddedVec, s: &PaddedVec, w2: &PaddedVec) -> f32 {
                 // SAFETY: as above.
                 unsafe { super::film_gelu_dot::<$lanes>(u, g, s, w2) }
             }
-            #[target_feature(enable = $features)]
+            $(#[target_feature(enable = $features)])?
             pub fn pool(table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
                 // SAFETY: as above.
                 unsafe { super::pool::<$lanes>(table, scales, tokens, out) }
@@ -333,17 +256,18 @@ macro_rules! level {
     };
 }
 
+level!(scalar, Scalar, [], [1, 1], [1, 2], 2);
 #[cfg(target_arch = "x86_64")]
-level!(avx2, crate::lanes::Avx2, "avx2,fma", 6, 1, 4);
+level!(avx2, crate::lanes::Avx2, ["avx2,fma"], [6, 1], [2, 2], 4);
 #[cfg(target_arch = "x86_64")]
-level!(avx512, crate::lanes::Avx512, "avx512f", 6, 4, 4);
+level!(avx512, crate::lanes::Avx512, ["avx512f"], [6, 4], [6, 4], 4);
 #[cfg(target_arch = "aarch64")]
-level!(neon, crate::lanes::Neon, "neon", 4, 1, 4);
+level!(neon, crate::lanes::Neon, ["neon"], [4, 1], [2, 2], 4);
 
 /// Call the level's instance of a kernel.
 macro_rules! dispatch {
-    ($simd:expr, $kernel:ident, [$($const:literal),*], ($($arg:expr),*)) => {
-        match $simd.0 {
+    ($simd:expr, $kernel:ident, ($($arg:expr),*)) => {
+        match $simd.level() {
             // SAFETY: a `Simd` exists only for a level that the processor runs.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::$kernel($($arg),*) },
@@ -353,8 +277,7 @@ macro_rules! dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Level::Neon => unsafe { neon::$kernel($($arg),*) },
-            // SAFETY: portable code.
-            _ => unsafe { $kernel::<Scalar $(, $const)*>($($arg),*) },
+            _ => scalar::$kernel($($arg),*),
         }
     };
 }
@@ -363,14 +286,14 @@ impl Simd {
     /// Centre a row into `out` and return LayerNorm's 1/σ.
     pub fn center(self, x: &[f32], out: &mut [f32]) -> f32 {
         assert!(!x.is_empty() && out.len() >= x.len());
-        dispatch!(self, center, [], (x, out))
+        dispatch!(self, center, (x, out))
     }
 
     /// `out[r] = scale[r] · W x[r]` for each of `scale.len()` rows.
     pub fn dense(self, w: &Packed, x: &[f32], scale: &[f32], out: &mut [f32]) {
         assert_eq!(x.len(), scale.len() * w.inputs());
         assert_eq!(out.len(), scale.len() * w.padded_outputs());
-        dispatch!(self, dense, [1, 1, 1], (w, x, scale, out));
+        dispatch!(self, dense, (w, x, scale, out));
     }
 
     /// Σ_o w2_o · GELU(γ_o·u_o + δ_o) over whole blocks; padding has w2 = 0.
@@ -383,7 +306,7 @@ impl Simd {
     ) -> f32 {
         assert_eq!(u.len(), gamma.blocks() * LANES);
         assert!(gamma.blocks() == shift.blocks() && gamma.blocks() == w2.blocks());
-        dispatch!(self, film_gelu_dot, [], (u, gamma, shift, w2))
+        dispatch!(self, film_gelu_dot, (u, gamma, shift, w2))
     }
 
     /// Add the tokens' scaled rows of `table` to `out` (zeros before), make it unit length, and
@@ -391,7 +314,7 @@ impl Simd {
     pub fn pool(self, table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
         assert!(out.len().is_multiple_of(LANES) && table.len() == scales.len() * out.len());
         assert!(tokens.iter().all(|t| (*t as usize) < scales.len()));
-        dispatch!(self, pool, [], (table, scales, tokens, out))
+        dispatch!(self, pool, (table, scales, tokens, out))
     }
 }
 

@@ -32,6 +32,21 @@ pub trait Lanes: Copy {
             Self::load(floats.as_ptr())
         }
     }
+    /// Read sixteen words that hold two numbers each, in the precision of bfloat16: a float's upper
+    /// half. First those in the lower halves, then those in the upper.
+    #[inline(always)]
+    unsafe fn load_pair(p: *const u32) -> [Self; 2] {
+        // SAFETY: the caller owns sixteen words at p. As above.
+        unsafe {
+            let words = p.cast::<[u32; LANES]>().read_unaligned();
+            let (mut low, mut high) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+            for j in 0..LANES {
+                low[j] = f32::from_bits(words[j] << 16);
+                high[j] = f32::from_bits(words[j] & 0xffff_0000);
+            }
+            [Self::load(low.as_ptr()), Self::load(high.as_ptr())]
+        }
+    }
     /// a + b.
     unsafe fn add(self, b: Self) -> Self;
     /// a − b.

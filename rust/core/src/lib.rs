@@ -18,6 +18,7 @@ pub mod gate;
 pub mod kernel;
 mod lanes;
 pub mod length;
+pub mod level;
 pub mod link;
 pub mod packed;
 pub mod parallel;
@@ -32,4 +33,4 @@ pub mod teacher;
 pub mod wordpiece;
 
 pub use error::{Error, Result};
-pub use kernel::{Level, Simd};
+pub use level::{Level, Simd};

@@ -44,9 +44,15 @@ fn split<T: Send>(parts: usize, out: &mut [T], width: usize, f: impl Fn(usize, &
     }
     let per = (out.len() / width).div_ceil(parts);
     thread::scope(|scope| {
-        for (i, part) in out.chunks_mut(per * width).enumerate() {
+        let mut parts = out.chunks_mut(per * width).enumerate();
+        // The caller's thread takes the first: it is awake, and on a core of its own.
+        let first = parts.next();
+        for (i, part) in parts {
             let f = &f;
             scope.spawn(move || f(i * per, part));
+        }
+        if let Some((_, part)) = first {
+            f(0, part);
         }
     });
 }

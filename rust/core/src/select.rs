@@ -12,8 +12,8 @@
 
 use std::cmp::Ordering;
 
-use crate::kernel::Simd;
 use crate::lanes::LANES;
+use crate::level::Simd;
 use crate::radix::by_bits;
 
 /// A wanted order statistic.
@@ -310,7 +310,7 @@ impl Brackets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Level;
+    use crate::level::Level;
 
     fn by_sorting(scores: &[f32], mask: &[bool], ranks: &[usize]) -> Vec<Found> {
         let mut kept: Vec<f32> =

@@ -6,8 +6,8 @@
 // As in the kernels.
 #![allow(clippy::inline_always)]
 
-use crate::kernel::{Level, Simd};
 use crate::lanes::{LANES, Lanes, Scalar};
+use crate::level::{Level, Simd};
 
 /// Lanes that can be compared and packed together.
 trait Sift: Lanes {

@@ -8,7 +8,8 @@
 
 use crate::error::{Error, Result, check_finite, check_len, filled};
 use crate::gate::{MAX_WIDTH, Trunk, fold_layer_norm};
-use crate::kernel::{Simd, sigmoid};
+use crate::kernel::sigmoid;
+use crate::level::Simd;
 use crate::packed::{Packed, PaddedVec};
 use crate::parallel;
 use crate::table::MAX_MODELS;

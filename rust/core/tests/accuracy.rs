@@ -6,7 +6,8 @@ use std::slice::from_ref;
 
 use common::{Rng, gate, teacher};
 use cr2fast_core::gate::{Gate, GateWeights, PSI, psi};
-use cr2fast_core::kernel::{Simd, sigmoid};
+use cr2fast_core::kernel::sigmoid;
+use cr2fast_core::level::Simd;
 use cr2fast_core::packed::PaddedVec;
 use cr2fast_core::teacher::Teacher;
 

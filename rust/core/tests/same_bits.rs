@@ -7,7 +7,7 @@ use std::slice::from_ref;
 
 use common::{Rng, gate, teacher};
 use cr2fast_core::gate::Gate;
-use cr2fast_core::kernel::{Level, Simd};
+use cr2fast_core::level::{Level, Simd};
 use cr2fast_core::static_encoder::{Settings, StaticEncoder};
 use cr2fast_core::teacher::Teacher;
 
