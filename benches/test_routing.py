@@ -84,8 +84,9 @@ def test_one_selection(benchmark, world):
     benchmark(edge.select, x[7], 100, state)
 
 
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 @pytest.mark.parametrize("models", [4, 16, 64])
-def test_one_selection_among_many_models(benchmark, models):
+def test_one_selection_among_many_models(benchmark, models, weights):
     """Time a model should not depend on how many there are."""
     problem = make_routing_problem(n=400, d=384, models=models + 1)
     router = cr2fast.fit(
@@ -96,6 +97,7 @@ def test_one_selection_among_many_models(benchmark, models):
         gate_epochs=1,
         progress=False,
     )
+    router = router.to_bfloat16() if weights == "bfloat16" else router
     edge, x = router.edge(1.0), problem.table.embeddings
     states = problem.costs.sample_states(len(x), 0)
     batch = edge.select_batch(x, np.full(len(x), 100, np.uint32), states)

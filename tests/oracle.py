@@ -237,16 +237,20 @@ def ridge_lengths(x, n_in, n_out, ridge):
 
 
 def read_tensors(data):
-    """Tensors of a safetensors file, by its specification."""
+    """Tensors of a safetensors file, by its specification; bfloat16 as the float32 it is half of."""
     import json
 
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    kinds = {"F32": np.float32, "F64": np.float64, "U64": np.uint64, "I8": np.int8, "U8": np.uint8}
+    kinds = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "U64": np.uint64}
+    kinds |= {"BF16": np.uint16, "I8": np.int8, "U8": np.uint8}
     out = {}
     for name, t in header.items():
         if name != "__metadata__":
             a, b = t["data_offsets"]
             raw = data[8 + size + a : 8 + size + b]
-            out[name] = np.frombuffer(raw, kinds[t["dtype"]]).reshape(t["shape"])
+            x = np.frombuffer(raw, kinds[t["dtype"]]).reshape(t["shape"])
+            if t["dtype"] == "BF16":
+                x = (x.astype(np.uint32) << 16).view(np.float32)
+            out[name] = x
     return out

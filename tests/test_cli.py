@@ -62,12 +62,13 @@ def run(capsys, *args):
     return code, out.out, out.err
 
 
-def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, capsys):
+@pytest.mark.parametrize("weights", ["float16", "bfloat16"])
+def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, capsys, weights):
     path = tmp_path / "router.safetensors"
     data = ["--data", str(folder)]
-    paper = ["--recipe", "paper", "--weights", "float16"]
+    paper = ["--recipe", "paper", "--weights", weights]
     assert cli.main(["fit", *data, "-o", str(path), *paper, *EPOCHS]) == 0
-    assert cr2fast.Router.load(path).weights == "float16"
+    assert cr2fast.Router.load(path).weights == weights
     grid = ["--alphas", "0.1,0.2", "--lams", "0.5,1"]
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "0.2"]) == 0
     router = cr2fast.Router.load(path)

@@ -53,10 +53,12 @@ def world():
         train, problem.costs, teacher_epochs=2, gate_epochs=2, lr=3e-3, progress=False
     )
     router.calibrate(calibration)
+    small = router.to_bfloat16()
+    small.calibrate(calibration)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(NEIGHBOURS, D)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return router, np.ascontiguousarray(x)
+    return router, small, np.ascontiguousarray(x)
 
 
 def on_two_cores(call):
@@ -75,9 +77,9 @@ def same(name, got, expected, tolerance=2e-4):
     assert worst < tolerance, f"{name} differs from cr2fast by {worst}"
 
 
-def decisions(router, x):
+def decisions(router, small, x):
     """One decision, then a batch: cr2fast, peers, limits."""
-    device = router.device(LAM, ALPHA)
+    device, small = (r.device(LAM, ALPHA) for r in (router, small))
     w = oracle.read_tensors(router.to_bytes())
     gates = {
         "numpy": numpy_gate(w, LAM),
@@ -85,6 +87,7 @@ def decisions(router, x):
         "jax jit": jax_gate(w, LAM),
     }
     expected = device.margins(x[:ROWS]).astype(float)
+    same("bfloat16 weights", small.margins(x[:ROWS]), expected, 0.05 * expected.std())
     for name, gate in gates.items():
         same(name, gate(x[:ROWS]), expected)
         same(name, gate(x[7:8]), expected[7:8])
@@ -98,6 +101,7 @@ def decisions(router, x):
     heads = {n: (lambda e, n=n: model[n] @ (proj[n] @ e)) for n in (128, 232)}
     single = {
         "cr2fast": lambda: device.route(one),
+        "cr2fast, bfloat16 weights": lambda: small.route(one),
         "limit: bare 256x384 product": lambda: w1 @ one,
         **{name: (lambda g=g: g(x[7:8])) for name, g in gates.items()},
         "head alone: RouteLLM MF, numpy": lambda: heads[128](one),
@@ -106,6 +110,7 @@ def decisions(router, x):
     }
     many = {
         "cr2fast": lambda: device.margins(batch),
+        "cr2fast, bfloat16 weights": lambda: small.margins(batch),
         "cr2fast, 2 threads": on_two_cores(lambda: device.margins(batch, 2)),
         "limit: bare X @ W.T": lambda: batch @ w1.T,
         "limit: memory copy of X": batch.copy,
@@ -137,11 +142,11 @@ def sweep(router, x):
     }
 
 
-def selection(router, x):
+def selection(router, small, x):
     """An edge model for a deferred query, link state given."""
     rng = np.random.default_rng(2)
     state = cr2fast.LinkState(20e6, 80e6, 0.018)
-    edge = router.edge(LAM)
+    edge, small = router.edge(LAM), small.edge(LAM)
     stacked = rng.normal(size=(len(router.models) * H, D)).astype(np.float32)
     one = x[7]
     chosen = edge.select(one, 100, state)
@@ -150,6 +155,7 @@ def selection(router, x):
         "edge model of 4": compare(
             {
                 "cr2fast": lambda: edge.select(one, 100, state),
+                "cr2fast, bfloat16 weights": lambda: small.select(one, 100, state),
                 "limit: bare product of 4 heads": lambda: stacked @ one,
             },
             rounds=500,
@@ -256,9 +262,11 @@ def main():
     args = parser.parse_args()
     if _core.build_profile() != "release":
         sys.exit("peers: expected a release build of cr2fast, got debug")
-    router, x = world()
+    router, small, x = world()
     load = os.getloadavg()
-    results = decisions(router, x) | sweep(router, x) | selection(router, x) | calibration()
+    results = (
+        decisions(router, small, x) | sweep(router, x) | selection(router, small, x) | calibration()
+    )
     with tempfile.TemporaryDirectory() as folder:
         results |= start(router, Path(folder))
     results |= training()

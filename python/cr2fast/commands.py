@@ -154,6 +154,8 @@ def fit(args: argparse.Namespace) -> Any:
     )
     if args.weights == "float16":
         router = router.to_float16()
+    elif args.weights == "bfloat16":
+        router = router.to_bfloat16()
     router.save(args.out)
     record = router.training
     sizes = router.parameters

@@ -21,6 +21,7 @@ use cr2fast_core::gate::{Film, Gate};
 use cr2fast_core::length::{LengthPredictor, LengthWeights};
 use cr2fast_core::level::{Level, Simd};
 use cr2fast_core::link::LinkState;
+use cr2fast_core::precision::Precision;
 use cr2fast_core::router::Router;
 use cr2fast_core::teacher::Teacher;
 use gungraun::{
@@ -66,6 +67,15 @@ fn device() -> (DeviceRouter, Vec<f32>) {
     (DeviceRouter::new(&r, lam, alpha).unwrap(), rows(1))
 }
 
+/// The same with weights in pairs.
+fn small_device() -> (DeviceRouter, Vec<f32>) {
+    let r = router();
+    let (lam, alpha) = point(&r);
+    let small = r.rounded(Precision::Bfloat16).unwrap();
+    let small = small.with_calibration(r.calibration.unwrap()).unwrap();
+    (DeviceRouter::new(&small, lam, alpha).unwrap(), rows(1))
+}
+
 /// A gate, bound λ, rows.
 type Sweep = (Arc<Gate>, Vec<Film>, Vec<f32>);
 
@@ -88,6 +98,7 @@ fn edge() -> (EdgeSelector, Vec<f32>) {
 
 #[library_benchmark]
 #[bench::d384_h256(device())]
+#[bench::d384_h256_bfloat16(small_device())]
 fn one_decision(input: (DeviceRouter, Vec<f32>)) -> (Decision, (DeviceRouter, Vec<f32>)) {
     (black_box(input.0.route(black_box(&input.1)).unwrap()), input)
 }

@@ -6,7 +6,7 @@ mod common;
 use std::hint::black_box;
 use std::slice::from_ref;
 
-use common::{Rng, gate, teacher};
+use common::{Rng, gate, paired, teacher};
 use cr2fast_core::crc::{self, OnInfeasible};
 use cr2fast_core::gate::Gate;
 use cr2fast_core::level::{Level, Simd};
@@ -19,6 +19,7 @@ const H: usize = 256;
 fn margins(c: &mut Criterion) {
     let xs = Rng::new(1).vec(10_000 * D, 0.09);
     for simd in Level::ALL.into_iter().filter_map(Simd::new) {
+        let small = Gate::with_simd(paired(&gate(D, H, 3)), simd).unwrap();
         let g = Gate::with_simd(gate(D, H, 3), simd).unwrap();
         let film = g.film(1.0).unwrap();
         let batch = g.margins(&xs, from_ref(&film), 1).unwrap();
@@ -26,6 +27,12 @@ fn margins(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("margin/{}", simd.level().name()));
         group.bench_function("one", |b| {
             b.iter(|| g.margin(black_box(&xs[7 * D..8 * D]), &film).unwrap());
+        });
+        let film_of_small = small.film(1.0).unwrap();
+        let (a, b) = (batch[7], small.margin(&xs[7 * D..8 * D], &film_of_small).unwrap());
+        assert!(a != b && (a - b).abs() < 1e-2);
+        group.bench_function("one, bfloat16 weights", |b| {
+            b.iter(|| small.margin(black_box(&xs[7 * D..8 * D]), &film_of_small).unwrap());
         });
         if simd.level() == Level::Scalar {
             continue;

@@ -16,6 +16,7 @@ use crate::cost::CostTable;
 use crate::error::{Error, Result};
 use crate::gate::{Gate, GateWeights, PSI};
 use crate::length::{LengthPredictor, LengthWeights, SCALARS};
+use crate::precision::Precision;
 use crate::router::{Calibration, Encoder, IdSet, Router};
 use crate::teacher::{Teacher, TeacherWeights};
 
@@ -33,9 +34,9 @@ struct Body {
     cost_table_sha256: String,
     training: String,
     calibration: Option<CalibrationHeader>,
-    /// Whether the matrices have two bytes a number.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    float16: bool,
+    /// Number type of the matrices.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    weights: Precision,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,7 +52,7 @@ fn tensors(r: &Router) -> Vec<Tensor> {
     let (g, t, l) = (r.gate.weights(), r.teacher.weights(), r.length.weights());
     let (d, h) = (g.d, g.hidden);
     let (m, th) = (t.models, t.hidden);
-    let matrix = if r.float16 { Tensor::f16s } else { Tensor::f32s };
+    let matrix = |name, shape: &[usize], xs: &[f32]| Tensor::numbers(name, shape, xs, r.precision);
     let mut out = vec![
         Tensor::f32s("gate.ln.weight", &[d], &g.ln_weight),
         Tensor::f32s("gate.ln.bias", &[d], &g.ln_bias),
@@ -107,28 +108,31 @@ pub fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             lengths: c.lengths.clone(),
             delta: c.delta,
         }),
-        float16: r.float16,
+        weights: r.precision,
     })
     .map_err(|e| Error::artifact("metadata that serialises", e))?;
     container::to_bytes(body, tensors(r))
 }
 
-/// The file, and whether its matrices are float16.
-struct Reader<'a>(Container<'a>, bool);
+/// A file, and the number type of its matrices.
+struct Reader<'a> {
+    file: Container<'a>,
+    weights: Precision,
+}
 
 impl Reader<'_> {
     fn ids(&self, name: &str) -> Result<IdSet> {
-        let (_, bytes) = self.0.raw(name, Dtype::U64)?;
+        let (_, bytes) = self.file.raw(name, Dtype::U64)?;
         Ok(IdSet::from_hashes(bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect()))
     }
 
     fn scalar(&self, name: &str) -> Result<f32> {
-        let (_, xs) = self.0.f32s(name)?;
+        let (_, xs) = self.file.f32s(name)?;
         xs.first().copied().ok_or_else(|| Error::artifact(format!("one value in {name}"), "none"))
     }
 
     fn matrix(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        if self.1 { self.0.f16s(name) } else { self.0.f32s(name) }
+        self.file.numbers(name, self.weights)
     }
 
     fn shape<const K: usize>(&self, name: &str) -> Result<([usize; K], Vec<f32>)> {
@@ -145,13 +149,13 @@ impl Reader<'_> {
         Gate::new(GateWeights {
             d,
             hidden,
-            ln_weight: self.0.f32s("gate.ln.weight")?.1,
-            ln_bias: self.0.f32s("gate.ln.bias")?.1,
+            ln_weight: self.file.f32s("gate.ln.weight")?.1,
+            ln_bias: self.file.f32s("gate.ln.bias")?.1,
             w1,
-            b1: self.0.f32s("gate.b1")?.1,
+            b1: self.file.f32s("gate.b1")?.1,
             film_weight: self.matrix("gate.film.weight")?.1,
-            film_bias: self.0.f32s("gate.film.bias")?.1,
-            w2: self.0.f32s("gate.w2")?.1,
+            film_bias: self.file.f32s("gate.film.bias")?.1,
+            w2: self.file.f32s("gate.w2")?.1,
             b2: self.scalar("gate.b2")?,
             eta_t: self.scalar("gate.eta_t")?,
         })
@@ -163,33 +167,33 @@ impl Reader<'_> {
             models,
             d,
             hidden,
-            ln_weight: self.0.f32s("teacher.ln.weight")?.1,
-            ln_bias: self.0.f32s("teacher.ln.bias")?.1,
+            ln_weight: self.file.f32s("teacher.ln.weight")?.1,
+            ln_bias: self.file.f32s("teacher.ln.bias")?.1,
             w1,
-            b1: self.0.f32s("teacher.b1")?.1,
-            w2: self.0.f32s("teacher.w2")?.1,
-            b2: self.0.f32s("teacher.b2")?.1,
+            b1: self.file.f32s("teacher.b1")?.1,
+            w2: self.file.f32s("teacher.w2")?.1,
+            b2: self.file.f32s("teacher.b2")?.1,
         })
     }
 
     fn length(&self) -> Result<LengthPredictor> {
         let ([models, d], weight) = self.shape("length.weight")?;
-        let scalars = self.0.f64s("length.scalars")?.1;
+        let scalars = self.file.f64s("length.scalars")?.1;
         LengthPredictor::new(LengthWeights { models, d, weight, scalars })
     }
 
     fn calibration(&self, header: CalibrationHeader) -> Result<Calibration> {
         // Files of before quantiles were kept have none.
-        let kept = self.0.has("calibration.quantiles");
+        let kept = self.file.has("calibration.quantiles");
         Ok(Calibration {
-            lams: self.0.f64s("calibration.lams")?.1,
-            alphas: self.0.f64s("calibration.alphas")?.1,
-            thresholds: self.0.f32s("calibration.thresholds")?.1,
+            lams: self.file.f64s("calibration.lams")?.1,
+            alphas: self.file.f64s("calibration.alphas")?.1,
+            thresholds: self.file.f32s("calibration.thresholds")?.1,
             n: header.n,
             reference: header.reference,
             lengths: header.lengths,
             delta: header.delta,
-            quantiles: if kept { self.0.f32s("calibration.quantiles")?.1 } else { Vec::new() },
+            quantiles: if kept { self.file.f32s("calibration.quantiles")?.1 } else { Vec::new() },
             ids: self.ids("ids.calibration")?,
         })
     }
@@ -200,7 +204,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Router> {
     let container = Container::read(bytes, FORMAT)?;
     let body: Body = Body::deserialize(&container.body)
         .map_err(|e| Error::artifact("the fields of the format", e))?;
-    let reader = Reader(container, body.float16);
+    let reader = Reader { file: container, weights: body.weights };
     let costs = CostTable::from_json(&body.cost_table)?;
     if costs.table().hash() != body.cost_table_sha256 {
         return Err(Error::artifact(
@@ -218,7 +222,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Router> {
         training: body.training,
         train_ids: reader.ids("ids.train")?,
         calibration: body.calibration.map(|h| reader.calibration(h)).transpose()?,
-        float16: body.float16,
+        precision: body.weights,
     };
     router.check()?;
     Ok(router)

@@ -12,12 +12,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::table::hex;
 
 /// Largest file read.
@@ -40,14 +40,12 @@ pub(crate) struct Tensor {
 
 impl Tensor {
     pub fn f32s(name: &'static str, shape: &[usize], xs: &[f32]) -> Self {
-        let bytes = xs.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Self { name, dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+        Self::numbers(name, shape, xs, Precision::Float32)
     }
 
-    /// As two bytes a number, which loses nothing where the numbers are float16's.
-    pub fn f16s(name: &'static str, shape: &[usize], xs: &[f32]) -> Self {
-        let bytes = xs.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
-        Self { name, dtype: Dtype::F16, shape: shape.to_vec(), bytes }
+    /// Numbers of a type, which loses nothing where they are that type's.
+    pub fn numbers(name: &'static str, shape: &[usize], xs: &[f32], of: Precision) -> Self {
+        Self { name, dtype: of.dtype(), shape: shape.to_vec(), bytes: of.to_bytes(xs) }
     }
 
     pub fn f64s(name: &'static str, shape: &[usize], xs: &[f64]) -> Self {
@@ -158,13 +156,12 @@ impl<'a> Container<'a> {
     }
 
     pub fn f32s(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let (shape, bytes) = self.raw(name, Dtype::F32)?;
-        Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        self.numbers(name, Precision::Float32)
     }
 
-    pub fn f16s(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let (shape, bytes) = self.raw(name, Dtype::F16)?;
-        Ok((shape, bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()))
+    pub fn numbers(&self, name: &str, of: Precision) -> Result<(Vec<usize>, Vec<f32>)> {
+        let (shape, bytes) = self.raw(name, of.dtype())?;
+        Ok((shape, of.read(bytes)))
     }
 
     pub fn f64s(&self, name: &str) -> Result<(Vec<usize>, Vec<f64>)> {

@@ -65,6 +65,19 @@ impl GateWeights {
         eta.max(0.0) + libm::log1p(libm::exp(-eta.abs())) + 1e-6
     }
 
+    /// The same gate with LayerNorm's affine in W1 and b1, up to their rounding.
+    #[must_use]
+    pub fn folded(&self) -> Self {
+        let (w1, b1) = fold_layer_norm(&self.ln_weight, &self.ln_bias, &self.w1, &self.b1);
+        Self {
+            ln_weight: vec![1.0; self.d],
+            ln_bias: vec![0.0; self.d],
+            w1,
+            b1: b1.into_iter().map(|b| b as f32).collect(),
+            ..self.clone()
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let (d, h) = (self.d, self.hidden);
         for (name, n) in [("gate embedding width", d), ("gate hidden width", h)] {

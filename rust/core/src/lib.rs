@@ -22,6 +22,7 @@ pub mod level;
 pub mod link;
 pub mod packed;
 pub mod parallel;
+pub mod precision;
 mod radix;
 pub mod reference;
 pub mod router;

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use half::f16;
 use sha2::{Digest, Sha256};
 
 use crate::cost::CostTable;
@@ -13,6 +12,7 @@ use crate::crc::check_alpha;
 use crate::error::{Error, Result, check_len};
 use crate::gate::{Gate, check_lam};
 use crate::length::LengthPredictor;
+use crate::precision::Precision;
 use crate::teacher::Teacher;
 
 /// The frozen encoder whose embeddings the weights were fitted on.
@@ -134,35 +134,27 @@ pub struct Router {
     pub train_ids: IdSet,
     /// Thresholds, once calibrated.
     pub calibration: Option<Calibration>,
-    /// Whether the weight matrices hold float16's numbers, and are written as such.
-    pub float16: bool,
-}
-
-/// The nearest float16 of each number; one too large for it is an error.
-fn rounded(what: &str, xs: &[f32]) -> Result<Vec<f32>> {
-    let out: Vec<f32> = xs.iter().map(|x| f16::from_f32(*x).to_f32()).collect();
-    match out.iter().zip(xs).find(|(y, _)| !y.is_finite()) {
-        Some((_, x)) => Err(Error::argument(what, "weights of at most 65504 for float16", x)),
-        None => Ok(out),
-    }
+    /// Number type of the weight matrices.
+    pub precision: Precision,
 }
 
 impl Router {
-    /// The same router with its weight matrices rounded to float16, and no thresholds: they belong to
-    /// margins, which the rounding moves. Computation stays in float32, so the speed is the same.
-    pub fn to_float16(&self) -> Result<Self> {
-        let (mut g, mut t) = (self.gate.weights().clone(), self.teacher.weights().clone());
+    /// The same router with weight matrices of a smaller number type, and no thresholds: they belong
+    /// to margins, which the rounding moves. LayerNorm's affine goes into the matrices first, so that
+    /// what is multiplied is what was rounded.
+    pub fn rounded(&self, to: Precision) -> Result<Self> {
+        let (mut g, mut t) = (self.gate.weights().folded(), self.teacher.weights().folded());
         let mut l = self.length.weights().clone();
-        g.w1 = rounded("gate.w1", &g.w1)?;
-        g.film_weight = rounded("gate.film.weight", &g.film_weight)?;
-        t.w1 = rounded("teacher.w1", &t.w1)?;
-        l.weight = rounded("length.weight", &l.weight)?;
+        g.w1 = to.rounded("gate.w1", &g.w1)?;
+        g.film_weight = to.rounded("gate.film.weight", &g.film_weight)?;
+        t.w1 = to.rounded("teacher.w1", &t.w1)?;
+        l.weight = to.rounded("length.weight", &l.weight)?;
         Ok(Self {
             gate: Arc::new(Gate::new(g)?),
             teacher: Arc::new(Teacher::new(t)?),
             length: Arc::new(LengthPredictor::new(l)?),
             calibration: None,
-            float16: true,
+            precision: to,
             ..self.clone()
         })
     }

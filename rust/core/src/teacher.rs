@@ -73,6 +73,33 @@ impl TeacherWeights {
     }
 }
 
+impl TeacherWeights {
+    /// Head k's W1 and b1 with LayerNorm's affine in them.
+    fn fold(&self, k: usize) -> (Vec<f32>, Vec<f32>) {
+        let (d, h) = (self.d, self.hidden);
+        let (w, b) = fold_layer_norm(
+            &self.ln_weight[k * d..(k + 1) * d],
+            &self.ln_bias[k * d..(k + 1) * d],
+            &self.w1[k * h * d..(k + 1) * h * d],
+            &self.b1[k * h..(k + 1) * h],
+        );
+        (w, b.into_iter().map(|b| b as f32).collect())
+    }
+
+    /// The same heads with LayerNorm's affine in W1 and b1, up to their rounding.
+    #[must_use]
+    pub fn folded(&self) -> Self {
+        let (w1, b1): (Vec<_>, Vec<_>) = (0..self.models).map(|k| self.fold(k)).unzip();
+        Self {
+            ln_weight: vec![1.0; self.models * self.d],
+            ln_bias: vec![0.0; self.models * self.d],
+            w1: w1.concat(),
+            b1: b1.concat(),
+            ..self.clone()
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Head {
     w1: Packed,
@@ -102,13 +129,7 @@ impl Teacher {
         let (m, d, h) = (weights.models, weights.d, weights.hidden);
         let mut heads = Vec::with_capacity(m);
         for k in 0..m {
-            let (w, shift) = fold_layer_norm(
-                &weights.ln_weight[k * d..(k + 1) * d],
-                &weights.ln_bias[k * d..(k + 1) * d],
-                &weights.w1[k * h * d..(k + 1) * h * d],
-                &weights.b1[k * h..(k + 1) * h],
-            );
-            let shift: Vec<f32> = shift.into_iter().map(|s| s as f32).collect();
+            let (w, shift) = weights.fold(k);
             heads.push(Head {
                 w1: Packed::new(&w, h, d),
                 gamma: PaddedVec::new(&vec![1.0; h]),

@@ -5,7 +5,7 @@ mod common;
 
 use std::slice::from_ref;
 
-use common::{Rng, gate, teacher};
+use common::{Rng, gate, paired, teacher};
 use cr2fast_core::gate::Gate;
 use cr2fast_core::level::{Level, Simd};
 use cr2fast_core::static_encoder::{Settings, StaticEncoder};
@@ -27,14 +27,15 @@ const SHAPES: [(usize, usize); 6] =
 
 #[test]
 fn every_level_batch_and_thread_count_gives_the_same_margins() {
-    for (d, h) in SHAPES {
+    for ((d, h), pairs) in SHAPES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
         let xs = Rng::new(7).vec(203 * d, 1.0);
-        let scalar = Gate::with_simd(gate(d, h, 1), Simd::new(Level::Scalar).unwrap()).unwrap();
+        let weights = if pairs { paired(&gate(d, h, 1)) } else { gate(d, h, 1) };
+        let scalar = Gate::with_simd(weights.clone(), Simd::new(Level::Scalar).unwrap()).unwrap();
         let lams = [0.1, 1.0, 20.0];
         let films: Vec<_> = lams.iter().map(|l| scalar.film(*l).unwrap()).collect();
         let expected = bits(&scalar.margins(&xs, &films, 1).unwrap());
         for simd in levels() {
-            let g = Gate::with_simd(gate(d, h, 1), simd).unwrap();
+            let g = Gate::with_simd(weights.clone(), simd).unwrap();
             for threads in [1, 2, 3, 0] {
                 assert_eq!(
                     bits(&g.margins(&xs, &films, threads).unwrap()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cr2fast_core::gate::Gate;
 use cr2fast_core::length::LengthPredictor;
+use cr2fast_core::precision::Precision;
 use cr2fast_core::router::{Encoder, IdSet, Router as CoreRouter};
 use cr2fast_core::teacher::Teacher;
 use cr2fast_train::{FitConfig, Fitted, Frozen, Progress, TrainData, TrainError};
@@ -149,7 +150,7 @@ fn fit(
         training: fitted.record,
         train_ids: seen,
         calibration: None,
-        float16: false,
+        precision: Precision::default(),
     };
     router.check().map_err(core)?;
     Ok(Router(router))

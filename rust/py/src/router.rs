@@ -1,6 +1,7 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::artifact;
+use cr2fast_core::precision::Precision;
 use cr2fast_core::router::{Calibration, Encoder, IdSet, Router as CoreRouter};
 use numpy::{PyArray2, ToPyArray};
 use pyo3::prelude::*;
@@ -60,15 +61,19 @@ impl Router {
         CostTable(self.0.costs.clone())
     }
 
-    /// Whether the weight matrices are float16.
+    /// Number type of the weight matrices.
     #[getter]
-    fn float16(&self) -> bool {
-        self.0.float16
+    fn weights(&self) -> &'static str {
+        self.0.precision.name()
     }
 
-    /// The same router with its weight matrices rounded to float16, not calibrated.
-    fn to_float16(&self, py: Python<'_>) -> PyResult<Self> {
-        py.detach(|| self.0.to_float16()).map(Self).map_err(core)
+    /// The same router with weight matrices of another number type, not calibrated.
+    fn rounded(&self, py: Python<'_>, weights: &str) -> PyResult<Self> {
+        let to = Precision::ALL.into_iter().find(|p| p.name() == weights).ok_or_else(|| {
+            let known = Precision::ALL.map(Precision::name).join(", ");
+            Cr2Error::new_err(format!("weights: expected one of {known}, got {weights:?}"))
+        })?;
+        py.detach(|| self.0.rounded(to)).map(Self).map_err(core)
     }
 
     /// (gate, teacher) parameter counts.

@@ -1,6 +1,7 @@
 //! Seeded weights and rows for tests.
 
 use cr2fast_core::gate::{GateWeights, PSI};
+use cr2fast_core::precision::Precision;
 use cr2fast_core::teacher::TeacherWeights;
 
 /// A small seeded generator (xorshift64*), enough for test data.
@@ -42,6 +43,14 @@ pub fn gate(d: usize, hidden: usize, seed: u64) -> GateWeights {
         b2: 0.1,
         eta_t: -2.25,
     }
+}
+
+/// The same gate with W1 of bfloat16's numbers, which is kept in pairs.
+#[allow(dead_code)]
+pub fn paired(gate: &GateWeights) -> GateWeights {
+    let folded = gate.folded();
+    let w1 = Precision::Bfloat16.rounded("w1", &folded.w1).unwrap();
+    GateWeights { w1, ..folded }
 }
 
 #[allow(dead_code)]
