@@ -10,6 +10,8 @@ use common::{Rng, gate, paired, teacher};
 use cr2fast_core::crc::{self, OnInfeasible};
 use cr2fast_core::gate::Gate;
 use cr2fast_core::level::{Level, Simd};
+use cr2fast_core::packed::Packed;
+use cr2fast_core::precision::Precision;
 use cr2fast_core::teacher::Teacher;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -41,6 +43,31 @@ fn margins(c: &mut Criterion) {
         group.bench_function("batch of 10,000", |b| {
             b.iter(|| g.margins(black_box(&xs), from_ref(&film), 1).unwrap());
         });
+    }
+}
+
+/// The matrix product alone, the batch's and the decision's limit.
+fn product(c: &mut Criterion) {
+    const ROWS: usize = 48;
+    let (w, x) = (Rng::new(1).vec(H * D, 0.08), Rng::new(2).vec(ROWS * D, 0.09));
+    let halves = Precision::Bfloat16.rounded("w", &w).unwrap();
+    let scale = [1.0; ROWS];
+    let mut out = vec![0.0; ROWS * H];
+    for (name, w) in [("float32", w), ("bfloat16", halves)] {
+        let packed = Packed::new(&w, H, D);
+        for simd in Level::ALL.into_iter().filter_map(Simd::new).skip(1) {
+            simd.dense(&packed, &x, &scale, &mut out);
+            let dot: f64 = (0..D).map(|i| f64::from(w[5 * D + i]) * f64::from(x[D + i])).sum();
+            assert!((f64::from(out[H + 5]) - dot).abs() < 1e-5);
+            let mut group = c.benchmark_group(format!("product/{}/{name}", simd.level().name()));
+            for rows in [1, ROWS] {
+                group.throughput(Throughput::Elements(rows as u64));
+                group.bench_function(format!("{rows} rows"), |b| {
+                    let (x, out) = (&x[..rows * D], &mut out[..rows * H]);
+                    b.iter(|| simd.dense(&packed, black_box(x), &scale[..rows], out));
+                });
+            }
+        }
     }
 }
 
@@ -90,5 +117,5 @@ fn thresholds(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, margins, sweep, accuracies, thresholds);
+criterion_group!(benches, margins, product, sweep, accuracies, thresholds);
 criterion_main!(benches);
