@@ -23,6 +23,7 @@ pub mod link;
 pub mod packed;
 pub mod parallel;
 pub mod precision;
+mod quickselect;
 mod radix;
 pub mod reference;
 pub mod router;

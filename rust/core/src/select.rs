@@ -10,10 +10,9 @@
 //! missing (ties, or an order that defeats the sample) goes through histogram passes (`radix.rs`),
 //! slower, which need no luck. All are exact.
 
-use std::cmp::Ordering;
-
 use crate::lanes::LANES;
 use crate::level::Simd;
+use crate::quickselect::{descending, quickselect};
 use crate::radix::by_bits;
 
 /// A wanted order statistic.
@@ -41,8 +40,6 @@ const SIGMAS: [f64; 2] = [3.0, 8.0];
 const KEPT: usize = 165_000;
 /// Scores of one bracket that a selection works on at most: 262 kB.
 const SCRATCH: usize = 1 << 16;
-/// Up to here the library selects.
-const SMALL: usize = 48;
 /// Scores looked at before the survivors are put into brackets: they stay in the first cache.
 const BLOCK: usize = 4096;
 
@@ -243,36 +240,6 @@ impl Selector {
         }
         quickselect(self.simd, &mut self.scratch, count, place)
     }
-}
-
-/// The `place`-th largest of the buffer's first `n` scores, place < n; what is left of them is lost.
-fn quickselect(simd: Simd, buffer: &mut [f32], mut n: usize, mut place: usize) -> f32 {
-    // Halving takes a dozen rounds; scores made to defeat it are left to the library.
-    for _ in 0..48 {
-        if n <= SMALL {
-            break;
-        }
-        let mut some: [f32; 9] = std::array::from_fn(|j| buffer[(2 * j + 1) * n / 18]);
-        some.sort_unstable_by(descending);
-        let pivot = some[place * some.len() / n];
-        let above = simd.count(&buffer[..n], pivot);
-        if place >= above {
-            n = simd.sift(buffer, n, f32::MIN, pivot);
-            place -= above;
-        } else {
-            n = simd.sift(buffer, n, pivot.next_up(), f32::INFINITY);
-            if place >= n {
-                return pivot;
-            }
-        }
-    }
-    *buffer[..n].select_nth_unstable_by(place, descending).1
-}
-
-/// The order of ranks, as the library's sorts ask for it.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn descending(a: &f32, b: &f32) -> Ordering {
-    b.total_cmp(a)
 }
 
 /// Values [low, high), and what was found in them.
