@@ -319,6 +319,7 @@ def inspect(args: argparse.Namespace) -> Any:
         "encoder": router.encoder._asdict(),
         "dim": router.dim,
         "parameters": router.parameters,
+        "weights": router.weights,
         "cost_table": {"source": router.costs.source, "sha256": router.costs.sha256},
         "calibration": calibration,
         "statement": router.statement,
@@ -329,7 +330,9 @@ def inspect(args: argparse.Namespace) -> Any:
         f"models       {', '.join(router.models)} (the first is the device's)",
         f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)"
         + ("" if router.encoder.sha256 else f"; {_NAME_ALONE}"),
-        "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
+        "parameters   "
+        + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items())
+        + f"; {router.weights} weights",
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",
     ]
     if calibration is None:
