@@ -74,10 +74,10 @@ def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, 
     router = cr2fast.Router.load(path)
     assert router.training["config"]["recipe"] == "paper"
     assert router.calibration["delta"] == 0.2
+    assert "With probability at least 1 - 0.2" in capsys.readouterr().out
     code, out, _ = run(capsys, "inspect", path)
     assert code == 0
     assert f"; {weights} weights\n" in out
-    assert "With probability at least 1 - 0.2" in capsys.readouterr().out
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "2"]) == 2
     assert "delta: expected a number in (0, 1)" in capsys.readouterr().err
 
