@@ -5,7 +5,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-arm check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,16 @@ test: $(BUILT)  ## all tests: Rust, Python, statistics, README
 	cargo test --profile checked -p cr2fast-core -p cr2fast-train
 	$(BIN)/python -m pytest
 	cd profiler && ../$(BIN)/python -m pytest
+
+# Emulation is too slow for the million rows; the other tests compare NEON with scalar code, and both
+# with bits from x86-64.
+ARM = aarch64-unknown-linux-gnu
+test-arm: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER = aarch64-linux-gnu-gcc
+test-arm: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = qemu-aarch64-static -L /usr/aarch64-linux-gnu
+test-arm:  ## the core's tests on AArch64, emulated
+	@command -v aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null || { echo "test-arm: a cross compiler and an emulator are needed: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"; exit 1; }
+	rustup target add $(ARM)
+	cargo test --profile checked --target $(ARM) -p cr2fast-core -- --skip million
 
 check: $(BUILT)  ## formatting, lints, types, stub against module
 	cargo fmt --all --check

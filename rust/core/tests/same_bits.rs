@@ -107,6 +107,32 @@ fn every_level_gives_the_same_static_embeddings() {
     }
 }
 
+/// FNV-1a over the bits of margins and accuracies.
+fn fingerprint(xs: &[f32]) -> u64 {
+    xs.iter()
+        .flat_map(|x| x.to_bits().to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The same constants on every processor that this test ever ran on: x86-64 and AArch64.
+#[test]
+fn bits_are_those_of_other_processors() {
+    let (d, h) = (384, 256);
+    let xs = Rng::new(11).vec(100 * d, 1.0);
+    let margins = |weights| {
+        let g = Gate::new(weights).unwrap();
+        let films: Vec<_> = [0.1, 1.0, 7.3].iter().map(|l| g.film(*l).unwrap()).collect();
+        fingerprint(&g.margins(&xs, &films, 1).unwrap())
+    };
+    let accuracies = Teacher::new(teacher(3, d, h, 2)).unwrap().accuracies(&xs, 1).unwrap();
+    let found = [margins(gate(d, h, 1)), margins(paired(&gate(d, h, 1))), fingerprint(&accuracies)];
+    assert_eq!(
+        found,
+        [0xe713_ea4d_c2e8_9d68, 0x6f26_5168_6b86_f25e, 0xdc04_a8be_96aa_ddec],
+        "{found:#x?}"
+    );
+}
+
 /// The full size: a million rows through the paper's gate, scalar against every vector path.
 #[test]
 fn a_million_rows_scalar_against_vector() {
