@@ -18,7 +18,7 @@ pub enum Precision {
     Float32,
     /// IEEE half precision: 11 bits, numbers up to 65504.
     Float16,
-    /// A float32's upper half: 8 bits, its whole range. Kept in half the memory (see
+    /// A float32's upper half: 8 bits, its whole range. The kernels read it as such (see
     /// [`crate::packed`]), so that decisions are quicker too.
     Bfloat16,
 }
