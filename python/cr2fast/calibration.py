@@ -214,6 +214,33 @@ def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     return array
 
 
+def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray[np.float64]:
+    """Cost weights to calibrate at: those given, which must lie in the trained range, or default.
+
+    Parameters
+    ----------
+    lams : array_like of float, (L,), optional
+    low, high : float
+        The trained range.
+
+    Returns
+    -------
+    ndarray of float64, (L,)
+        Strictly ascending.
+    """
+    if lams is None:
+        return default_lams(low, high)
+    grid = ascending(lams, "lams")
+    slack = 1e-9
+    outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
+    if outside.size:
+        raise Cr2Error(
+            f"lams: expected values in the trained range [{low}, {high}], got "
+            f"{outside.tolist()}; fit with lam_range wide enough"
+        )
+    return grid
+
+
 def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> int:
     """Place of a calibrated value; an OperatingPointError that lists the grid where it is not."""
     number = value if isinstance(value, (int, float)) else np.nan

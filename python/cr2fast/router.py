@@ -15,21 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast import _core, drift, seeds
-from cr2fast._core import (
-    CostTable,
-    Cr2Error,
-    DeviceRouter,
-    EdgeSelector,
-    LinkStates,
-)
+from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
     allowed_counts,
     ascending,
     check_delta,
-    default_lams,
     index_of,
+    lam_grid,
     simultaneous_thresholds,
     statement,
 )
@@ -139,10 +133,10 @@ class Router:
         return Router(self._core.rounded("float16"))
 
     def to_bfloat16(self) -> Router:
-        """The same router with its weight matrices rounded to bfloat16: half the file and memory.
+        """The same router with its weight matrices rounded to bfloat16: half the file, and quicker.
 
-        Bfloat16 is a float32's upper half: as :meth:`to_float16`, but three bits coarser and
-        quicker. A decision mostly waits for weights, and two of these come where one came.
+        Bfloat16 is a float32's upper half: as :meth:`to_float16`, but three bits coarser. A
+        decision mostly waits for its weights, and these are half as many bytes.
         """
         return Router(self._core.rounded("bfloat16"))
 
@@ -323,7 +317,9 @@ class Router:
         self.costs_for(costs)
         lengths = lengths or self.lengths
         threads = check_threads(threads)
-        grid, levels = self._grid(lams), ascending(alphas, "alphas")
+        config = self.training["config"]
+        grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
+        levels = ascending(alphas, "alphas")
         n = len(calibration)
         states = self.costs.sample_states(n, seeds.CALIBRATION + seeds.check_seed(seed))
         c = self.decision_costs(calibration, states, lengths)
@@ -400,21 +396,6 @@ class Router:
         lams = c["lams"]
         at = index_of(lams, lams[0] if lam is None and len(lams) == 1 else lam, "lam")
         return drift.check(scores, c["quantiles"][at], c["n"], float(lams[at]), level)
-
-    def _grid(self, lams: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
-        config = self.training["config"]
-        low, high = float(config["lam_low"]), float(config["lam_high"])
-        if lams is None:
-            return default_lams(low, high)
-        grid = ascending(lams, "lams")
-        slack = 1e-9
-        outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
-        if outside.size:
-            raise Cr2Error(
-                f"lams: expected values in the trained range [{low}, {high}], got "
-                f"{outside.tolist()}; fit with lam_range wide enough"
-            )
-        return grid
 
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration else "not calibrated"

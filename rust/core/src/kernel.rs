@@ -17,7 +17,7 @@
 
 use crate::lanes::{LANES, Lanes, Scalar};
 use crate::level::{Level, Simd};
-use crate::packed::{Data, GROUP, Packed, PaddedVec, Stored};
+use crate::packed::{Data, Packed, PaddedVec, Stored};
 
 /// ε of LayerNorm, as the paper's framework has it.
 pub const LAYER_NORM_EPS: f32 = 1e-5;
@@ -109,8 +109,7 @@ unsafe fn dense<
         let mut b = 0;
         while b < blocks {
             // A tile stays within a group of blocks.
-            let (at, step) = w.place::<P>(b);
-            let left = GROUP.min(blocks - (b - b % GROUP)) - b % GROUP;
+            let ((at, step), left) = (w.place::<P>(b), w.left(b));
             // SAFETY: offsets address row r, block b of buffers whose sizes the caller checked.
             unsafe {
                 let (wb, xr, sr, or) =

@@ -8,6 +8,7 @@
 //! No Python, no training.
 
 pub mod artifact;
+mod brackets;
 mod container;
 pub mod cost;
 pub mod crc;

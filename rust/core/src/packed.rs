@@ -1,8 +1,8 @@
-//! Weights as the kernels read them: whole aligned blocks of sixteen floats.
+//! Weights as the kernels read them: whole aligned blocks of sixteen words.
 //!
 //! In: row-major weights. Out: [`Packed`] matrices and [`PaddedVec`]s. A matrix whose numbers are all
-//! of bfloat16's precision is kept in half the memory, two numbers a word; the kernels compute the
-//! same bits from either, and a single row, which waits for its weights, then waits half as long.
+//! of bfloat16's precision is kept two numbers a word; the kernels compute the same bits from either,
+//! and a single row, which waits for its weights, waits for half the bytes.
 
 // As in the kernels.
 #![allow(clippy::inline_always)]
@@ -40,7 +40,7 @@ impl PaddedVec {
 }
 
 /// Output blocks stored side by side; even, so that pairs stay together.
-pub(crate) const GROUP: usize = 4;
+const GROUP: usize = 4;
 
 /// Weights as they lie in memory: floats, or words of two numbers.
 pub(crate) trait Stored: Copy {
@@ -139,8 +139,13 @@ impl Packed {
     pub(crate) fn place<const P: usize>(&self, b: usize) -> (usize, usize) {
         let within = b % GROUP;
         let group = b - within;
-        let width = GROUP.min(self.blocks - group).div_ceil(P);
+        let width = (within + self.left(b)).div_ceil(P);
         ((group / P * self.inputs + within / P) * LANES, width * LANES)
+    }
+
+    /// Blocks of its group from `b` on: those that may advance with it.
+    pub(crate) fn left(&self, b: usize) -> usize {
+        (GROUP - b % GROUP).min(self.blocks - b)
     }
 
     /// Inputs of the layer.

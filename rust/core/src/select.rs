@@ -10,6 +10,7 @@
 //! missing (ties, or an order that defeats the sample) goes through histogram passes (`radix.rs`),
 //! slower, which need no luck. All are exact.
 
+use crate::brackets::Brackets;
 use crate::lanes::LANES;
 use crate::level::Simd;
 use crate::quickselect::{descending, quickselect};
@@ -126,7 +127,7 @@ impl Selector {
             let out = &mut self.kept[count..];
             let sampled = self.simd.keep(&self.block[..size], &gathered[..size], f32::MIN, out);
             if !sampled.finite {
-                // The pass will name it; should it be gone by then, bits need no brackets.
+                // The pass will name it; should it be gone by then, the row counts as overflown.
                 return Brackets { overflow: true, ..Brackets::default() };
             }
             count += sampled.kept;
@@ -239,38 +240,6 @@ impl Selector {
             count += self.simd.between(part, low, high, out).0;
         }
         quickselect(self.simd, &mut self.scratch, count, place)
-    }
-}
-
-/// Values [low, high), and what was found in them.
-#[derive(Clone, Copy)]
-struct Range {
-    low: f32,
-    high: f32,
-    kept: usize,
-    /// Scores at or above `high`.
-    above: usize,
-}
-
-/// Disjoint ranges, the highest first.
-#[derive(Default)]
-struct Brackets {
-    ranges: Vec<Range>,
-    /// Which range serves each rank.
-    serves: Vec<usize>,
-    overflow: bool,
-}
-
-impl Brackets {
-    /// A range for the next rank; overlapping ranges become one.
-    fn add(&mut self, low: f32, high: f32) {
-        // Ties hold both ends: the bracket is that one score.
-        let high = high.max(low.next_up());
-        match self.ranges.last_mut() {
-            Some(last) if high >= last.low => last.low = last.low.min(low),
-            _ => self.ranges.push(Range { low, high, kept: 0, above: 0 }),
-        }
-        self.serves.push(self.ranges.len() - 1);
     }
 }
 

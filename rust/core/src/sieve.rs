@@ -1,7 +1,7 @@
 //! SIMD loops that pick scores out of a row: what lies above a bound, what lies between two.
 //!
 //! In: scores, a mask, bounds. Out: the scores that pass, in their order, and counts. Comparisons
-//! alone, so every level gives the same answer; the loops read a row at the speed of memory.
+//! alone, so every level gives the same answer.
 
 // As in the kernels.
 #![allow(clippy::inline_always)]

@@ -71,9 +71,7 @@ impl TeacherWeights {
         }
         Ok(())
     }
-}
 
-impl TeacherWeights {
     /// Head k's W1 and b1 with LayerNorm's affine in them.
     fn fold(&self, k: usize) -> (Vec<f32>, Vec<f32>) {
         let (d, h) = (self.d, self.hidden);

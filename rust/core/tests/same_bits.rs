@@ -114,7 +114,7 @@ fn fingerprint(xs: &[f32]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The same constants on every processor that this test ever ran on: x86-64 and AArch64.
+/// The same constants on every processor that this test ever ran on: x86-64, and AArch64 emulated.
 #[test]
 fn bits_are_those_of_other_processors() {
     let (d, h) = (384, 256);

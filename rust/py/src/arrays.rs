@@ -78,11 +78,7 @@ pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'p
     let bools: View<bool, Ix2> = view(obj, what, expected)?;
     let bytes = bools.0.call_method1("view", ("uint8",))?;
     let bytes: View<u8, Ix2> = view(&bytes, what, expected)?;
-    // An or is one vector instruction for many bytes; which byte it was is looked up after.
-    let highest = match bytes.slice().iter().fold(0, |all, b| all | b) {
-        0 | 1 => 0,
-        _ => bytes.slice().iter().copied().max().unwrap_or(0),
-    };
+    let highest = bytes.slice().iter().fold(0_u8, |most, b| most.max(*b));
     if highest > 1 {
         return Err(Cr2Error::new_err(format!(
             "{what}: expected {expected} holding 0 and 1, got bytes up to {highest}"
