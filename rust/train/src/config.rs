@@ -1,4 +1,7 @@
-//! What a fit can be told: the paper's values (cr2.md, sections 4 and 5), and ours.
+//! What a fit can be told: the values of the paper (arXiv 2605.12001), and ours.
+//!
+//! In: options by name, as JSON. Out: a checked [`FitConfig`]. The paper prints neither the weights of
+//! its losses nor how it chooses a checkpoint; those values are ours in both recipes.
 
 use serde::{Deserialize, Serialize};
 

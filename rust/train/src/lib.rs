@@ -3,25 +3,20 @@
 //! In: a training split (embeddings, correctness, token counts) and a cost table. Out: the weights of
 //! teacher, length predictor and gate, and a record of how they came to be. One direction: a part of
 //! the split is held out; a kernel smoother learns the rest (or, in the paper's recipe, nothing does);
-//! [`teacher`] learns the smoother on jittered copies of the queries, [`length`] the lengths; they
-//! grade and price every query; [`gate`] learns that margin. Checkpoints are chosen on the held-out
+//! [`mod@teacher`] learns the smoother on jittered copies of the queries, [`mod@length`] the lengths; they
+//! grade and price every query; [`mod@gate`] learns that margin. Checkpoints are chosen on the held-out
 //! part.
 //!
 //! Automatic differentiation is candle's; the networks' layers and AdamW are fused here. The same seed,
 //! machine and number of threads give the same weights.
 
-mod adamw;
 pub mod config;
 pub mod error;
-pub mod gate;
-mod heads;
-pub mod length;
 pub mod losses;
-mod nn;
+pub mod networks;
+mod ops;
 mod schedule;
 mod smoother;
-pub mod teacher;
-mod trunk;
 mod views;
 
 use candle_core::Tensor;
@@ -35,6 +30,8 @@ use serde::Serialize;
 
 pub use config::{FitConfig, Lengths, Recipe};
 pub use error::{Result, TrainError};
+use networks::{gate, length, teacher};
+use ops::nn;
 use views::View;
 
 /// A frozen teacher and its length predictor.

@@ -1,4 +1,8 @@
-//! The losses of cr2.md, sections 4 and 5, each a few tensor operations.
+//! The terms of both losses, each a few tensor operations.
+//!
+//! In: logits or margins, and their targets. Out: a scalar to go down. The teacher adds [`bce`] and
+//! [`rank`] (eqs. 36–45 of arXiv 2605.12001); the gate adds [`bce`], [`huber`] and [`monotone`]
+//! (eqs. 49–55).
 
 use candle_core::{D, Result, Tensor};
 

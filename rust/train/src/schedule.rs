@@ -6,10 +6,10 @@
 use candle_core::{Result as TensorResult, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
-use crate::adamw::AdamW;
 use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
-use crate::nn;
+use crate::ops::adamw::AdamW;
+use crate::ops::nn;
 use crate::{Progress, Record, Report};
 
 /// Part of the steps over which the rate rises, under the cosine schedule.

@@ -19,8 +19,8 @@ use rayon::prelude::*;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::heads::exp_negative;
-use crate::nn;
+use crate::ops::heads::exp_negative;
+use crate::ops::nn;
 use crate::{Progress, Report};
 
 /// Rows whose kernel matrix is held at once: 8192² single-precision entries are 268 MB.

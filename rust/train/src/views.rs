@@ -9,7 +9,7 @@ use rand::Rng;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::nn;
+use crate::ops::nn;
 use crate::smoother::Smoother;
 use crate::{Progress, Report};
 

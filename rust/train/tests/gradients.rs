@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use cr2fast_train::FitConfig;
-use cr2fast_train::gate::GateNet;
 use cr2fast_train::losses::{bce, huber, monotone, rank, softplus};
-use cr2fast_train::teacher::TeacherNet;
+use cr2fast_train::networks::gate::GateNet;
+use cr2fast_train::networks::teacher::TeacherNet;
 
 const CPU: Device = Device::Cpu;
 

@@ -16,8 +16,8 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, W
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
-use crate::heads::has_avx2;
-use crate::heads::{Real, slice, with_values};
+use crate::ops::heads::has_avx2;
+use crate::ops::heads::{Real, slice, with_values};
 
 /// Rows of w that a task takes.
 const ROWS: usize = 16;

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, ba
 use rayon::prelude::*;
 
 use crate::config::FitConfig;
-use crate::heads::with_values;
+use crate::ops::heads::with_values;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -141,7 +141,7 @@ fn square_sum(grad: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::CPU;
+    use crate::ops::nn::CPU;
 
     /// Three steps on ½·|x − a|² against the textbook recurrence in double precision.
     #[test]

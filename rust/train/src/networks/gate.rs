@@ -1,4 +1,4 @@
-//! Fits the margin gate (cr2.md, section 5).
+//! Fits the margin gate (eqs. 49–55 of arXiv 2605.12001).
 //!
 //! In: views of the queries, the teacher's p on each, and every query's c under link states drawn
 //! anew each epoch. Out: [`GateWeights`] of the epoch with the least held-out loss.
@@ -11,11 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::heads::heads;
 use crate::losses::{bce, huber, monotone, softplus};
-use crate::nn;
+use crate::ops::heads::heads;
+use crate::ops::nn;
+use crate::ops::trunk::trunk;
 use crate::schedule::Schedule;
-use crate::trunk::trunk;
 use crate::views::View;
 use crate::{Record, Report};
 

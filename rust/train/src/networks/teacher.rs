@@ -1,4 +1,4 @@
-//! Fits the teacher: one binary head a model (cr2.md, section 4).
+//! Fits the teacher: one binary head for each model (eqs. 36–45 of arXiv 2605.12001).
 //!
 //! In: standardised embeddings (N, d) and what is believed of each model on them (N, M): the answers,
 //! or the smoother's probabilities. Out: [`TeacherWeights`] of the epoch with the least held-out cross-entropy.
@@ -8,11 +8,11 @@ use cr2fast_core::teacher::TeacherWeights;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::heads::heads;
 use crate::losses::{bce, rank};
-use crate::nn;
+use crate::ops::heads::heads;
+use crate::ops::nn;
+use crate::ops::trunk::trunk;
 use crate::schedule::Schedule;
-use crate::trunk::trunk;
 use crate::views::View;
 use crate::{Record, Report};
 
