@@ -51,7 +51,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	$(BIN)/ruff format --check .
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --workspace
 	$(BIN)/mypy
-	cd profiler && ../$(BIN)/mypy
+	cd profiler && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 
 bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)

@@ -15,8 +15,8 @@ pytest.importorskip("cr2fast_profiler", reason="the profiler is not installed (m
 
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.link.measurement import Estimate, LinkMeasurement, LinkSample
+from cr2fast_profiler.report.table import cost_table, model_entry, write_table
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.callable import InProcess
 from cr2fast_profiler.workload.grid import Grid
 

@@ -17,17 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
-from cr2fast_profiler.agent import Agent
+from cr2fast_profiler.agent.server import Agent
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.files import parquet_bytes, write_atomically
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
 from cr2fast_profiler.meters.base import Meter, MeterError, Reason, Unavailable
 from cr2fast_profiler.meters.probe import open_meter
-from cr2fast_profiler.plots import plot_run
+from cr2fast_profiler.report.plots import plot_run
+from cr2fast_profiler.report.summary import markdown
+from cr2fast_profiler.report.table import cost_table, model_entry, write_table
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.summary import markdown
-from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.endpoint import Endpoint
 from cr2fast_profiler.workload.exchange import RejectedRequest
 from cr2fast_profiler.workload.grid import Grid

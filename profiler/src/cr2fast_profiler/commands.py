@@ -10,21 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cr2fast_profiler.agent import Agent, read_token, serve_agent
+from cr2fast_profiler.agent.meter import AgentMeter
+from cr2fast_profiler.agent.server import Agent, serve_agent
+from cr2fast_profiler.agent.wire import read_token
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
 from cr2fast_profiler.files import check_writable, write_atomically
 from cr2fast_profiler.idle import measure_idle, read_idle, write_idle
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
-from cr2fast_profiler.meters.agent import AgentMeter
 from cr2fast_profiler.meters.base import Domain, Meter, MeterError, Reason, Unavailable
 from cr2fast_profiler.meters.probe import open_meter, survey
 from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
-from cr2fast_profiler.plots import plot_link, plot_run
+from cr2fast_profiler.report.plots import plot_link, plot_run
+from cr2fast_profiler.report.summary import markdown
+from cr2fast_profiler.report.table import cost_table, model_entry, write_table
 from cr2fast_profiler.run import Options, profile_model
-from cr2fast_profiler.summary import markdown
-from cr2fast_profiler.table import cost_table, model_entry, write_table
 from cr2fast_profiler.workload.callable import InProcess
 from cr2fast_profiler.workload.endpoint import Endpoint
 from cr2fast_profiler.workload.exchange import RejectedRequest, Target

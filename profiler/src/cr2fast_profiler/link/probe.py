@@ -21,7 +21,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from cr2fast_profiler.agent_client import AgentClient, Reply, RequestError
+from cr2fast_profiler.agent.client import AgentClient, Reply, RequestError
 from cr2fast_profiler.errors import LinkError
 
 TRANSFERS = ("uplink", "downlink")

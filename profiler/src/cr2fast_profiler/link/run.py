@@ -18,9 +18,8 @@ import polars as pl
 from tqdm import tqdm
 
 from cr2fast_profiler import __version__
-from cr2fast_profiler.agent import SCHEMA, host_id
-from cr2fast_profiler.agent_client import AgentClient, RequestError
-from cr2fast_profiler.agent_http import MAX_TRANSFER_BYTES
+from cr2fast_profiler.agent.client import AgentClient, RequestError
+from cr2fast_profiler.agent.wire import MAX_TRANSFER_BYTES, SCHEMA, host_id
 from cr2fast_profiler.errors import LinkError
 from cr2fast_profiler.files import write_atomically
 from cr2fast_profiler.link.estimate import estimate, read_round

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from fakes.sse_server import serve
-from test_run import SMALL, run
+from runs import SMALL, run
 
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.errors import TableError
-from cr2fast_profiler.table import SCHEMA, cost_table, model_entry, write_table
+from cr2fast_profiler.report.table import SCHEMA, cost_table, model_entry, write_table
 
 LINK = {"kind": "empirical", "samples": [{"rate_ul_bps": 1e7, "rate_dl_bps": 4e7, "rtt_s": 0.02}]}
 POWERS = {"p_tx_w": 1.2, "p_rx_w": 0.9, "p_idle_w": 0.05}

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast_profiler.agent import TOKEN_VARIABLE, host_id
-from cr2fast_profiler.agent_client import AgentClient, Reply, RequestError
+from cr2fast_profiler.agent.client import AgentClient, Reply, RequestError
+from cr2fast_profiler.agent.wire import SCHEMA, TOKEN_VARIABLE, host_id
 from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Unavailable
 
 SOURCE = "agent"
@@ -192,8 +192,8 @@ def _read(value: dict[str, Any]) -> _Answer | Unavailable:
 
 
 def _parse(value: dict[str, Any]) -> _Answer | Unavailable:
-    if value.get("schema") != "cr2fast.agent/1":
-        raise ValueError("schema cr2fast.agent/1")
+    if value.get("schema") != SCHEMA:
+        raise ValueError(f"schema {SCHEMA}")
     if "unavailable" in value:
         u = value["unavailable"]
         return Unavailable(

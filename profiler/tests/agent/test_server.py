@@ -16,9 +16,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cr2fast_profiler import agent_http
-from cr2fast_profiler.agent import Agent, check_token, read_token, serve_agent
-from cr2fast_profiler.agent_client import AgentClient, RequestError
+from cr2fast_profiler.agent import http as agent_http
+from cr2fast_profiler.agent.client import AgentClient, RequestError
+from cr2fast_profiler.agent.server import Agent, serve_agent
+from cr2fast_profiler.agent.wire import check_token, read_token
 from cr2fast_profiler.errors import AgentError
 from cr2fast_profiler.meters.base import Domain, Fault, Reason, Unavailable
 
@@ -302,7 +303,7 @@ def test_tokens_come_from_the_file_then_the_environment(tmp_path, monkeypatch):
 
 
 SERVE = """
-from cr2fast_profiler.agent import serve_agent
+from cr2fast_profiler.agent.server import serve_agent
 from cr2fast_profiler.meters.base import Reason, Unavailable
 none = Unavailable("rapl", Reason.NOT_PRESENT, "no sensor")
 serve_agent("127.0.0.1", 0, None, none, ready=lambda agent: print(agent.url, flush=True))

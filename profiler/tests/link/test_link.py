@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from shaped import Shape, ShapedProxy
 
-from cr2fast_profiler.agent import Agent
+from cr2fast_profiler.agent.server import Agent
 from cr2fast_profiler.errors import LinkError, WriteError
 from cr2fast_profiler.link import Estimate, LinkMeasurement, LinkOptions, LinkSample, measure_link
 from cr2fast_profiler.link.estimate import estimate

@@ -15,10 +15,8 @@ age at the reading.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import math
-import os
 import platform
 import secrets
 import signal
@@ -26,64 +24,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from time import perf_counter_ns
 from types import FrameType
 from typing import Any
 
 from cr2fast_profiler import __version__
-from cr2fast_profiler.agent_http import Server
+from cr2fast_profiler.agent.http import Server
+from cr2fast_profiler.agent.wire import SCHEMA, TOKEN_VARIABLE, check_token, host_id
 from cr2fast_profiler.errors import AgentError
 from cr2fast_profiler.meters.base import Meter, Unavailable
 
-SCHEMA = "cr2fast.agent/1"
-TOKEN_VARIABLE = "CR2FAST_PROFILE_TOKEN"
-LEAST_TOKEN = 16
 MOST_FAULTS = 256
 """Faults in one answer: the newest."""
-
-
-def read_token(token_file: str | Path | None = None) -> str | None:
-    """Read the token from a file, else from the environment; None where neither has one.
-
-    Raises
-    ------
-    AgentError
-        The file cannot be read, or the token is short or not printable ASCII.
-    """
-    if token_file is not None:
-        where = str(token_file)
-        try:
-            with Path(token_file).open("rb") as f:
-                text = f.read(4096).decode("ascii", "replace").strip()
-        except OSError as e:
-            raise AgentError(f"token file {where}: {e.strerror}") from None
-    else:
-        where = f"the variable {TOKEN_VARIABLE}"
-        text = os.environ.get(TOKEN_VARIABLE, "").strip()
-        if not text:
-            return None
-    return check_token(text, where)
-
-
-def check_token(token: str, where: str = "token") -> str:
-    """Refuse a token that can be guessed or that no header can carry; it is never printed."""
-    if len(token) < LEAST_TOKEN or not all("!" <= c <= "~" for c in token):
-        raise AgentError(
-            f"{where}: expected at least {LEAST_TOKEN} printable ASCII characters without spaces, "
-            f"got {len(token)} characters; make one with: "
-            "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    return token
-
-
-def host_id() -> str:
-    """A name for this boot of this host, to tell whether two processes share its sensors."""
-    try:
-        seed = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        seed = f"{platform.node()} {platform.machine()}".encode()
-    return hashlib.sha256(b"cr2fast.agent " + seed).hexdigest()[:16]
 
 
 class EnergySource:

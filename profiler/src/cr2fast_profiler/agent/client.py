@@ -19,9 +19,9 @@ from time import perf_counter_ns
 from typing import Any
 from urllib.parse import urlsplit
 
+from cr2fast_profiler.agent.wire import MAX_HEAD_BYTES
 from cr2fast_profiler.errors import ProfilerError
 
-MAX_HEAD_BYTES = 16_384
 MAX_REPLY_BYTES = 1 << 20
 
 

@@ -23,8 +23,8 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-MAX_HEAD_BYTES = 16_384
-MAX_TRANSFER_BYTES = 1 << 26
+from cr2fast_profiler.agent.wire import MAX_HEAD_BYTES, MAX_TRANSFER_BYTES
+
 MAX_CONNECTIONS = 64
 HEAD_S, IDLE_S, SILENCE_S, TRANSFER_S = 10.0, 120.0, 30.0, 600.0
 

@@ -16,27 +16,18 @@ import numpy as np
 import polars as pl
 import pytest
 from fakes.sse_server import serve
+from runs import GRID, SMALL, run
 
 from cr2fast_profiler import files
 from cr2fast_profiler.analysis import ModelProfile, analyse
 from cr2fast_profiler.errors import RunError, WriteError
 from cr2fast_profiler.meters.base import Domain, Fault
+from cr2fast_profiler.report.summary import markdown
 from cr2fast_profiler.run import Options, profile_model
 from cr2fast_profiler.store import RunStore
-from cr2fast_profiler.summary import markdown
 from cr2fast_profiler.workload.endpoint import Endpoint
 from cr2fast_profiler.workload.grid import Grid
 from cr2fast_profiler.workload.load import Load
-
-GRID = Grid.cross((64, 256, 512), (4, 12, 24))
-SMALL = Grid.cross((40, 80), (3, 6))
-
-
-def run(url: str, out: Path, **options) -> str:
-    asked = {"grid": GRID, "least_rounds": 3, "most_rounds": 6, "precision": 0.015} | options
-    with Endpoint(url) as endpoint:
-        return profile_model(endpoint, out, Options(**asked), progress=False)
-
 
 SLOW = {"beta_pre_s": 1e-3, "beta_dec_s": 1e-2}
 MANNERS = {

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from cr2fast_profiler.agent import Agent
-from cr2fast_profiler.meters import agent as module
-from cr2fast_profiler.meters.agent import AgentMeter
+from cr2fast_profiler.agent import meter as module
+from cr2fast_profiler.agent.meter import AgentMeter
+from cr2fast_profiler.agent.server import Agent
 from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Trace, Unavailable
 
 TOKEN = "a-token-of-enough-characters"
