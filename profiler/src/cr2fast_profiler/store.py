@@ -34,12 +34,14 @@ ROW: dict[str, type[pl.DataType]] = {
     "start_ns": pl.Int64,
     "first_ns": pl.Int64,
     "last_ns": pl.Int64,
+    "end_ns": pl.Int64,
     "aside_ns": pl.Int64,
     "n_input_tokens": pl.Int64,
     "n_output_tokens": pl.Int64,
     "n_chunks": pl.Int64,
     "first_share": pl.Float64,
     "cached_tokens": pl.Int64,
+    "reasoning_tokens": pl.Int64,
     "server_prefill_s": pl.Float64,
     "server_decode_s": pl.Float64,
     "finish_reason": pl.String,
@@ -47,6 +49,9 @@ ROW: dict[str, type[pl.DataType]] = {
     "rejected": pl.String,
     "detail": pl.String,
 }
+
+LATER = ("end_ns", "reasoning_tokens")
+"""Columns that runs of an earlier version lack."""
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -187,6 +192,11 @@ class RunStore:
         frames = self._read("rows")
         if not frames:
             return pl.DataFrame(schema=ROW)
+        frames = [
+            f.with_columns(pl.lit(None, dtype=ROW[k]).alias(k) for k in LATER if k not in f.columns)
+            for f in frames
+        ]
+        frames = [f.select(*ROW) if {*f.columns} == {*ROW} else f for f in frames]
         for frame in frames:
             if wrong := sorted({*ROW.items()} ^ {*frame.schema.items()}, key=str):
                 raise RunError(f"{self.folder}/rows: wrong or missing columns: {wrong}")

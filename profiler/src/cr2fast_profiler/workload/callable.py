@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from cr2fast_profiler.errors import EndpointError
-from cr2fast_profiler.workload.endpoint import Answer
+from cr2fast_profiler.workload.answer import Answer
 from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
 
 Generate = Callable[[str, int], Generator[str, None, dict[str, Any]]]
@@ -86,5 +86,5 @@ class InProcess:
             if piece:
                 answer.times.append(self.clock())
                 answer.pieces.append(piece)
-        answer.finish_reason = "end"
+        answer.finish_reason, answer.end_ns = "end", self.clock()
         return answer.exchange(start_ns, max_tokens)

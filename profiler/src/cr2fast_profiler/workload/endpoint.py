@@ -9,7 +9,6 @@ the answer must be the same. A request the server cut short, or answered with an
 from __future__ import annotations
 
 import json
-import operator
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,50 +17,12 @@ from typing import Any
 import httpx2
 
 from cr2fast_profiler.errors import EndpointError
+from cr2fast_profiler.workload.answer import Answer, no_constant, shortened
 from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
 
-_SHOWN = 200
-MOST_TOKENS = 10_000_000
 MOST_CHARACTERS = 1 << 26
 MOST_BODY = 1 << 22
 _OURS = ("messages", "prompt", "model", "max_tokens", "stream", "stream_options")
-_REASONING = ("content", "reasoning_content", "reasoning")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-def _seconds(value: Any) -> float | None:
-    """Milliseconds a server said, in s; None where it said none that can be."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
-        return value * 1e-3
-    return None
-
-
-def _tokens(value: Any, what: str) -> int | None:
-    """A token count; None where there is none.
-
-    Raises
-    ------
-    RejectedRequest
-        It is there and is no count.
-    """
-    if value is None:
-        return None
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        whole = int(value) if isinstance(value, float) and value.is_integer() else -1
-    if isinstance(value, bool) or not 0 <= whole <= MOST_TOKENS:
-        raise RejectedRequest(
-            Rejected.BAD_USAGE, f"{what}: expected a whole number of tokens, got {value!r:.60}"
-        )
-    return whole
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 class _Bounded:
@@ -81,98 +42,6 @@ class _Bounded:
             if size > MOST_CHARACTERS:
                 raise RejectedRequest(Rejected.MALFORMED, f"over {MOST_CHARACTERS} characters")
             yield piece
-
-
-class Answer:
-    """Collects the events of one streamed answer."""
-
-    def __init__(self) -> None:
-        self.times: list[int] = []
-        self.pieces: list[str] = []
-        self.usage: dict[str, Any] | None = None
-        self.timings: dict[str, Any] = {}
-        self.finish_reason: str | None = None
-
-    def add(self, data: str, now_ns: int) -> None:
-        """Take one event's data in."""
-        try:
-            event = json.loads(data, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise RejectedRequest(Rejected.MALFORMED, f"not JSON: {_short(data)!r}") from error
-        if not isinstance(event, dict):
-            raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {_short(data)!r}")
-        if event.get("error"):
-            raise RejectedRequest(Rejected.ERROR_IN_200, _short(json.dumps(event["error"])))
-        for name in ("usage", "timings"):
-            if isinstance(event.get(name), dict):
-                setattr(self, name, event[name])
-        choices = event.get("choices") or []
-        choice = choices[0] if isinstance(choices, list) and choices else {}
-        if not isinstance(choice, dict):
-            raise RejectedRequest(Rejected.MALFORMED, f"a choice is no object: {_short(data)!r}")
-        piece = self._piece(choice)
-        if piece:
-            self.times.append(now_ns)
-            self.pieces.append(piece)
-        if choice.get("finish_reason"):
-            self.finish_reason = str(choice["finish_reason"])
-
-    @staticmethod
-    def _piece(choice: dict[str, Any]) -> str:
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            return "".join(str(delta[k]) for k in _REASONING if isinstance(delta.get(k), str))
-        return choice["text"] if isinstance(choice.get("text"), str) else ""
-
-    def finished(self) -> None:
-        """Refuse an answer that has no end or no content."""
-        if self.finish_reason is None:
-            raise RejectedRequest(
-                Rejected.CUT_OFF, f"the stream ended after {len(self.pieces)} chunks, unfinished"
-            )
-        if not self.pieces:
-            raise RejectedRequest(Rejected.EMPTY, "the answer has no content")
-
-    def exchange(self, start_ns: int, max_tokens: int, aside_ns: int | None = None) -> Exchange:
-        """The whole, checked."""
-        self.finished()
-        usage = self.usage or {}
-        n_in, n_out = (_tokens(usage.get(k), k) for k in ("prompt_tokens", "completion_tokens"))
-        if not n_in or not n_out:
-            raise RejectedRequest(
-                Rejected.NO_USAGE, f"no token counts in the answer (usage: {self.usage!r:.120})"
-            )
-        if n_out < len(self.pieces):
-            raise RejectedRequest(
-                Rejected.BAD_USAGE, f"{n_out} tokens in {len(self.pieces)} chunks with content"
-            )
-        if n_out > max_tokens:
-            raise RejectedRequest(
-                Rejected.IGNORED_MAX_TOKENS, f"asked for {max_tokens} tokens, got {n_out}"
-            )
-        text = "".join(self.pieces)
-        return Exchange(
-            start_ns=start_ns,
-            first_ns=self.times[0],
-            last_ns=self.times[-1],
-            aside_ns=self.times[-1] if aside_ns is None else aside_ns,
-            n_input_tokens=n_in,
-            n_output_tokens=n_out,
-            n_chunks=len(self.pieces),
-            first_share=len(self.pieces[0]) / len(text),
-            cached_tokens=self._cached(usage),
-            server_prefill_s=_seconds(self.timings.get("prompt_ms")),
-            server_decode_s=_seconds(self.timings.get("predicted_ms")),
-            finish_reason=str(self.finish_reason),
-            text=text,
-        )
-
-    def _cached(self, usage: dict[str, Any]) -> int:
-        details = usage.get("prompt_tokens_details")
-        said = details.get("cached_tokens") if isinstance(details, dict) else None
-        return (
-            _tokens(said, "cached_tokens") or _tokens(self.timings.get("cache_n"), "cache_n") or 0
-        )
 
 
 class Endpoint:
@@ -300,7 +169,7 @@ class Endpoint:
     def _events(self, response: httpx2.Response, deadline_ns: int) -> Iterator[str]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream":
-            body = _short(_received(response).decode("utf-8", "replace"))
+            body = shortened(_received(response).decode("utf-8", "replace"))
             if '"error"' in body:
                 raise RejectedRequest(Rejected.ERROR_IN_200, body)
             raise RejectedRequest(
@@ -347,11 +216,11 @@ class Endpoint:
             _check_status(response)
             text = _received(response)
         try:
-            reply = json.loads(text, parse_constant=_no_constant)
+            reply = json.loads(text, parse_constant=no_constant)
             usage, choice = dict(reply["usage"]), reply["choices"][0]
             said = choice["message"]["content"] if self.api == "chat" else choice["text"]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            shown = _short(text.decode("utf-8", "replace"))
+            shown = shortened(text.decode("utf-8", "replace"))
             raise RejectedRequest(
                 Rejected.NO_USAGE, f"no token counts, streamed or not: {shown}"
             ) from None
@@ -393,4 +262,4 @@ def _received(response: httpx2.Response) -> bytes:
 def _check_status(response: httpx2.Response) -> None:
     if response.status_code != 200:
         text = _received(response).decode("utf-8", "replace")
-        raise RejectedRequest(Rejected.HTTP_ERROR, f"{response.status_code}: {_short(text)}")
+        raise RejectedRequest(Rejected.HTTP_ERROR, f"{response.status_code}: {shortened(text)}")

@@ -51,7 +51,10 @@ class Exchange:
     Attributes
     ----------
     start_ns, first_ns, last_ns : int
-        When it was sent, when the first chunk with content came, when the last one did.
+        When it was sent, when the first chunk with content came, when the last one did. An answer
+        whose tokens were all hidden (reasoning that nobody streams) has its end for both.
+    end_ns : int
+        When the server said that the answer is finished.
     aside_ns : int
         When the extra request ended that asked for the token counts, where the streamed answer
         had none; `last_ns` otherwise.
@@ -63,6 +66,8 @@ class Exchange:
         The first chunk's share of the answer's characters.
     cached_tokens : int
         Prompt tokens that a prefix cache answered, where the server says so.
+    reasoning_tokens : int or None
+        Of the output tokens, those spent on reasoning, where the server says so.
     server_prefill_s, server_decode_s : float or None
         The server's own timings, where it offers them.
     finish_reason : str
@@ -74,12 +79,14 @@ class Exchange:
     start_ns: int
     first_ns: int
     last_ns: int
+    end_ns: int
     aside_ns: int
     n_input_tokens: int
     n_output_tokens: int
     n_chunks: int
     first_share: float
     cached_tokens: int
+    reasoning_tokens: int | None
     server_prefill_s: float | None
     server_decode_s: float | None
     finish_reason: str

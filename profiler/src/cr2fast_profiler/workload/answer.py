@@ -1,0 +1,163 @@
+"""What the events of one streamed answer say.
+
+In: each event's data and when it came. Out: an :class:`Exchange`, or :class:`RejectedRequest` where
+the answer is an error, has no end, no content or no token counts.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from typing import Any
+
+from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
+
+SHOWN = 200
+MOST_TOKENS = 10_000_000
+_REASONING = ("content", "reasoning_content", "reasoning")
+
+
+def shortened(text: str) -> str:
+    """A text's beginning, for a message."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def _seconds(value: Any) -> float | None:
+    """Milliseconds a server said, in s; None where it said none that can be."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return value * 1e-3
+    return None
+
+
+def _tokens(value: Any, what: str) -> int | None:
+    """A token count; None where there is none.
+
+    Raises
+    ------
+    RejectedRequest
+        It is there and is no count.
+    """
+    if value is None:
+        return None
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else -1
+    if isinstance(value, bool) or not 0 <= whole <= MOST_TOKENS:
+        raise RejectedRequest(
+            Rejected.BAD_USAGE, f"{what}: expected a whole number of tokens, got {value!r:.60}"
+        )
+    return whole
+
+
+def no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser takes for JSON."""
+    raise ValueError(f"{name} is no JSON")
+
+
+class Answer:
+    """Collects the events of one streamed answer."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.pieces: list[str] = []
+        self.usage: dict[str, Any] | None = None
+        self.timings: dict[str, Any] = {}
+        self.finish_reason: str | None = None
+        self.end_ns = 0
+
+    def add(self, data: str, now_ns: int) -> None:
+        """Take one event's data in."""
+        try:
+            event = json.loads(data, parse_constant=no_constant)
+        except (ValueError, RecursionError) as error:
+            raise RejectedRequest(Rejected.MALFORMED, f"not JSON: {shortened(data)!r}") from error
+        if not isinstance(event, dict):
+            raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {shortened(data)!r}")
+        if event.get("error"):
+            raise RejectedRequest(Rejected.ERROR_IN_200, shortened(json.dumps(event["error"])))
+        for name in ("usage", "timings"):
+            if isinstance(event.get(name), dict):
+                setattr(self, name, event[name])
+        choices = event.get("choices") or []
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if not isinstance(choice, dict):
+            raise RejectedRequest(Rejected.MALFORMED, f"a choice is no object: {shortened(data)!r}")
+        piece = self._piece(choice)
+        if piece:
+            self.times.append(now_ns)
+            self.pieces.append(piece)
+        if choice.get("finish_reason"):
+            self.finish_reason, self.end_ns = str(choice["finish_reason"]), now_ns
+
+    @staticmethod
+    def _piece(choice: dict[str, Any]) -> str:
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            return "".join(str(delta[k]) for k in _REASONING if isinstance(delta.get(k), str))
+        return choice["text"] if isinstance(choice.get("text"), str) else ""
+
+    def finished(self) -> None:
+        """Refuse an answer that has no end or no content."""
+        if self.finish_reason is None:
+            raise RejectedRequest(
+                Rejected.CUT_OFF, f"the stream ended after {len(self.pieces)} chunks, unfinished"
+            )
+        if not self.pieces and not self._reasoning():
+            said = self.usage.get("completion_tokens") if self.usage else None
+            hidden = (
+                f", though usage counts {said!r:.20} tokens; does the model think out of sight? "
+                "Then ask for longer answers"
+            )
+            raise RejectedRequest(
+                Rejected.EMPTY, f"the answer has no content{hidden if said else ''}"
+            )
+
+    def exchange(self, start_ns: int, max_tokens: int, aside_ns: int | None = None) -> Exchange:
+        """The whole, checked."""
+        self.finished()
+        usage = self.usage or {}
+        n_in, n_out = (_tokens(usage.get(k), k) for k in ("prompt_tokens", "completion_tokens"))
+        if not n_in or not n_out:
+            raise RejectedRequest(
+                Rejected.NO_USAGE, f"no token counts in the answer (usage: {self.usage!r:.120})"
+            )
+        if n_out < len(self.pieces):
+            raise RejectedRequest(
+                Rejected.BAD_USAGE, f"{n_out} tokens in {len(self.pieces)} chunks with content"
+            )
+        if n_out > max_tokens:
+            raise RejectedRequest(
+                Rejected.IGNORED_MAX_TOKENS, f"asked for {max_tokens} tokens, got {n_out}"
+            )
+        text = "".join(self.pieces)
+        times = self.times or [self.end_ns]
+        return Exchange(
+            start_ns=start_ns,
+            first_ns=times[0],
+            last_ns=times[-1],
+            end_ns=max(self.end_ns, times[-1]),
+            aside_ns=times[-1] if aside_ns is None else aside_ns,
+            n_input_tokens=n_in,
+            n_output_tokens=n_out,
+            n_chunks=len(self.pieces),
+            first_share=len(self.pieces[0]) / len(text) if text else 0.0,
+            cached_tokens=self._cached(usage),
+            reasoning_tokens=self._reasoning(),
+            server_prefill_s=_seconds(self.timings.get("prompt_ms")),
+            server_decode_s=_seconds(self.timings.get("predicted_ms")),
+            finish_reason=str(self.finish_reason),
+            text=text,
+        )
+
+    def _reasoning(self) -> int | None:
+        details = (self.usage or {}).get("completion_tokens_details")
+        said = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        return _tokens(said, "reasoning_tokens")
+
+    def _cached(self, usage: dict[str, Any]) -> int:
+        details = usage.get("prompt_tokens_details")
+        said = details.get("cached_tokens") if isinstance(details, dict) else None
+        return (
+            _tokens(said, "cached_tokens") or _tokens(self.timings.get("cache_n"), "cache_n") or 0
+        )
