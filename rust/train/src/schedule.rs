@@ -40,7 +40,7 @@ impl Schedule<'_> {
         mut loss: impl FnMut(usize, &[u32]) -> Result<Tensor>,
         held_out: impl Fn() -> TensorResult<Tensor>,
     ) -> Result<Record> {
-        let mut adam = AdamW::new(vars.to_vec(), self.config);
+        let mut adam = AdamW::new(vars.to_vec(), self.config.weight_decay, self.config.clip);
         let (mut record, mut best) = (Record::new(), Vec::new());
         let rows: Vec<u32> = (0..self.rows as u32).collect();
         let steps = self.rows.div_ceil(self.config.batch);

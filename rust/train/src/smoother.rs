@@ -19,8 +19,8 @@ use rayon::prelude::*;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::ops::heads::exp_negative;
 use crate::ops::nn;
+use crate::ops::real::{LANES, exp_negative};
 use crate::{Progress, Report};
 
 /// Rows whose kernel matrix is held at once: 8192² single-precision entries are 268 MB.
@@ -34,8 +34,6 @@ const TOLERANCE: f64 = 1e-4;
 const STEPS: usize = 200;
 /// Predictions are probabilities, kept this far from certain.
 const FLOOR: f32 = 0.01;
-/// Partial sums of a dot product, so that it vectorises.
-const LANES: usize = 16;
 
 /// Rows and what is known of their distances.
 struct Points {

@@ -9,8 +9,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use crate::config::FitConfig;
-use crate::ops::heads::with_values;
+use crate::ops::fused::with_values;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -76,15 +75,11 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    pub fn new(vars: Vec<Var>, config: &FitConfig) -> Self {
+    /// For `vars`, with a decoupled weight decay, and gradients clipped to the norm `clip`.
+    pub fn new(vars: Vec<Var>, weight_decay: f64, clip: f64) -> Self {
         let zeros = |v: &Var| vec![0.0; v.elem_count()];
         let vars = vars.into_iter().map(|v| (v.clone(), Moments { m: zeros(&v), v: zeros(&v) }));
-        Self {
-            vars: vars.collect(),
-            weight_decay: config.weight_decay,
-            clip: config.clip,
-            steps: 0,
-        }
+        Self { vars: vars.collect(), weight_decay, clip, steps: 0 }
     }
 
     /// One step of rate `lr` down the gradient of `loss`; the gradient's norm before clipping.
@@ -146,10 +141,9 @@ mod tests {
     /// Three steps on ½·|x − a|² against the textbook recurrence in double precision.
     #[test]
     fn steps_follow_the_recurrence_and_clip() -> Result<()> {
-        let config = FitConfig { weight_decay: 0.05, clip: 1.0, ..FitConfig::default() };
         let target = [3.0_f64, -4.0];
         let var = Var::new(&[0.5_f32, 0.25], &CPU)?;
-        let mut adam = AdamW::new(vec![var.clone()], &config);
+        let mut adam = AdamW::new(vec![var.clone()], 0.05, 1.0);
         let (mut x, mut m, mut v) = ([0.5_f64, 0.25], [0.0; 2], [0.0; 2]);
         for t in 1..=3 {
             let a = Tensor::new(&[3.0_f32, -4.0], &CPU)?;

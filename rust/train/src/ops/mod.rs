@@ -5,6 +5,9 @@
 //! are cut into chunks of fixed size, and partial sums are added in order.
 
 pub mod adamw;
+mod fused;
 pub mod heads;
+pub mod isa;
 pub mod nn;
+pub mod real;
 pub mod trunk;

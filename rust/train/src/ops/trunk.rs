@@ -12,19 +12,20 @@
 // As in heads.rs.
 #![allow(clippy::inline_always)]
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{Result, Shape, Tensor, bail};
+use cr2fast_core::Simd;
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::ops::heads::has_avx2;
-use crate::ops::heads::{Real, slice, with_values};
+use crate::ops::fused::{self, Fused, with_values};
+use crate::ops::isa::{self, Loop};
+use crate::ops::real::{LANES, Real};
 
 /// Rows of w that a task takes.
 const ROWS: usize = 16;
-/// Partial sums of a dot product, so that it vectorises.
-const LANES: usize = 16;
 
+/// The layer; what does not learn is in here.
 struct Trunk {
+    simd: Simd,
     x: Tensor,
     /// M.
     groups: usize,
@@ -32,8 +33,8 @@ struct Trunk {
 
 /// Apply it. `w` may have any shape of d·M·h entries with d first; the others' entries as above.
 pub fn trunk(x: &Tensor, w: &Tensor, gain: &Tensor, offset: &Tensor) -> Result<Tensor> {
-    let op = Trunk { x: x.contiguous()?.detach(), groups: offset.dim(0)? };
-    w.contiguous()?.apply_op3(&gain.contiguous()?, &offset.contiguous()?, op)
+    let layer = Trunk { simd: Simd::best(), x: x.contiguous()?.detach(), groups: offset.dim(0)? };
+    fused::apply(layer, [w, gain, offset])
 }
 
 /// dst (m, n) += lhs (m, k) · rhs (k, n), row-major; `transposed`: lhs is stored as (k, m).
@@ -74,65 +75,59 @@ fn multiply<T: Real>(
 }
 
 /// One row of w at input i, head m: `folded` = g·w, and `shift` += a·w.
-#[inline(always)]
-fn fold<T: Real>(w: &[T], gain: T, offset: T, folded: &mut [T], shift: &mut [T]) {
-    for ((w, f), s) in w.iter().zip(folded).zip(shift) {
-        *f = gain * *w;
-        *s += offset * *w;
+struct Fold<'a, T> {
+    w: &'a [T],
+    gain: T,
+    offset: T,
+    folded: &'a mut [T],
+    shift: &'a mut [T],
+}
+
+impl<T: Real> Loop for Fold<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for ((w, f), s) in self.w.iter().zip(self.folded).zip(self.shift) {
+            *f = self.gain * *w;
+            *s += self.offset * *w;
+        }
     }
 }
 
 /// The gradients at input i, head m. `grad` holds the folded weights' gradient and becomes w's; the
-/// return value is that of the gain and that of the offset. `sums` are the columns' sums.
-#[inline(always)]
-fn unfold<T: Real>(w: &[T], gain: T, offset: T, sums: &[T], grad: &mut [T]) -> (T, T) {
-    let (mut by_gain, mut by_offset) = ([T::zero(); LANES], [T::zero(); LANES]);
-    let parts = w.chunks(LANES).zip(sums.chunks(LANES)).zip(grad.chunks_mut(LANES));
-    for ((w, s), g) in parts {
-        for (lane, ((w, s), g)) in w.iter().zip(s).zip(g).enumerate() {
-            by_gain[lane] += *g * *w;
-            by_offset[lane] += *s * *w;
-            *g = *g * gain + offset * *s;
+/// loop's result is the gradient of the gain and that of the offset. `sums` are the columns' sums.
+struct Unfold<'a, T> {
+    w: &'a [T],
+    gain: T,
+    offset: T,
+    sums: &'a [T],
+    grad: &'a mut [T],
+}
+
+impl<T: Real> Loop for Unfold<'_, T> {
+    type Out = (T, T);
+
+    #[inline(always)]
+    fn run(self) -> (T, T) {
+        let (mut by_gain, mut by_offset) = ([T::zero(); LANES], [T::zero(); LANES]);
+        let Self { w, gain, offset, sums, grad } = self;
+        let parts = w.chunks(LANES).zip(sums.chunks(LANES)).zip(grad.chunks_mut(LANES));
+        for ((w, s), g) in parts {
+            for (lane, ((w, s), g)) in w.iter().zip(s).zip(g).enumerate() {
+                by_gain[lane] += *g * *w;
+                by_offset[lane] += *s * *w;
+                *g = *g * gain + offset * *s;
+            }
         }
+        let sum = |xs: [T; LANES]| xs.into_iter().fold(T::zero(), |a, b| a + b);
+        (sum(by_gain), sum(by_offset))
     }
-    let sum = |xs: [T; LANES]| xs.into_iter().fold(T::zero(), |a, b| a + b);
-    (sum(by_gain), sum(by_offset))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn fold_avx2<T: Real>(w: &[T], gain: T, offset: T, folded: &mut [T], shift: &mut [T]) {
-    fold(w, gain, offset, folded, shift);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn unfold_avx2<T: Real>(w: &[T], gain: T, offset: T, sums: &[T], grad: &mut [T]) -> (T, T) {
-    unfold(w, gain, offset, sums, grad)
-}
-
-/// [`fold`] with the best instructions at hand.
-fn fold_row<T: Real>(w: &[T], gain: T, offset: T, folded: &mut [T], shift: &mut [T]) {
-    #[cfg(target_arch = "x86_64")]
-    if has_avx2() {
-        // SAFETY: the processor has the instructions.
-        return unsafe { fold_avx2(w, gain, offset, folded, shift) };
-    }
-    fold(w, gain, offset, folded, shift);
-}
-
-/// [`unfold`], likewise.
-fn unfold_row<T: Real>(w: &[T], gain: T, offset: T, sums: &[T], grad: &mut [T]) -> (T, T) {
-    #[cfg(target_arch = "x86_64")]
-    if has_avx2() {
-        // SAFETY: the processor has the instructions.
-        return unsafe { unfold_avx2(w, gain, offset, sums, grad) };
-    }
-    unfold(w, gain, offset, sums, grad)
 }
 
 /// The operands as slices, and their sizes.
 struct Operands<'a, T> {
+    simd: Simd,
     x: &'a [T],
     w: &'a [T],
     gain: &'a [T],
@@ -158,7 +153,8 @@ impl<T: Real> Operands<'_, T> {
                         let span = m * h..(m + 1) * h;
                         let (gain, offset) = (self.gain[i * heads + m], self.offset[m * d + i]);
                         let (folded, shift) = (&mut folded[span.clone()], &mut shift[span.clone()]);
-                        fold_row(&w[span], gain, offset, folded, shift);
+                        let w = &w[span];
+                        isa::run(self.simd, Fold { w, gain, offset, folded, shift });
                     }
                 }
                 shift
@@ -195,7 +191,8 @@ impl<T: Real> Operands<'_, T> {
                     let span = m * h..(m + 1) * h;
                     let (g, a) = (self.gain[i * heads + m], self.offset[m * d + i]);
                     let (sums, grad) = (&sums[span.clone()], &mut grad[span.clone()]);
-                    (gain[m], offset[m]) = unfold_row(&w[span], g, a, sums, grad);
+                    let body = Unfold { w: &w[span], gain: g, offset: a, sums, grad };
+                    (gain[m], offset[m]) = isa::run(self.simd, body);
                 }
             });
         let offset = (0..heads * d).map(|at| by_row[at % d * heads + at / d]).collect();
@@ -207,7 +204,7 @@ impl Trunk {
     fn operands<'a, T: Real>(
         &self,
         x: &'a [T],
-        (w, gain, offset): (&'a [T], &'a [T], &'a [T]),
+        [w, gain, offset]: [&'a [T]; 3],
     ) -> Result<Operands<'a, T>> {
         let (rows, d) = self.x.dims2()?;
         let heads = self.groups;
@@ -217,10 +214,14 @@ impl Trunk {
         if !fits {
             bail!("trunk: expected x (B, d), w (d, M·h), gain (d, M), offset (M, d)");
         }
-        Ok(Operands { x, w, gain, offset, sizes: (rows, d, heads, h) })
+        Ok(Operands { simd: self.simd, x, w, gain, offset, sizes: (rows, d, heads, h) })
     }
+}
 
-    fn forward<T: Real>(&self, args: (&[T], &[T], &[T])) -> Result<(Vec<T>, Shape)> {
+impl Fused for Trunk {
+    const NAME: &'static str = "trunk";
+
+    fn forward<T: Real>(&self, args: [&[T]; 3]) -> Result<(Vec<T>, Shape)> {
         with_values(&self.x, |x| {
             let operands = self.operands(x, args)?;
             let (rows, _, heads, h) = operands.sizes;
@@ -228,66 +229,7 @@ impl Trunk {
         })
     }
 
-    fn gradients<T: Real>(&self, args: [&Tensor; 3], upstream: &Tensor) -> Result<[Tensor; 3]> {
-        let [w, gain, offset] = args;
-        let [a, b, c] = with_values(&self.x, |x: &[T]| {
-            with_values(w, |wv| {
-                with_values(gain, |g| {
-                    with_values(offset, |o| {
-                        with_values(upstream, |u| Ok(self.operands(x, (wv, g, o))?.backward(u)))
-                    })
-                })
-            })
-        })?;
-        let tensor = |v: Vec<T>, like: &Tensor| Tensor::from_vec(v, like.shape(), like.device());
-        Ok([tensor(a, w)?, tensor(b, gain)?, tensor(c, offset)?])
-    }
-}
-
-fn storage<T: WithDType>((values, shape): (Vec<T>, Shape)) -> (CpuStorage, Shape) {
-    (T::to_cpu_storage_owned(values), shape)
-}
-
-impl CustomOp3 for Trunk {
-    fn name(&self) -> &'static str {
-        "trunk"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        match s1 {
-            CpuStorage::F32(_) => {
-                let args = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-                Ok(storage(self.forward::<f32>(args)?))
-            }
-            CpuStorage::F64(_) => {
-                let args = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-                Ok(storage(self.forward::<f64>(args)?))
-            }
-            _ => bail!("trunk: expected f32 or f64"),
-        }
-    }
-
-    fn bwd(
-        &self,
-        w: &Tensor,
-        gain: &Tensor,
-        offset: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let [a, b, c] = match w.dtype() {
-            DType::F32 => self.gradients::<f32>([w, gain, offset], &grad)?,
-            _ => self.gradients::<f64>([w, gain, offset], &grad)?,
-        };
-        Ok((Some(a), Some(b), Some(c)))
+    fn backward<T: Real>(&self, args: [&[T]; 3], upstream: &[T]) -> Result<[Vec<T>; 3]> {
+        with_values(&self.x, |x| Ok(self.operands(x, args)?.backward(upstream)))
     }
 }
