@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
@@ -77,20 +78,20 @@ counts-accept: target/counts.json  ## commit to the present instruction counts
 	$(PYTHON) benches/counts.py --accept < $<
 
 bench-text: $(BUILT)  ## from text to decision: MiniLM beside a static encoder
-	$(BIN)/python benches/text_path.py
+	$(BIN)/python -m benches.text_path
 
 bench-static: $(BUILT)  ## routing quality of a static encoder on CR2FAST_DATA, five seeds
-	$(BIN)/python benches/static_encoder.py
+	$(BIN)/python -m benches.static_encoder
 
 bench-peers: wheel  ## side by side with onnxruntime, NumPy, JAX, scikit-learn, in an environment of its own
 	[ -d .venv-peers ] || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q -r benches/peers/requirements.txt polars
 	.venv-peers/bin/pip install -q --force-reinstall --no-deps dist/*.whl
-	.venv-peers/bin/python benches/peers/run.py --out target/peers.json
+	.venv-peers/bin/python -m benches.peers.run --out target/peers.json
 
 # The experiments run on the wheel, beside the baselines' libraries.
-PAPER = .venv-paper/bin/python benches/paper/run.py
-.venv-paper/.built: $(RUST_SOURCES) $(wildcard python/cr2fast/*.py) benches/paper/requirements.txt
+PAPER = .venv-paper/bin/python -m benches.paper.run
+.venv-paper/.built: $(RUST_SOURCES) $(PYTHON_SOURCES) benches/paper/requirements.txt
 	$(MAKE) wheel
 	[ -d .venv-paper ] || $(PYTHON) -m venv .venv-paper
 	.venv-paper/bin/pip install -q --upgrade pip
@@ -105,19 +106,19 @@ paper-quick: .venv-paper/.built  ## the same for one seed (minutes)
 	$(PAPER) --quick --out target/paper-quick
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
-	$(BIN)/python benches/risk_over_seeds.py
+	$(BIN)/python -m benches.risk_over_seeds
 
 light: wheel  ## install the wheel beside numpy alone in a fresh environment, and route
 	rm -rf target/light && $(PYTHON) -m venv target/light
 	target/light/bin/pip install -q dist/*.whl
 	target/light/bin/pip list --format=freeze | grep -ivE '^(pip|setuptools|cr2fast|numpy)=' && exit 1 || true
-	cd target && light/bin/python ../tests/light_install.py
+	cd target && light/bin/python ../tests/packaging/light_install.py
 
 # Two live models behind llama-cpp-python's server, compiled once and kept in a cache.
 TESTBED = .venv-testbed/bin/python examples/testbed/run.py --out target/testbed
 LLAMA := llama-cpp-python==0.3.36
 LLAMA_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cr2fast/wheels
-.venv-testbed/.built: examples/testbed/requirements.txt examples/testbed/requirements-nodeps.txt profiler/pyproject.toml $(RUST_SOURCES) $(wildcard python/cr2fast/*.py)
+.venv-testbed/.built: examples/testbed/requirements.txt examples/testbed/requirements-nodeps.txt profiler/pyproject.toml $(RUST_SOURCES) $(PYTHON_SOURCES)
 	$(MAKE) wheel
 	[ -d .venv-testbed ] || $(PYTHON) -m venv .venv-testbed
 	.venv-testbed/bin/pip install -q --upgrade pip

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from cr2fast import _core
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 
 def pytest_configure(config):

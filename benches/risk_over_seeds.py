@@ -1,6 +1,6 @@
 """Realised risk on the test split against alpha, over seeds of split, training and link states.
 
-    CR2FAST_DATA=DIR python benches/risk_over_seeds.py [--seeds 5] [--out risk.json]
+    CR2FAST_DATA=DIR python -m benches.risk_over_seeds [--seeds 5] [--out risk.json]
 
 For each seed and length mode a router is fitted, calibrated and evaluated; then, for each mode,
 the seeds are pooled. Printed: at how many of the grid's cells the 95 % interval of the realised
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import cr2fast
+from cr2fast._util.jsontext import json_ready
 from cr2fast.datasets import load_folder
-from cr2fast.intervals import binomial_interval
-from cr2fast.jsontext import json_ready
+from cr2fast.evaluation.intervals import binomial_interval
 
 MODES = ("predicted", "known")
 # Two-sided 95 % quantile of Student's t by degrees of freedom.

@@ -1,7 +1,7 @@
 """What a static encoder costs in routing quality: cost at accuracy, against MiniLM's embeddings.
 
-    CR2FAST_DATA=DIR python benches/static_encoder.py [--seeds 5] [--modes predicted,known]
-    CR2FAST_DATA=DIR python benches/static_encoder.py --choose
+    CR2FAST_DATA=DIR python -m benches.static_encoder [--seeds 5] [--modes predicted,known]
+    CR2FAST_DATA=DIR python -m benches.static_encoder --choose
 
 For each seed the table is split; the static encoder is distilled on the training texts alone;
 either embedding is fitted, calibrated and evaluated on the same splits and link states. Printed:
@@ -23,7 +23,7 @@ import numpy as np
 
 import cr2fast
 from cr2fast.datasets import load_folder
-from cr2fast.distill import distill, token_vectors
+from cr2fast.encoders.distill import distill, token_vectors
 
 # Where the trade takes place on MMLU-Pro.
 LAMS = (0.02, 2.0)

@@ -37,7 +37,7 @@ def test_one_decision(benchmark, world):
 
 def test_numpy_gate_beside_it(benchmark, world):
     """The same decision as a NumPy user would write it, float32."""
-    import oracle
+    from testing import oracle
 
     path, _, x = world
     w = oracle.read_tensors(path.read_bytes())

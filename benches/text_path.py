@@ -1,6 +1,6 @@
 """From text to decision: MiniLM int8 against a static encoder, in one run, taking turns.
 
-    python benches/text_path.py [--seconds 4]
+    python -m benches.text_path [--seconds 4]
 
 One thread; a prompt of 32 tokens and one of 256, both encoders of full size (d = 384, 30,522
 tokens). The vectors of the static one are random: its work does not depend on them. Before a time
@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 import cr2fast
 from cr2fast import _core
 from cr2fast.datasets import make_routing_problem
-from cr2fast.distill import _vocabulary
-
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-from timing import compare, unit
+from cr2fast.encoders.distill import _vocabulary
+from testing.timing import compare, unit
 
 PROMPT = (
     "A farmer wants to know which of the following crops grow best in sandy soil with little "

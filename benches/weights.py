@@ -1,6 +1,6 @@
 """What smaller weights change: file, decisions, time.
 
-    CR2FAST_DATA=DIR python benches/weights.py [--seeds 3]
+    CR2FAST_DATA=DIR python -m benches.weights [--seeds 3]
 
 For each seed a router is fitted, and copies with float16 and bfloat16 weights are calibrated on
 the same split: the share of test queries and operating points at which each decides as float32
@@ -13,15 +13,12 @@ import argparse
 import functools
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
 import cr2fast
 from cr2fast.datasets import load_folder
-
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-from timing import compare, unit
+from testing.timing import compare, unit
 
 STATE = cr2fast.LinkState(20e6, 80e6, 0.018)
 

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import neural
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPRegressor
+
+from benches.paper import neural
 
 ROWS = ("all", "answerable")
 

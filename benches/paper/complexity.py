@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import baselines
 import jax
-import neural
 import numpy as np
-from world import Pricer, text_features
 
 import cr2fast
+from benches.paper import baselines, neural
+from benches.paper.world import Pricer, text_features
 
 ROUNDS = 300
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-from study import FULL, OURS
-from world import MODES
+
+from benches.paper.study import FULL, OURS
+from benches.paper.world import MODES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -6,8 +6,9 @@ import base64
 from html import escape
 
 import numpy as np
-from study import FULL, LEVELS, OURS
-from world import MODES
+
+from benches.paper.study import FULL, LEVELS, OURS
+from benches.paper.world import MODES
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222}

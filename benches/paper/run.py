@@ -1,6 +1,6 @@
 """The paper's experiments on real outcomes: every router, every figure, one report.
 
-    CR2FAST_DATA=DIR python benches/paper/run.py [--seeds 5] [--out target/paper]
+    CR2FAST_DATA=DIR python -m benches.paper.run [--seeds 5] [--out target/paper]
 
 Written to the output folder: ``results.json`` (all numbers), ``*.png``, and ``report.html``, which
 holds everything in one file. A seed that is done is kept (``seed-0.json``, ``seed-0.npz``) and not
@@ -19,19 +19,14 @@ import time
 import warnings
 from pathlib import Path
 
-import complexity
-import cr2
-import figures
 import numpy as np
-import page
-import study
-import summary
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 import cr2fast
+from benches.paper import complexity, cr2, figures, page, study, summary
+from cr2fast._util.jsontext import json_ready
 from cr2fast.datasets import load_folder
-from cr2fast.jsontext import json_ready
 
 
 def fingerprint(data, repeats):
@@ -39,7 +34,7 @@ def fingerprint(data, repeats):
     digest = hashlib.sha256(f"{repeats} {cr2fast.__version__}".encode())
     sources = sorted(Path(__file__).parent.glob("*.py"))
     core = sorted(Path(cr2fast.__file__).parent.rglob("*.so"))
-    python = sorted(Path(cr2fast.__file__).parent.glob("*.py"))
+    python = sorted(Path(cr2fast.__file__).parent.rglob("*.py"))
     shown = {"run.py", "figures.py", "page.py", "summary.py", "complexity.py"}
     tables = sorted(p for p in Path(data).glob("*") if p.is_file())
     for path in [p for p in sources if p.name not in shown] + core + python + tables:

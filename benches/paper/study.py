@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 
-import cr2
-import metrics
 import numpy as np
-from baselines import BASELINES, ROWS, choose, learnable
-from metrics import Points
-from world import MODES, Pricer, Sealed, Truth, text_features
+
+from benches.paper import cr2, metrics
+from benches.paper.baselines import BASELINES, ROWS, choose, learnable
+from benches.paper.metrics import Points
+from benches.paper.world import MODES, Pricer, Sealed, Truth, text_features
 
 LEVELS = (0.35, 0.45, 0.55)
 BOOTSTRAP = 1000

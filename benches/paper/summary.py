@@ -5,13 +5,13 @@ In: documents and bootstrap replicates of the seeds. Out: one dictionary, and it
 
 from __future__ import annotations
 
-import metrics
 import numpy as np
 from scipy.stats import t as student
-from study import BOOTSTRAP, FULL, OURS
-from world import MODES
 
-from cr2fast.intervals import binomial_interval
+from benches.paper import metrics
+from benches.paper.study import BOOTSTRAP, FULL, OURS
+from benches.paper.world import MODES
+from cr2fast.evaluation.intervals import binomial_interval
 
 COMPETITORS = ("KNN", "MLP", "EmbedLLM", "LLMRank")
 KNN = "KNN, constant"

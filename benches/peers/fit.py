@@ -17,10 +17,10 @@ os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from timing import Time  # noqa: E402
 
 import cr2fast  # noqa: E402
 from cr2fast.datasets import make_routing_problem  # noqa: E402
+from testing.timing import Time  # noqa: E402
 
 D, M, H, BATCH, EPOCHS, ROUNDS, J = 384, 4, 256, 256, 10, 3, 8
 LR, DECAY, CLIP, DROPOUT = 3e-4, 0.01, 1.0, 0.1

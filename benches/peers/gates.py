@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import oracle
 from scipy.special import erf
+
+from testing import oracle
 
 Margins = Callable[[np.ndarray], np.ndarray]
 SQRT2 = np.float32(np.sqrt(2))

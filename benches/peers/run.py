@@ -27,19 +27,17 @@ import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
 import numpy as np  # noqa: E402
-import oracle  # noqa: E402
-from calibration import loss_table, mapie  # noqa: E402
-from gates import jax_gate, numpy_gate, onnx_gate  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
-from timing import Time, compare, unit  # noqa: E402
 
 import cr2fast  # noqa: E402
+from benches.peers.calibration import loss_table, mapie  # noqa: E402
+from benches.peers.gates import jax_gate, numpy_gate, onnx_gate  # noqa: E402
 from cr2fast import _core  # noqa: E402
 from cr2fast.datasets import make_routing_problem  # noqa: E402
+from testing import oracle  # noqa: E402
+from testing.timing import Time, compare, unit  # noqa: E402
 
 LAM, ALPHA = 1.0, 0.01
 ALPHAS = [0.002, 0.005, 0.01, 0.02, 0.05]
@@ -226,8 +224,9 @@ def training():
     """Steps of both networks beside JAX, in a process of its own."""
     os.sched_setaffinity(0, CORES[:2])
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and "NUM_THREADS" not in k}
-    script = Path(__file__).with_name("fit.py")
-    printed = subprocess.check_output([sys.executable, script], env=env, text=True)
+    command = [sys.executable, "-m", "benches.peers.fit"]
+    root = Path(__file__).parents[2]
+    printed = subprocess.check_output(command, env=env, text=True, cwd=root)
     stages = json.loads(printed).items()
     return {stage: {name: Time(*t) for name, t in both.items()} for stage, both in stages}
 

@@ -36,7 +36,7 @@ from servers import DEVICE, EDGE, serve
 from tqdm import tqdm
 
 import cr2fast
-from cr2fast.report import table as report_table
+from cr2fast.evaluation.report import table as report_table
 
 ALPHAS = (0.05, 0.1, 0.2)
 # Loopback moves a few kilobytes in less than its own noise; these payloads take milliseconds.

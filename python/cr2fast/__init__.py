@@ -36,25 +36,27 @@ from cr2fast._core import (
 
 if TYPE_CHECKING:
     from cr2fast.calibration import CalibrationReport, default_lams
-    from cr2fast.encoder import EncoderInfo
+    from cr2fast.data.table import RoutingTable
+    from cr2fast.encoders.info import EncoderInfo
+    from cr2fast.encoders.onnx import Encoder
     from cr2fast.evaluation import Evaluation, evaluate
     from cr2fast.fitting import fit
     from cr2fast.router import Router
-    from cr2fast.table import RoutingTable
-    from cr2fast.text_encoder import Encoder
 
 # Name -> module. Loaded on first use, so that a device pays for numpy alone.
 _LAZY = {
     "CalibrationReport": "calibration",
-    "Encoder": "text_encoder",
-    "EncoderInfo": "encoder",
+    "Encoder": "encoders.onnx",
+    "EncoderInfo": "encoders.info",
     "Evaluation": "evaluation",
     "Router": "router",
-    "RoutingTable": "table",
+    "RoutingTable": "data.table",
     "default_lams": "calibration",
     "evaluate": "evaluation",
     "fit": "fitting",
 }
+# Submodules that are used as ``cr2fast.datasets.make_routing_problem``.
+_MODULES = ("datasets",)
 
 __all__ = [
     "ArtifactError",
@@ -88,9 +90,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+    import importlib
 
+    if name in _MODULES:
+        return importlib.import_module(f"cr2fast.{name}")
+    if name in _LAZY:
         value = getattr(importlib.import_module(f"cr2fast.{_LAZY[name]}"), name)
         globals()[name] = value
         return value
@@ -98,4 +102,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return sorted(set(globals()) | set(__all__) | set(_MODULES))

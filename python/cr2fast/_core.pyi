@@ -6,8 +6,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cr2fast.encoder import EncoderInfo, TextEncoder
-from cr2fast.messages import Text
+from cr2fast.encoders.info import EncoderInfo, TextEncoder
+from cr2fast.encoders.messages import Text
 
 __version__: str
 __all__ = [

@@ -12,12 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from cr2fast import _core, seeds
+from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error
-from cr2fast.checks import check_threads, check_type
-from cr2fast.progress import Progress, epoch_bar
+from cr2fast._util import seeds
+from cr2fast._util.checks import check_threads, check_type
+from cr2fast._util.progress import Progress, epoch_bar
+from cr2fast.data.table import RoutingTable
 from cr2fast.router import Lengths, Router
-from cr2fast.table import RoutingTable
 
 Recipe = Literal["smoothed", "paper"]
 

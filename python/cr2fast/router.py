@@ -14,23 +14,25 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast import _core, drift, seeds
+from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates
+from cr2fast._util import seeds
+from cr2fast._util.checks import check_threads, check_type
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
     allowed_counts,
     ascending,
     check_delta,
+    drift,
     index_of,
     lam_grid,
     simultaneous_thresholds,
     statement,
 )
-from cr2fast.checks import check_threads, check_type
-from cr2fast.drift import DriftReport
-from cr2fast.encoder import EncoderInfo
-from cr2fast.table import RoutingTable
+from cr2fast.calibration.drift import DriftReport
+from cr2fast.data.table import RoutingTable
+from cr2fast.encoders.info import EncoderInfo
 
 Lengths = Literal["predicted", "known"]
 Reference = Literal["teacher", "outcomes"]

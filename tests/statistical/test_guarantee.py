@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from resplits import check_mean_risk
 
 import cr2fast
+from testing.resplits import check_mean_risk
 
 DRAWS = 4000
 ALPHAS = (0.05, 0.1, 0.2)

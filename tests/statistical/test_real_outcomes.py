@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from resplits import check_mean_risk
 
 import cr2fast
 from cr2fast.datasets import load_folder
+from testing.resplits import check_mean_risk
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast import drift
-from cr2fast.calibration import allowed_counts, simultaneous_thresholds
+from cr2fast.calibration import allowed_counts, drift, simultaneous_thresholds
 
 DRAWS = 3000
 ALPHAS = np.array([0.02, 0.05, 0.1])

@@ -1,0 +1,93 @@
+"""The grid of operating points: cost weights and risk levels to calibrate at.
+
+In: what a caller asked for. Out: ascending float64 grids, or an error that says what to change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import Cr2Error, OperatingPointError
+
+ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
+
+
+def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArray[np.float64]:
+    """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
+
+    The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the grid.
+    n : int
+        Points before duplicates of rounding are dropped.
+
+    Returns
+    -------
+    ndarray of float64, (L,)
+        Strictly ascending.
+    """
+    if not (0 < low < high < np.inf) or n < 2:
+        raise Cr2Error(f"lams: expected 0 < low < high and n >= 2, got {low}, {high}, {n}")
+    grid = np.geomspace(low, high, n)
+    if low <= 1 <= high:
+        grid[np.abs(np.log(grid)).argmin()] = 1.0
+    rounded = np.array([float(f"{x:.2g}") for x in grid])
+    return np.unique(np.clip(rounded, low, high))
+
+
+def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
+    """Sorted distinct numbers, (K,) float64; `what` names them in errors."""
+    try:
+        raw = np.asarray(values)
+        raw = raw if raw.dtype == np.float32 else raw.astype(np.float64)
+    except (TypeError, ValueError):
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}") from None
+    # A float32 0.05 means 0.05, not the double nearest to its bits.
+    exact = [float(str(v)) for v in raw.ravel()] if raw.dtype == np.float32 else raw
+    array = np.asarray(exact, dtype=np.float64).reshape(raw.shape)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
+    array = np.sort(array)
+    if (np.diff(array) <= 0).any():
+        raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
+    return array
+
+
+def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray[np.float64]:
+    """Cost weights to calibrate at: those given, which must lie in the trained range, or default.
+
+    Parameters
+    ----------
+    lams : array_like of float, (L,), optional
+    low, high : float
+        The trained range.
+
+    Returns
+    -------
+    ndarray of float64, (L,)
+        Strictly ascending.
+    """
+    if lams is None:
+        return default_lams(low, high)
+    grid = ascending(lams, "lams")
+    slack = 1e-9
+    outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
+    if outside.size:
+        raise Cr2Error(
+            f"lams: expected values in the trained range [{low}, {high}], got "
+            f"{outside.tolist()}; fit with lam_range wide enough"
+        )
+    return grid
+
+
+def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> int:
+    """Place of a calibrated value; an OperatingPointError that lists the grid where it is not."""
+    number = value if isinstance(value, (int, float)) else np.nan
+    near = np.flatnonzero(np.isclose(grid, number, rtol=1e-9, atol=0))
+    if not near.size:
+        raise OperatingPointError(f"{what}={value}: expected one of {grid.tolist()}")
+    return int(near[0])

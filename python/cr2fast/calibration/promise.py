@@ -1,0 +1,166 @@
+"""What thresholds promise: counts of allowed false acceptances, and the promise in words.
+
+In: calibration samples N, risk levels, perhaps a delta. Out: counts, thresholds, sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import lgamma
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import (
+    Cr2Error,
+    InfeasibleAlphaError,
+    allowed_false_acceptances,
+    crc_thresholds,
+)
+from cr2fast._util.binomial import log_gamma
+
+
+def check_delta(simultaneous: bool, delta: float | None) -> float | None:
+    """The delta promised, or None where each cell has its own promise."""
+    if not simultaneous:
+        if delta is not None:
+            raise Cr2Error(f"delta: expected it with simultaneous=True alone, got {delta!r}")
+        return None
+    delta = 0.1 if delta is None else delta
+    if not (isinstance(delta, (int, float)) and 0 < delta < 1):
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
+    return float(delta)
+
+
+def allowed_counts(
+    n: int, alphas: Sequence[float], lams: int, delta: float | None
+) -> tuple[int | None, ...]:
+    """False acceptances k allowed among `n` calibration samples, one a risk level.
+
+    Parameters
+    ----------
+    n : int
+        Calibration samples N.
+    alphas : sequence of float, (A,)
+    lams : int
+        Size L of the grid of cost weights.
+    delta : float, optional
+        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else, for samples
+        drawn independently (exchangeable is not enough here): with k allowed, the risk behind the
+        threshold is at most Beta(k + 1, N - k) distributed over calibration sets, so it exceeds
+        alpha with probability at most P(Binomial(N, alpha) <= k); k is the largest that keeps this
+        under delta / (L A), and by Bonferroni all L A cells hold at once with probability
+        1 - delta.
+
+    Returns
+    -------
+    tuple of (int or None), (A,)
+        None where alpha is infeasible.
+    """
+    if bad := [a for a in alphas if not 0 < a < 1]:
+        raise Cr2Error(f"alpha: expected a risk level strictly between 0 and 1, got {bad[0]}")
+    if delta is None:
+        return tuple(allowed_false_acceptances(a, n) for a in alphas)
+    return tuple(largest_count(n, a, delta / (lams * len(alphas))) for a in alphas)
+
+
+@lru_cache(maxsize=4096)
+def largest_count(n: int, p: float, level: float) -> int | None:
+    """Largest k with P(X <= k) <= `level` for X binomial(n, p); None where even 0 is too likely.
+
+    Parameters
+    ----------
+    n : int
+        Trials, at least 1.
+    p, level : float
+        In (0, 1).
+    """
+    x = np.arange(n + 1)
+    log_pmf = (
+        lgamma(n + 1)
+        - log_gamma(x + 1)
+        - log_gamma(n - x + 1)
+        + x * np.log(p)
+        + (n - x) * np.log1p(-p)
+    )
+    fits = np.exp(log_pmf).cumsum() <= level
+    return int(fits.sum()) - 1 if fits[0] else None
+
+
+def statement(
+    n: int,
+    reference: str,
+    lengths: str,
+    alphas: Sequence[float],
+    delta: float | None = None,
+    lams: int = 1,
+) -> str:
+    """What thresholds from `n` samples promise, and what they do not.
+
+    Parameters
+    ----------
+    n : int
+        Calibration samples N.
+    reference : {"teacher", "outcomes"}
+    lengths : {"predicted", "known"}
+    alphas : sequence of float
+        Calibrated risk levels; the infeasible ones are named.
+    delta, lams
+        As in :func:`allowed_counts`.
+    """
+    against = (
+        "the full-information choice"
+        if reference == "teacher"
+        else "the better choice by the recorded answers"
+    )
+    event = f"a query is kept local although {against} ({lengths} output lengths) is an edge model"
+    if delta is None:
+        text = (
+            f"For each cost weight fixed in advance: the probability that {event} is at most "
+            f"alpha, on average over calibration sets of {n} queries exchangeable with future "
+            f"ones. Not simultaneous over the grid; void if the query mix or the link distribution "
+            f"moves."
+        )
+    else:
+        text = (
+            f"With probability at least 1 - {delta:g} over calibration sets of {n} queries drawn "
+            f"independently from the distribution of future ones: at every cost weight and risk "
+            f"level of the grid at once ({lams} x {len(alphas)}), the probability that {event} is "
+            f"at most alpha. Void if the query mix or the link distribution moves."
+        )
+    pairs = zip(alphas, allowed_counts(n, alphas, lams, delta), strict=True)
+    if infeasible := tuple(a for a, k in pairs if k is None):
+        text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
+    return text
+
+
+def simultaneous_thresholds(
+    scores: npt.NDArray[np.float32],
+    prefers_edge: npt.NDArray[np.bool_],
+    alphas: npt.NDArray[np.float64],
+    allowed: Sequence[int | None],
+    on_infeasible: str,
+    threads: int,
+) -> npt.NDArray[np.float32]:
+    """Thresholds (L, A) that allow so many false acceptances each."""
+    if on_infeasible not in ("raise", "defer"):
+        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
+    n = scores.shape[1]
+    infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
+    if infeasible and on_infeasible == "raise":
+        raise InfeasibleAlphaError(
+            f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
+            f"{len(scores)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
+            f"larger delta, or defer every query there: on_infeasible='defer'"
+        )
+    counts = sorted({k for k in allowed if k is not None})
+    out = np.full((len(scores), len(alphas)), np.inf, dtype=np.float32)
+    if counts:
+        # Half a count above, so that rounding cannot make it one less.
+        levels = [(k + 1.5) / (n + 1) for k in counts]
+        found = crc_thresholds(scores, prefers_edge, levels, "raise", threads)
+        for j, k in enumerate(allowed):
+            if k is not None:
+                out[:, j] = found[:, counts.index(k)]
+    return out

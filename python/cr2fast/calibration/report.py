@@ -1,0 +1,81 @@
+"""What a calibration reports.
+
+In: grids of lam and alpha, thresholds and counts. Out: :class:`CalibrationReport`, with the
+guarantee in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast.calibration.promise import statement
+
+
+def threshold_word(threshold: float) -> float | str:
+    """A threshold as a number, or an infinite one as the words it means."""
+    return {np.inf: "defer all", -np.inf: "accept all"}.get(threshold, threshold)
+
+
+def threshold_words(thresholds: npt.NDArray[np.float32]) -> list[list[float | str]]:
+    """Thresholds (L, A) as numbers, the infinite ones as the words they mean."""
+    return [[threshold_word(t) for t in row] for row in thresholds.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationReport:
+    """What a calibration did.
+
+    Attributes
+    ----------
+    lams, alphas : ndarray of float64, (L,), (A,)
+        The grid.
+    thresholds : ndarray of float32, (L, A)
+        Margins; accept where margin >= threshold. +inf defers all, -inf accepts all.
+    n : int
+        Calibration samples N.
+    allowed : tuple of (int or None), (A,)
+        False acceptances allowed on the calibration set (:func:`allowed_counts`); None where alpha
+        is infeasible.
+    empirical_risk : ndarray of float64, (L, A)
+        Fraction of the calibration set wrongly kept local. At most k / N by construction.
+    local_rate : ndarray of float64, (L, A)
+        Fraction of the calibration set accepted.
+    reference, lengths : str
+        What "wrongly" was measured against.
+    delta : float or None
+        None: each cell's promise is its own. Else all hold at once with probability 1 - delta.
+    """
+
+    lams: npt.NDArray[np.float64]
+    alphas: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float32]
+    n: int
+    allowed: tuple[int | None, ...]
+    empirical_risk: npt.NDArray[np.float64]
+    local_rate: npt.NDArray[np.float64]
+    reference: str
+    lengths: str
+    delta: float | None = None
+
+    @property
+    def infeasible(self) -> tuple[float, ...]:
+        """Risk levels that N samples cannot promise; every query is deferred there."""
+        pairs = zip(self.alphas.tolist(), self.allowed, strict=True)
+        return tuple(a for a, k in pairs if k is None)
+
+    @property
+    def statement(self) -> str:
+        """The guarantee, in words."""
+        return statement(
+            self.n, self.reference, self.lengths, self.alphas.tolist(), self.delta, len(self.lams)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
+        data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        data["thresholds"] = threshold_words(self.thresholds)
+        return data | {"infeasible": list(self.infeasible), "statement": self.statement}

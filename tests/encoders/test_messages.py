@@ -1,0 +1,58 @@
+"""What of a request is embedded."""
+
+from __future__ import annotations
+
+import pytest
+
+import cr2fast
+from cr2fast.encoders.messages import is_chat, text_of
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def test_a_string_is_itself_and_a_chat_is_its_last_user_turn():
+    assert text_of("a") == "a"
+    chat = [
+        turn("system", "s"),
+        turn("user", "first"),
+        turn("assistant", "x"),
+        turn("user", "last"),
+    ]
+    assert text_of(chat) == "last"
+    assert text_of([*chat, turn("assistant", "prefill")]) == "last"
+
+
+def test_parts_of_text_are_joined_and_others_left_out():
+    parts = [
+        {"type": "text", "text": "what is"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"type": "text", "text": "this?"},
+    ]
+    assert text_of([turn("user", parts)]) == "what is\nthis?"
+
+
+def test_lists_of_texts_and_of_chats_are_no_chat():
+    assert is_chat([turn("user", "a")])
+    for other in ("a", [], ["a"], [[turn("user", "a")]], b"a", None, {"role": "user"}):
+        assert not is_chat(other)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (None, TypeError, "text: expected a string or a list of chat messages, got NoneType"),
+        (b"bytes", TypeError, "got bytes"),
+        ([], TypeError, "got list"),
+        (["a"], TypeError, "got list"),
+        ([turn("system", "s")], cr2fast.Cr2Error, r"role 'user', got the roles \['system'\]"),
+        ([turn("user", None)], cr2fast.Cr2Error, "content of type NoneType"),
+        ([{"role": "user"}], cr2fast.Cr2Error, "content of type NoneType"),
+        ([turn("user", [{"type": "image_url"}])], cr2fast.Cr2Error, "content of type list"),
+        ([turn("user", [{"type": "text", "text": 3}])], cr2fast.Cr2Error, "content of type list"),
+    ],
+)
+def test_what_holds_no_text_is_refused(value, error, words):
+    with pytest.raises(error, match=words):
+        text_of(value)
