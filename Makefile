@@ -52,6 +52,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	$(BIN)/ruff format --check .
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --workspace
 	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports
 	cd profiler && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 
