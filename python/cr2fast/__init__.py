@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cr2fast.encoders.info import EncoderInfo
     from cr2fast.encoders.onnx import Encoder
     from cr2fast.evaluation import Evaluation, evaluate
-    from cr2fast.fitting import fit
+    from cr2fast.fitting import FitOptions, fit
     from cr2fast.router import Router
 
 # Name -> module. Loaded on first use, so that a device pays for numpy alone.
@@ -49,6 +49,7 @@ _LAZY = {
     "Encoder": "encoders.onnx",
     "EncoderInfo": "encoders.info",
     "Evaluation": "evaluation",
+    "FitOptions": "fitting",
     "Router": "router",
     "RoutingTable": "data.table",
     "default_lams": "calibration",
@@ -70,6 +71,7 @@ __all__ = [
     "Encoder",
     "EncoderInfo",
     "Evaluation",
+    "FitOptions",
     "InfeasibleAlphaError",
     "LinkState",
     "LinkStates",

@@ -1,14 +1,16 @@
 """Fit a router: from a training split and a cost table to an uncalibrated :class:`Router`.
 
 The training itself is in Rust (``cr2fast._core.fit``); here its options are checked and its
-progress is drawn.
+progress is drawn. Equation numbers are those of arXiv 2605.12001.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,29 +19,173 @@ from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util import seeds
 from cr2fast._util.checks import check_threads, check_type
 from cr2fast._util.progress import Progress, epoch_bar
+from cr2fast.calibration import LAM_RANGE
 from cr2fast.data.table import RoutingTable
 from cr2fast.router import Lengths, Router
 
 Recipe = Literal["smoothed", "paper"]
 
 
-def _config(
-    options: dict[str, float], *, lam_range: tuple[float, float], **named: int | str
-) -> str:
-    """The fit's options as JSON, NumPy scalars as plain numbers."""
-    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
-    bad = [k for k, v in plain.items() if not isinstance(v, (int, float)) or not np.isfinite(v)]
-    if bad:
-        raise Cr2Error(f"{bad[0]}: expected a finite number, got {options[bad[0]]!r}")
-    if taken := sorted(plain.keys() & {*named, "lam_low", "lam_high"}):
-        raise Cr2Error(f"{taken[0]}: expected it as lam_range, got it among the options")
-    numbers = isinstance(lam_range, Sequence) and all(
-        isinstance(v, (int, float)) for v in lam_range
-    )
-    if not numbers or len(lam_range) != 2 or not np.isfinite(lam_range).all():
-        raise Cr2Error(f"lam_range: expected two numbers, lowest first, got {lam_range!r}")
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Hyperparameters of a fit; one that is None has its recipe's default.
+
+    Where the two recipes differ, the default of ``recipe="paper"`` stands in parentheses. The paper
+    prints neither the weights of its losses nor how it chooses a checkpoint: those defaults are
+    ours in both recipes. What a fit used is in ``router.training["config"]``.
+
+    Attributes
+    ----------
+    hidden : int
+        Hidden units of each teacher head (equations 36-45) and of the gate (equations 49-55).
+        Default 256.
+    teacher_epochs : int
+        Passes over the training split for the teacher. Default 40 (20).
+    gate_epochs : int
+        Passes over the training split for the gate. Default 40 (20).
+    batch : int
+        Queries per step. Default 256.
+    lr : float
+        Learning rate of AdamW; its highest value where `cosine` is true. Default 0.002 (0.0003).
+    cosine : bool
+        Whether the rate rises over a twentieth of the steps and then falls along a half cosine to
+        a hundredth; else it is constant. Default True (False).
+    weight_decay : float
+        Decoupled weight decay of AdamW. Default 0.01.
+    clip : float
+        Largest global norm of the gradient. Default 1.0.
+    dropout : float
+        Probability of dropping a hidden unit, in [0, 1). Default 0.0 (0.1).
+    w_cls : float
+        Weight of the cross-entropy in the teacher's loss (equations 36-45). Default 1.0.
+    w_rank : float
+        Weight of the pairwise ranking in the teacher's loss (equations 36-45). Default 0.0 (0.5).
+    w_sign : float
+        Weight of the cross-entropy on the margin's sign in the gate's loss (equations 49-55).
+        Default 1.0.
+    w_margin : float
+        Weight of the Huber regression on the margin in the gate's loss. Default 1.0.
+    w_mono : float
+        Weight of the penalty on margins that fall as the cost weight grows. Default 1.0.
+    mono_tolerance : float
+        Fraction of pairs of a query and an edge model, 0 to 1, in which the local model may cost
+        more; above it, `w_mono` becomes 0. Default 0.03.
+    huber : float
+        Residual at which the Huber loss turns from a square to a line. Default 0.1.
+    lams_per_step : int
+        Cost weights sampled per step of the gate, log-uniform in ``lam_range``. Default 8.
+    holdout : float
+        Fraction of the training split, in (0, 0.5], that chooses the checkpoints. Default 0.1
+        (0.15).
+    ridge : float
+        Ridge penalty of the length predictor. Default 1.0.
+    smoothing : bool
+        Whether the networks learn a kernel smoother's view of the answers; else they learn the
+        answers. Default True (False).
+    kernel_scale : float
+        The s of the smoother's kernel exp(-s |x - x'| / median distance). Default 4.0.
+    kernel_ridge : float
+        Ridge penalty of the smoother. Default 2.0.
+    copies : int
+        Most jittered copies of the training queries to learn on, one per epoch in turn; only with
+        `smoothing`. Default 8.
+    jitter : float
+        Standard deviation of the jitter, as a multiple of the standardised embedding's; only with
+        `smoothing`. Default 0.7.
+    film : bool
+        Whether the cost weight scales the gate's hidden units as well as shifting them (FiLM,
+        equations 49-55). Default True.
+
+    Raises
+    ------
+    Cr2Error
+        A value of another type, NaN or infinity. Ranges are checked by :func:`cr2fast.fit`.
+    """
+
+    hidden: int | None = None
+    teacher_epochs: int | None = None
+    gate_epochs: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    cosine: bool | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    dropout: float | None = None
+    w_cls: float | None = None
+    w_rank: float | None = None
+    w_sign: float | None = None
+    w_margin: float | None = None
+    w_mono: float | None = None
+    mono_tolerance: float | None = None
+    huber: float | None = None
+    lams_per_step: int | None = None
+    holdout: float | None = None
+    ridge: float | None = None
+    smoothing: bool | None = None
+    kernel_scale: float | None = None
+    kernel_ridge: float | None = None
+    copies: int | None = None
+    jitter: float | None = None
+    film: bool | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None:
+                kind = str(f.type).partition(" ")[0]
+                object.__setattr__(self, f.name, _plain(f.name, value, kind))
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not left to the recipe, by name."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+def _plain(name: str, value: Any, kind: str) -> bool | int | float:
+    """`value` as a plain bool, int or float, or a Cr2Error that names the option."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    known: dict[str, tuple[type | tuple[type, ...], str]] = {
+        "bool": (bool, "True or False"),
+        "int": (int, "a whole number"),
+        "float": ((int, float), "a finite number"),
+    }
+    types, words = known[kind]
+    fits = isinstance(plain, types) and (kind == "bool" or not isinstance(plain, bool))
+    if not fits or (kind == "float" and not np.isfinite(plain)):
+        raise Cr2Error(f"{name}: expected {words}, got {str(value)[:60]!r}")
+    return plain  # type: ignore[no-any-return]
+
+
+def _options(options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions:
+    """The options of the call, keywords and all."""
+    check_type(options := options or FitOptions(), FitOptions, "options")
+    known = [f.name for f in fields(FitOptions)]
+    for name in keywords:
+        if name in ("lam_low", "lam_high"):
+            raise Cr2Error(f"{name}: expected lam_range=(low, high) in its place")
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise Cr2Error(
+                f"{name[:60]}: no option of a fit has this name; the nearest is {near}; "
+                f"cr2fast.FitOptions describes them all"
+            )
+        if getattr(options, name) is not None:
+            raise Cr2Error(f"{name}: expected it once, got it among options and as a keyword")
+    return replace(options, **keywords)
+
+
+def _range(lam_range: object) -> tuple[float, float]:
+    """Lowest and highest cost weight to learn."""
+    if (
+        not isinstance(lam_range, (Sequence, np.ndarray))
+        or len(lam_range) != 2
+        or not all(isinstance(v, (int, float, np.number)) for v in lam_range)
+        or not np.isfinite(np.asarray(lam_range, dtype=float)).all()
+    ):
+        raise Cr2Error(
+            f"lam_range: expected two finite numbers, lowest first, got {str(lam_range)[:60]!r}"
+        )
     low, high = map(float, lam_range)
-    return json.dumps(plain | named | {"lam_low": low, "lam_high": high})
+    return low, high
 
 
 def fit(
@@ -49,11 +195,12 @@ def fit(
     seed: int = 0,
     progress: bool | Progress = True,
     lengths: Lengths = "predicted",
-    lam_range: tuple[float, float] = (0.1, 20.0),
+    lam_range: tuple[float, float] = LAM_RANGE,
     recipe: Recipe = "smoothed",
     teacher: Router | None = None,
     threads: int = 0,
-    **options: float,
+    options: FitOptions | None = None,
+    **hyperparameters: float | None,
 ) -> Router:
     """Train teacher, length predictor and gate on the training split.
 
@@ -62,10 +209,10 @@ def fit(
     train : RoutingTable
         The training split. Part of it (`holdout`) chooses the checkpoints.
     costs : CostTable
-        Same models in the same order. Null T0 and E0 are set to the reference model's means over
-        this split, under link states of this seed.
+        Same models in the same order. Null T0 and E0 are set to the unit model's means over this
+        split, under link states of this seed.
     seed : int
-        Everything random follows from it; run to run the weights are the same.
+        Everything random follows from it; run to run the parameters are the same.
     progress : bool or callable
         A progress bar (with tqdm installed), or ``f(stage, epochs_done, epochs, loss)``.
     lengths : {"predicted", "known"}
@@ -78,15 +225,15 @@ def fit(
         of the queries, which orders queries better than the answers themselves do. "paper": they
         learn the answers, as the paper says. Either sets the hyperparameters' defaults.
     teacher : Router, optional
-        Take its teacher and length predictor and fit a gate alone. It must have been fitted on the
+        Take its teacher and length predictor and fit only a gate. It must have been fitted on the
         same models, embeddings and cost table; queries of its training count as this router's too.
     threads : int
-        0: one a core.
-    **options
-        Hyperparameters: hidden, teacher_epochs, gate_epochs, batch, lr, cosine, weight_decay, clip,
-        dropout, w_cls, w_rank, w_sign, w_margin, w_mono, mono_tolerance, huber, lams_per_step,
-        holdout, ridge; smoothing, kernel_scale, kernel_ridge, copies, jitter; film. The record
-        (``router.training["config"]``) has them all.
+        0: one per core.
+    options : FitOptions, optional
+        Hyperparameters.
+    **hyperparameters
+        Fields of :class:`FitOptions` by name: ``fit(train, costs, hidden=128)`` is short for
+        ``fit(train, costs, options=FitOptions(hidden=128))``.
 
     Returns
     -------
@@ -96,7 +243,10 @@ def fit(
     Raises
     ------
     Cr2Error
-        Other models in the cost table, options out of range, a loss that diverges.
+        Other models in the cost table, an option that is unknown or out of range, a loss that
+        diverges.
+    TypeError
+        A table, costs, teacher or options of another type.
     KeyboardInterrupt
         Ctrl-C, within a training step.
     """
@@ -108,6 +258,8 @@ def fit(
             f"models of the cost table: expected {list(train.models)} in this order, got "
             f"{costs.models}; use costs.select(table.models) to choose and order them"
         )
+    if lengths not in ("predicted", "known"):
+        raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
     if recipe not in ("smoothed", "paper"):
         raise Cr2Error(f"recipe: expected 'smoothed' or 'paper', got {recipe!r}")
     if teacher is not None:
@@ -115,7 +267,12 @@ def fit(
     if costs.normalizers is None:
         states = costs.sample_states(len(train), seed)
         costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
-    config = _config(options, lam_range=lam_range, seed=seed, lengths=lengths, recipe=recipe)
+    chosen = _options(options, hyperparameters).given()
+    low, high = _range(lam_range)
+    config = json.dumps(
+        chosen
+        | {"lam_low": low, "lam_high": high, "seed": seed, "lengths": lengths, "recipe": recipe}
+    )
     threads = check_threads(threads)
     with epoch_bar(progress) as call:
         core = _core.fit(

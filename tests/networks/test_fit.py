@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -220,28 +222,32 @@ def test_models_in_another_order_or_missing_are_refused(small):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 3}, "fit options: .*unknown field `epochs`"),
+        ({"epochs": 3}, "epochs: no option of a fit has this name; the nearest is gate_epochs"),
+        ({"hiden": 3}, "hiden: .*the nearest is hidden"),
+        ({"hidden": 8.5}, "hidden: expected a whole number, got '8.5'"),
+        ({"hidden": True}, "hidden: expected a whole number, got 'True'"),
+        ({"film": 1}, "film: expected True or False, got '1'"),
         ({"hidden": 0}, "hidden: expected 1 to"),
         ({"lr": -1.0}, "lr: expected a positive number, got -1"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
         ({"holdout": 0.9}, "holdout: expected"),
-        ({"lam_range": (0.1, 1.0, 5.0)}, "lam_range: expected two numbers"),
-        ({"lam_range": (0.1, float("inf"))}, "lam_range: expected two numbers"),
-        ({"lr": float("nan")}, "lr: expected a finite number, got nan"),
-        ({"hidden": "wide"}, "hidden: expected a finite number, got 'wide'"),
+        ({"lam_range": (0.1, 1.0, 5.0)}, "lam_range: expected two finite numbers"),
+        ({"lam_range": (0.1, float("inf"))}, "lam_range: expected two finite numbers"),
+        ({"lr": float("nan")}, "lr: expected a finite number, got 'nan'"),
+        ({"hidden": "wide"}, "hidden: expected a whole number, got 'wide'"),
         ({"threads": -1}, "threads: expected 0"),
         ({"lam_range": (1.0, 0.5)}, "lam_high: expected a number above lam_low"),
         ({"lam_range": (0.0, 0.5)}, "lam_low: expected a positive number"),
         ({"lam_range": (0.1, 1e13)}, "lam_high: expected a number above lam_low, at most 1e6"),
-        ({"lam_range": "ab"}, "lam_range: expected two numbers"),
-        ({"lengths": "guessed"}, "unknown variant `guessed`"),
+        ({"lam_range": "ab"}, "lam_range: expected two finite numbers"),
+        ({"lengths": "guessed"}, "lengths: expected 'predicted' or 'known', got 'guessed'"),
         ({"recipe": "secret"}, "recipe: expected 'smoothed' or 'paper', got 'secret'"),
         ({"kernel_ridge": 0.0}, "kernel_ridge: expected a positive number"),
         (
             {"lam_range": (100.0, np.nextafter(100.0, 200))},
             "lam_high: expected a number well above",
         ),
-        ({"lam_low": 0.5}, "lam_low: expected it as lam_range"),
+        ({"lam_low": 0.5}, r"lam_low: expected lam_range=\(low, high\) in its place"),
         ({"copies": 0}, "copies: expected 1 to 1024"),
         ({"jitter": -1.0}, "jitter: expected a number, at least 0"),
         ({"seed": -1}, "seed: expected a whole number"),
@@ -327,3 +333,33 @@ def test_models_that_are_always_right_or_wrong_are_fine(small):
         table = replace(small.table, correct=np.full_like(small.table.correct, value))
         router = cr2fast.fit(table, small.costs, progress=False, **TINY)
         assert np.isfinite(router.accuracies(table.embeddings)).all()
+
+
+def test_options_are_a_class_or_keywords(small):
+    options = cr2fast.FitOptions(**TINY)
+    a = cr2fast.fit(small.table, small.costs, progress=False, options=options)
+    b = cr2fast.fit(small.table, small.costs, progress=False, **TINY)
+    assert a.to_bytes() == b.to_bytes()
+    with pytest.raises(cr2fast.Cr2Error, match="hidden: expected it once"):
+        cr2fast.fit(small.table, small.costs, options=options, hidden=3)
+    with pytest.raises(TypeError, match="options: expected a FitOptions, got dict"):
+        cr2fast.fit(small.table, small.costs, options={"hidden": 3})
+
+
+def test_every_option_is_described_with_its_defaults(small):
+    table = small.table.take(range(60))
+    ours, papers = (
+        cr2fast.fit(table, small.costs, progress=False, recipe=r).training["config"]
+        for r in ("smoothed", "paper")
+    )
+    said = re.findall(
+        r"^    (\w+) : (?:int|float|bool)\n((?:     .*\n)+)", cr2fast.FitOptions.__doc__, re.M
+    )
+    assert [name for name, _ in said] == [f.name for f in fields(cr2fast.FitOptions)]
+    given = {"recipe", "seed", "lam_low", "lam_high", "lengths"}
+    assert {name for name, _ in said} == ours.keys() - given
+    for name, text in said:
+        found = re.search(r"Default\s+([\w.]+?)(?:\s+\(([\w.]+)\))?\.\s*$", text)
+        default = ast.literal_eval(found[1])
+        other = default if found[2] is None else ast.literal_eval(found[2])
+        assert (default, other) == (ours[name], papers[name]), name

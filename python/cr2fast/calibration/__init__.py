@@ -5,7 +5,9 @@ levels. Goes out: thresholds, a report, the promise in words, and a check for dr
 """
 
 from cr2fast.calibration.grid import (
+    ALPHA,
     ALPHAS,
+    LAM_RANGE,
     ascending,
     default_lams,
     index_of,
@@ -21,7 +23,9 @@ from cr2fast.calibration.promise import (
 from cr2fast.calibration.report import CalibrationReport, threshold_word, threshold_words
 
 __all__ = [
+    "ALPHA",
     "ALPHAS",
+    "LAM_RANGE",
     "CalibrationReport",
     "allowed_counts",
     "ascending",

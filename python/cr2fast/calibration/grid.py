@@ -10,10 +10,15 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, OperatingPointError
 
+# The paper's risk levels, its default among them, and the cost weights a gate learns by default.
+ALPHA = 0.01
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
+LAM_RANGE = (0.1, 20.0)
 
 
-def default_lams(low: float = 0.1, high: float = 20.0, n: int = 32) -> npt.NDArray[np.float64]:
+def default_lams(
+    low: float = LAM_RANGE[0], high: float = LAM_RANGE[1], n: int = 32
+) -> npt.NDArray[np.float64]:
     """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
 
     The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
