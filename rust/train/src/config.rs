@@ -46,7 +46,7 @@ pub struct FitConfig {
     pub teacher_epochs: usize,
     /// Passes over the data for the gate.
     pub gate_epochs: usize,
-    /// Rows a step.
+    /// Rows per step.
     pub batch: usize,
     /// AdamW learning rate; the highest one under `cosine`.
     pub lr: f64,
@@ -58,31 +58,32 @@ pub struct FitConfig {
     pub clip: f64,
     /// Dropout probability.
     pub dropout: f64,
-    /// Weight of the teacher's cross-entropy.
+    /// Factor of the cross-entropy in the teacher's loss.
     pub w_cls: f64,
-    /// Weight of the teacher's pairwise ranking loss.
+    /// Factor of the pairwise ranking loss in the teacher's loss.
     pub w_rank: f64,
-    /// Weight of the gate's sign loss.
+    /// Factor of the sign loss in the gate's loss.
     pub w_sign: f64,
-    /// Weight of the gate's margin regression.
+    /// Factor of the margin regression in the gate's loss.
     pub w_margin: f64,
-    /// Weight of the monotone penalty.
+    /// Factor of the monotone penalty in the gate's loss.
     pub w_mono: f64,
-    /// Pairs (query, edge model) where the local model costs more, above which w_mono becomes 0.
+    /// The fraction of (query, edge model) pairs with a dearer local model above which the monotone
+    /// penalty is left out.
     pub mono_tolerance: f64,
     /// δ of the Huber loss.
     pub huber: f64,
-    /// λ sampled a step.
+    /// Cost weights λ sampled per step.
     pub lams_per_step: usize,
-    /// Least λ trained on.
+    /// Least λ that the gate learns.
     pub lam_low: f64,
-    /// Greatest λ trained on.
+    /// Greatest λ that the gate learns.
     pub lam_high: f64,
-    /// Part of the training split kept for choosing checkpoints.
+    /// Fraction of the training split that is held out to choose checkpoints.
     pub holdout: f64,
     /// Ridge penalty of the length predictor.
     pub ridge: f64,
-    /// Lengths behind the gate's targets.
+    /// The lengths that price the gate's targets.
     pub lengths: Lengths,
     /// Learn from the smoother rather than from the answers.
     pub smoothing: bool,
@@ -90,7 +91,7 @@ pub struct FitConfig {
     pub kernel_scale: f64,
     /// The smoother's ridge ρ.
     pub kernel_ridge: f64,
-    /// Jittered copies of the training rows, at most; epochs take turns.
+    /// The greatest number of jittered copies of the training rows; epochs take turns in them.
     pub copies: usize,
     /// Standard deviation of the jitter, in units of the standardised embedding's.
     pub jitter: f64,
@@ -135,7 +136,7 @@ impl FitConfig {
         }
     }
 
-    /// Ours.
+    /// Our recipe.
     pub fn smoothed() -> Self {
         Self {
             recipe: Recipe::Smoothed,

@@ -1,4 +1,5 @@
-//! What can go wrong in a fit.
+//! What can go wrong in a fit: the core's error, the tensor library's, a stop that the caller asked
+//! for, a loss that diverges.
 
 /// Result of a fit.
 pub type Result<T> = std::result::Result<T, TrainError>;

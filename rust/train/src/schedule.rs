@@ -10,7 +10,7 @@ use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
 use crate::ops::adamw::AdamW;
 use crate::ops::nn;
-use crate::{Progress, Record, Report};
+use crate::progress::{Progress, Record, Report};
 
 /// Part of the steps over which the rate rises, under the cosine schedule.
 const WARM_UP: f64 = 0.05;
@@ -23,7 +23,7 @@ pub struct Schedule<'a> {
     pub stage: &'static str,
     /// Passes over `rows`.
     pub epochs: usize,
-    /// Rows 0..n an epoch goes through.
+    /// An epoch goes through the rows 0 to this number, in a new order.
     pub rows: usize,
     /// Batch size and optimiser.
     pub config: &'a FitConfig,
@@ -41,7 +41,7 @@ impl Schedule<'_> {
         held_out: impl Fn() -> TensorResult<Tensor>,
     ) -> Result<Record> {
         let mut adam = AdamW::new(vars.to_vec(), self.config.weight_decay, self.config.clip);
-        let (mut record, mut best) = (Record::new(), Vec::new());
+        let (mut record, mut best) = (Record::default(), Vec::new());
         let rows: Vec<u32> = (0..self.rows as u32).collect();
         let steps = self.rows.div_ceil(self.config.batch);
         for epoch in 1..=self.epochs {

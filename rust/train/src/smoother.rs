@@ -2,8 +2,8 @@
 //! learn in place of single right and wrong answers.
 //!
 //! In: standardised rows (N, d), answers (N, M). Out: [`Smoother`], f(x) = ȳ + Σ_i a_i·k(x, x_i) with
-//! (K + ρI)·a = y − ȳ and the Laplace kernel k = exp(−s·‖x − x'‖ / median distance). One answer a
-//! query and model is mostly noise; heads that are fitted to it overfit within a few epochs, and the
+//! (K + ρI)·a = y − ȳ and the Laplace kernel k = exp(−s·‖x − x'‖ / median distance). A single answer to
+//! a query is mostly noise; heads that are fitted to it overfit within a few epochs, and the
 //! smoother, which averages over neighbours at every scale, orders queries better (measured in
 //! `benches/paper`). What serves stays the network.
 //!
@@ -19,9 +19,9 @@ use rayon::prelude::*;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::ops::nn;
+use crate::ops::nn::{self, Stream};
 use crate::ops::real::{LANES, exp_negative};
-use crate::{Progress, Report};
+use crate::progress::{Progress, Report};
 
 /// Rows whose kernel matrix is held at once: 8192² single-precision entries are 268 MB.
 pub const BLOCK: usize = 8192;
@@ -165,7 +165,7 @@ impl Smoother {
 /// The median distance between rows, over √d; 1 where most rows are the same.
 fn median_distance(x: &Tensor, seed: u64) -> Result<f64> {
     let n = x.dim(0)?;
-    let rng = &mut nn::stream(seed, 8);
+    let rng = &mut nn::stream(seed, Stream::Distances);
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         let (i, step) = (rng.random_range(0..n), rng.random_range(1..n));
@@ -173,7 +173,7 @@ fn median_distance(x: &Tensor, seed: u64) -> Result<f64> {
         b.push(((i + step) % n) as u32);
     }
     let pick = |rows: Vec<u32>| {
-        Ok::<_, crate::TrainError>(x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?)
+        Ok::<_, crate::error::TrainError>(x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?)
     };
     let gaps = scaled(&(pick(a)? - pick(b)?)?)?;
     let mut distances: Vec<f32> = gaps.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn it_solves_its_equations() -> Result<()> {
         let (n, d, m) = (60, 12, 2);
-        let rng = &mut nn::stream(1, 1);
+        let rng = &mut nn::stream(1, Stream::Split);
         let values = |rng: &mut rand_chacha::ChaCha8Rng, n: usize| -> Vec<f32> {
             (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
         };

@@ -1,19 +1,20 @@
 //! What the networks look at: the queries, or jittered copies of them.
 //!
 //! In: standardised embeddings, answers, the rows to learn from and those held out. Out: [`View`]s.
-//! With a smoother the copies can be as many as one likes, since it knows what to say of a query that
-//! nobody asked.
+//! There can be any number of copies, since the smoother has a probability for a query that nobody
+//! asked.
 
 use candle_core::{Result as TensorResult, Tensor};
 use rand::Rng;
 
 use crate::config::FitConfig;
+use crate::data::Split;
 use crate::error::Result;
-use crate::ops::nn;
+use crate::ops::nn::{self, Stream};
+use crate::progress::{Progress, Report};
 use crate::smoother::Smoother;
-use crate::{Progress, Report};
 
-/// Jittered rows in all copies together, about.
+/// About how many jittered rows there are in all copies together.
 const ROWS: usize = 65_536;
 
 /// Rows as an epoch sees them.
@@ -38,13 +39,13 @@ impl View {
 pub fn make(
     x: &Tensor,
     y: &Tensor,
-    train: &[u32],
-    holdout: &[u32],
+    split: &Split,
     config: &FitConfig,
     frozen: bool,
     report: Report,
 ) -> Result<(Vec<View>, View)> {
-    let (plain, mut held) = (View::of(x, y, train)?, View::of(x, y, holdout)?);
+    let train = split.train();
+    let (plain, mut held) = (View::of(x, y, train)?, View::of(x, y, split.holdout())?);
     if !config.smoothing {
         return Ok((vec![plain], held));
     }
@@ -60,7 +61,7 @@ pub fn make(
     let mut views = Vec::with_capacity(total);
     for copy in 0..total {
         report(Progress { stage: "copies", done: copy as f64, total, loss: 0.0 })?;
-        let rng = &mut nn::stream(config.seed, 16 + copy as u64);
+        let rng = &mut nn::stream(config.seed, Stream::Copy(copy));
         // Training rows are in random order already, so a part of them is a sample.
         let base = plain.x.narrow(0, 0, rows)?;
         let x = nn::standardize(&(&base + uniform_noise(rng, &base, config.jitter)?)?)?;

@@ -1,7 +1,14 @@
 //! Fits the margin gate (eqs. 49–55 of arXiv 2605.12001).
 //!
 //! In: views of the queries, the teacher's p on each, and every query's c under link states drawn
-//! anew each epoch. Out: [`GateWeights`] of the epoch with the least held-out loss.
+//! anew each epoch. Out: [`GateWeights`] of the epoch with the least held-out loss. With the Fourier
+//! features ψ(λ), and * the product of entries,
+//!
+//! (γ, β) = W_film·ψ(λ) + b_film,  Δ̂ = w2·Dropout(GELU(γ*(W1·LN(e) + b1) + β)) + b2,
+//! T = softplus(η_T) + 1e-6,
+//!
+//! and the loss, over cost weights λ_1 < … < λ_J drawn anew each step, is
+//! w_sign·BCE(Δ̂/T, 1[Δ ≥ 0]) + w_margin·Huber(Δ̂ − Δ) + w_mono·mean relu(Δ̂(λ_j) − Δ̂(λ_{j+1})).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
 use cr2fast_core::gate::{GateWeights, PSI, psi};
@@ -13,15 +20,15 @@ use crate::config::FitConfig;
 use crate::error::Result;
 use crate::losses::{bce, huber, monotone, softplus};
 use crate::ops::heads::heads;
-use crate::ops::nn;
+use crate::ops::nn::{self, Stream};
 use crate::ops::trunk::trunk;
+use crate::progress::{Record, Report};
 use crate::schedule::Schedule;
 use crate::views::View;
-use crate::{Record, Report};
 
 /// T at the start.
 const FIRST_TEMPERATURE: f64 = 0.1;
-/// λ on which checkpoints are compared.
+/// Number of cost weights λ on which checkpoints are compared.
 const HOLDOUT_LAMS: usize = 16;
 
 /// The gate.
@@ -41,7 +48,7 @@ pub struct GateNet {
 impl GateNet {
     /// Fresh weights of a seed.
     pub fn new(d: usize, h: usize, film: bool, seed: u64, dtype: DType) -> TensorResult<Self> {
-        let rng = &mut nn::stream(seed, 4);
+        let rng = &mut nn::stream(seed, Stream::GateWeights);
         // FiLM starts near the identity: γ ≈ 1, β ≈ 0, a small dependence on λ.
         let film_weight = nn::uniform(rng, &[PSI, 2 * h], PSI * 100, dtype)?;
         if !film {
@@ -198,8 +205,11 @@ pub fn fit(
 ) -> Result<(GateWeights, Record)> {
     let held_x = &targets.held.0.x;
     let net = GateNet::new(held_x.dim(1)?, config.hidden, config.film, config.seed, DType::F32)?;
-    let (order, dropout) = (&mut nn::stream(config.seed, 5), &mut nn::stream(config.seed, 6));
-    let lam_rng = &mut nn::stream(config.seed, 7);
+    let (order, dropout) = (
+        &mut nn::stream(config.seed, Stream::GateOrder),
+        &mut nn::stream(config.seed, Stream::GateDropout),
+    );
+    let lam_rng = &mut nn::stream(config.seed, Stream::GateLams);
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
     let held_rows: Vec<u32> = (0..targets.held.0.rows.len() as u32).collect();
     let mut costs = (0, (targets.costs)(0)?);

@@ -1,11 +1,13 @@
 //! Fits the length predictor: ridge regression of log(1 + L_out) on (unit embedding, log(1 + L_in)).
+//! The paper prices with recorded lengths, which no edge server has in time.
 //!
 //! In: embeddings (N, d), L_in (N,), L_out (N, M), rows to fit on and rows that price the smearing
-//! factor. Out: [`LengthWeights`]. Closed form, so it has no seed; on this kind of data a network in
-//! its place explains no more.
+//! factor. Out: [`LengthWeights`]. It is in closed form, so it has no seed;
+//! on this kind of data a network explains no more.
 
 use cr2fast_core::length::{LengthPredictor, LengthWeights, SCALARS, inverse_norm};
 
+use crate::data::{Split, TrainData};
 use crate::error::Result;
 
 /// A symmetric positive-definite system A·X = B, solved in place by Cholesky: A (k, k), B (k, m).
@@ -30,17 +32,10 @@ fn solve(a: &mut [f64], b: &mut [f64], k: usize, m: usize) {
     }
 }
 
-/// Fit on `train` rows; `holdout` rows give the smearing factor.
-pub fn fit(
-    embeddings: &[f32],
-    n_input: &[f64],
-    n_output: &[f64],
-    d: usize,
-    ridge: f64,
-    train: &[u32],
-    holdout: &[u32],
-) -> Result<LengthWeights> {
-    let (m, k) = (n_output.len() / n_input.len(), d + 1);
+/// Fit on the rows to learn from; those held out give the smearing factor.
+pub fn fit(data: &TrainData, split: &Split, ridge: f64) -> Result<LengthWeights> {
+    let TrainData { d, embeddings, n_input, n_output, .. } = *data;
+    let (m, k, train) = (n_output.len() / n_input.len(), d + 1, split.train());
     let features = |row: u32, out: &mut [f64]| {
         let r = row as usize;
         let x = &embeddings[r * d..(r + 1) * d];
@@ -91,26 +86,21 @@ pub fn fit(
             longest,
         ]);
     }
-    smear(&mut w, embeddings, n_input, n_output, holdout)?;
+    smear(&mut w, data, split.holdout())?;
     Ok(w)
 }
 
 /// Duan's factor: with it, 1 + prediction has the mean of 1 + L on rows the fit did not see.
-fn smear(
-    w: &mut LengthWeights,
-    embeddings: &[f32],
-    n_input: &[f64],
-    n_output: &[f64],
-    rows: &[u32],
-) -> Result<()> {
+fn smear(w: &mut LengthWeights, data: &TrainData, rows: &[u32]) -> Result<()> {
     let (m, d) = (w.models, w.d);
     let plain = LengthPredictor::new(w.clone())?;
     let (mut truth, mut guess, mut out) = (vec![0.0; m], vec![0.0; m], vec![0.0; m]);
     for row in rows {
         let r = *row as usize;
-        plain.predict_into(&embeddings[r * d..(r + 1) * d], n_input[r], &mut out);
+        let x = &data.embeddings[r * d..(r + 1) * d];
+        plain.predict_into(x, data.n_input[r], &mut out);
         for j in 0..m {
-            truth[j] += 1.0 + n_output[r * m + j];
+            truth[j] += 1.0 + data.n_output[r * m + j];
             guess[j] += 1.0 + out[j];
         }
     }

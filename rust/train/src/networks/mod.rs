@@ -6,5 +6,7 @@
 //! eqs. 49–55; predicted lengths stand in for the recorded ones that the paper prices with.
 
 pub mod gate;
+#[cfg(test)]
+mod gradients;
 pub mod length;
 pub mod teacher;

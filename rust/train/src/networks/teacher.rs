@@ -1,7 +1,12 @@
 //! Fits the teacher: one binary head for each model (eqs. 36–45 of arXiv 2605.12001).
 //!
 //! In: standardised embeddings (N, d) and what is believed of each model on them (N, M): the answers,
-//! or the smoother's probabilities. Out: [`TeacherWeights`] of the epoch with the least held-out cross-entropy.
+//! or the smoother's probabilities. Out: [`TeacherWeights`] of the epoch with the least held-out
+//! cross-entropy. For each model
+//!
+//! ℓ = w2·Dropout(GELU(W1·LN(e) + b1)) + b2,  p = σ(ℓ),
+//!
+//! and the loss is w_cls·BCE over all models + w_rank·(the mean softplus of ℓ_wrong − ℓ_right).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
 use cr2fast_core::teacher::TeacherWeights;
@@ -10,11 +15,11 @@ use crate::config::FitConfig;
 use crate::error::Result;
 use crate::losses::{bce, rank};
 use crate::ops::heads::heads;
-use crate::ops::nn;
+use crate::ops::nn::{self, Stream};
 use crate::ops::trunk::trunk;
+use crate::progress::{Record, Report};
 use crate::schedule::Schedule;
 use crate::views::View;
-use crate::{Record, Report};
 
 /// All heads, side by side: M heads of h units are M·h columns of one matrix.
 pub struct TeacherNet {
@@ -35,7 +40,7 @@ impl TeacherNet {
         seed: u64,
         dtype: DType,
     ) -> TensorResult<Self> {
-        let rng = &mut nn::stream(seed, 1);
+        let rng = &mut nn::stream(seed, Stream::TeacherWeights);
         let width = models * hidden;
         Ok(Self {
             ln_weight: nn::constant(1.0, &[d, models, 1], dtype)?,
@@ -101,7 +106,10 @@ pub fn fit(
 ) -> Result<(TeacherWeights, Record)> {
     let (models, d) = (held.y.dim(1)?, held.x.dim(1)?);
     let net = TeacherNet::new(models, d, config.hidden, config.seed, DType::F32)?;
-    let (order, dropout) = (&mut nn::stream(config.seed, 2), &mut nn::stream(config.seed, 3));
+    let (order, dropout) = (
+        &mut nn::stream(config.seed, Stream::TeacherOrder),
+        &mut nn::stream(config.seed, Stream::TeacherDropout),
+    );
     let schedule = Schedule {
         stage: "teacher",
         epochs: config.teacher_epochs,

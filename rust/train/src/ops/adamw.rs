@@ -1,7 +1,13 @@
 //! AdamW with the global gradient norm clipped, fused: one pass over each variable.
 //!
-//! The tensor library builds the update from a dozen tensor operations a variable, a third of the
-//! teacher's step; here it is one loop. Loshchilov & Hutter, arXiv 1711.05101, PyTorch's form.
+//! In: variables, and a loss. Out: the variables after a step; with g the gradient, scaled down to the
+//! norm `clip` when it is longer,
+//!
+//! m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
+//! x ← (1 − η·decay)·x − η · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
+//!
+//! (Loshchilov & Hutter, arXiv 1711.05101, in PyTorch's form). The tensor library would build the
+//! update of each variable from a dozen operations, which took a third of the teacher's step.
 
 use std::cell::RefCell;
 
@@ -14,7 +20,7 @@ use crate::ops::fused::with_values;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPS: f32 = 1e-8;
-/// Elements a task takes.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
 /// Running moments of one variable.
@@ -119,7 +125,7 @@ fn gradient(grads: &GradStore, var: &Var) -> Result<Tensor> {
     }
 }
 
-/// Σ g², in double precision: eight sums a chunk, chunks in order, whatever the threads.
+/// Σ g², in double precision: eight sums per chunk, chunks in order, whatever the threads.
 fn square_sum(grad: &[f32]) -> f64 {
     let part = |chunk: &[f32]| {
         let mut sums = [0.0_f64; 8];

@@ -1,15 +1,16 @@
-//! The top of both networks as one fused operation of the tensor library, with its backward pass.
+//! The top of both networks as one fused layer: FiLM, GELU, dropout and the output products.
 //!
 //! In: trunk outputs h (B, H), FiLM rows (J, 2H) holding γ then β, output weights w2 (H,), a dropout
 //! mask (J, B, H) or none (empty), and M groups of H/M hidden units. Out: (J, B, M) with
 //!
 //! out[j, b, m] = Σ_{o in group m} w2_o · mask_jbo · GELU(γ_jo·h_bo + β_jo)
 //!
-//! The gate is M = 1 with J cost weights; the teacher is J = 1 with γ = 1, β = bias and M heads. Built
-//! from the library's own operations this takes most of a step: its GELU works in double precision,
-//! and every intermediate and broadcast gradient is a pass over (J, B, H). Here a pass is a pass.
-//! Rows are cut into chunks of fixed size and partial sums are added in order, so the result does not
-//! depend on the number of threads.
+//! The gate is M = 1 with J cost weights (eqs. 49–55 of arXiv 2605.12001); the teacher is J = 1 with
+//! γ = 1, β = bias and M heads. From the library's own operations this layer would take most of a step:
+//! their GELU works in double precision, and every intermediate result and broadcast gradient is a
+//! pass over (J, B, H). Here there is one pass forward and one backward. Rows are cut into chunks of
+//! fixed size and partial sums are added in order, so the result does not depend on the number of
+//! threads.
 
 // Loops are inlined into the functions that enable instructions.
 #![allow(clippy::inline_always)]
@@ -22,7 +23,7 @@ use crate::ops::fused::{self, Fused};
 use crate::ops::isa::{self, Loop};
 use crate::ops::real::{LANES, Real};
 
-/// Rows a task takes.
+/// Rows per task.
 const ROWS: usize = 16;
 
 /// The layer; what does not learn is in here.
@@ -81,7 +82,7 @@ struct RowGrad<'a, T> {
     w2: &'a mut [T],
 }
 
-/// The values of a row, one a group.
+/// The values of a row, one for each group.
 struct Forward<'a, T> {
     row: &'a Row<'a, T>,
     out: &'a mut [T],

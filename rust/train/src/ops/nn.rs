@@ -1,4 +1,5 @@
-//! What both networks share: initialisation, dropout, snapshots, row order.
+//! What both networks share: random streams, initialisation, dropout, standardisation, snapshots, row
+//! order.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use rand::seq::SliceRandom;
@@ -8,10 +9,46 @@ use rand_chacha::ChaCha8Rng;
 /// The device everything runs on.
 pub const CPU: Device = Device::Cpu;
 
-/// An independent random stream of a seed.
-pub fn stream(seed: u64, name: u64) -> ChaCha8Rng {
+/// What randomness is for: each has a stream of its own, so that none disturbs another.
+#[derive(Clone, Copy)]
+pub enum Stream {
+    /// Which rows are held out, and the others' order.
+    Split,
+    /// The teacher's first weights.
+    TeacherWeights,
+    /// The teacher's batches.
+    TeacherOrder,
+    /// The teacher's dropout.
+    TeacherDropout,
+    /// The gate's first weights.
+    GateWeights,
+    /// The gate's batches.
+    GateOrder,
+    /// The gate's dropout.
+    GateDropout,
+    /// The cost weights that the gate sees.
+    GateLams,
+    /// The pairs behind the smoother's median distance.
+    Distances,
+    /// The jitter of a copy of the queries.
+    Copy(usize),
+}
+
+/// An independent random stream of a seed. A stream's number is part of what a seed means.
+pub fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(name);
+    rng.set_stream(match stream {
+        Stream::Split => 0,
+        Stream::TeacherWeights => 1,
+        Stream::TeacherOrder => 2,
+        Stream::TeacherDropout => 3,
+        Stream::GateWeights => 4,
+        Stream::GateOrder => 5,
+        Stream::GateDropout => 6,
+        Stream::GateLams => 7,
+        Stream::Distances => 8,
+        Stream::Copy(copy) => 16 + copy as u64,
+    });
     rng
 }
 
@@ -34,7 +71,7 @@ pub fn dropout_mask(rng: &mut ChaCha8Rng, p: f64, n: usize) -> Vec<f32> {
         return Vec::new();
     }
     let (keep, scale) = (1.0 - p, (1.0 / (1.0 - p)) as f32);
-    // Sixteen random bits an element: p is honoured to 1/65536.
+    // Sixteen random bits per element: p is honoured to 1/65536.
     let limit = (keep * 65536.0).round() as u32;
     let mut values = vec![0.0; n];
     for chunk in values.chunks_mut(4) {

@@ -1,12 +1,13 @@
-//! The bottom of both networks as one fused operation: LayerNorm's affine and the first layer.
+//! The bottom of both networks as one fused layer: LayerNorm's gain and offset, and the first product.
 //!
 //! In: standardised rows x (B, d), which do not learn; weights w (d, M·h), gains g (d, M) and offsets
 //! a (M, d) of M heads. Out: (B, M·h) with
 //!
 //! out[b, m·h + k] = Σ_i (g_im·x_bi + a_mi)·w_i,mk
 //!
-//! From the library's own operations the folding g⊙w and its gradients are a dozen passes over w, and
-//! a product's backward pass makes a gradient of x that nobody wants: a third of the arithmetic.
+//! With the library's own operations the folding g⊙w and its gradients would be a dozen passes over w,
+//! and the product's backward pass would make a gradient of x that nothing uses, a third of the
+//! arithmetic.
 //! Partial sums are added in a fixed order, whatever the number of threads.
 
 // As in heads.rs.
@@ -20,7 +21,7 @@ use crate::ops::fused::{self, Fused, with_values};
 use crate::ops::isa::{self, Loop};
 use crate::ops::real::{LANES, Real};
 
-/// Rows of w that a task takes.
+/// Rows of w per task.
 const ROWS: usize = 16;
 
 /// The layer; what does not learn is in here.

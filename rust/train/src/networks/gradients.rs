@@ -1,13 +1,13 @@
 //! Every loss and both networks: the gradient of automatic differentiation (with our fused heads in
 //! it) against central differences, in double precision; and the losses against their formulas.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
-use cr2fast_train::FitConfig;
-use cr2fast_train::losses::{bce, huber, monotone, rank, softplus};
-use cr2fast_train::networks::gate::GateNet;
-use cr2fast_train::networks::teacher::TeacherNet;
+use candle_core::{DType, Result, Tensor, Var};
 
-const CPU: Device = Device::Cpu;
+use crate::config::FitConfig;
+use crate::losses::{bce, huber, monotone, rank, softplus};
+use crate::networks::gate::GateNet;
+use crate::networks::teacher::TeacherNet;
+use crate::ops::nn::CPU;
 
 /// Numbers in (-1, 1) from a fixed recurrence.
 fn numbers(n: usize, seed: u64) -> Vec<f64> {

@@ -1,0 +1,136 @@
+//! The fit, from a training split to a router's weights.
+//!
+//! In: a training split and a cost table. Out: [`Fitted`]. One direction: [`judge`] learns what each
+//! model would answer and how long; [`Prices`] and the teacher's p make the margins (eqs. 46–48 of
+//! arXiv 2605.12001); the gate learns them.
+
+use candle_core::Tensor;
+use cr2fast_core::cost::CostTable;
+use cr2fast_core::error::check_len;
+use cr2fast_core::gate::{Gate, GateWeights};
+use cr2fast_core::length::{LengthPredictor, LengthWeights};
+use cr2fast_core::teacher::{Teacher, TeacherWeights};
+
+use crate::config::{FitConfig, Lengths};
+use crate::data::{Split, TrainData};
+use crate::error::Result;
+use crate::networks::{gate, length, teacher};
+use crate::ops::nn;
+use crate::progress::{Record, Report};
+use crate::record::{Monotone, Summary};
+use crate::views::{self, View};
+
+/// A frozen teacher and its length predictor.
+pub type Frozen = (TeacherWeights, LengthWeights);
+
+/// What a fit leaves.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The gate.
+    pub gate: GateWeights,
+    /// The heads.
+    pub teacher: TeacherWeights,
+    /// The length heads.
+    pub length: LengthWeights,
+    /// Hyperparameters, losses, checks: JSON.
+    pub record: String,
+}
+
+/// Sets training's link states apart from those of the caller's small seeds.
+const STATES: u64 = 0x7374_6174_6573;
+
+/// Fit teacher, length predictor and gate, or, for a `frozen` teacher, only the gate. `costs` has its
+/// normalizers set.
+pub fn fit(
+    data: &TrainData,
+    costs: &CostTable,
+    config: &FitConfig,
+    frozen: Option<Frozen>,
+    report: Report,
+) -> Result<Fitted> {
+    config.check()?;
+    let (n, m) = (data.rows(), costs.models().len());
+    data.check(m)?;
+    if let Some((teacher, _)) = &frozen {
+        check_len("embedding width", teacher.d, data.d)?;
+        check_len("models", teacher.models, m)?;
+    }
+    let split = Split::new(n, config);
+    let x = nn::standardize(&Tensor::from_slice(data.embeddings, (n, data.d), &nn::CPU)?)?;
+    let y: Vec<f32> = data.correct.iter().map(|c| f32::from(u8::from(*c))).collect();
+    let y = Tensor::from_vec(y, (n, m), &nn::CPU)?;
+    let (views, held) = views::make(&x, &y, &split, config, frozen.is_some(), report)?;
+    let ((teacher, length), teacher_record) = match frozen {
+        Some(frozen) => (frozen, None),
+        None => judge(data, &split, &views, &held, config, report)?,
+    };
+
+    let threads = rayon::current_num_threads();
+    let predicted = LengthPredictor::new(length.clone())?.predict(data.embeddings, data.n_input)?;
+    let n_output = match config.lengths {
+        Lengths::Predicted => predicted.as_slice(),
+        Lengths::Known => data.n_output,
+    };
+    let prices = Prices { costs, n_input: data.n_input, n_output, seed: config.seed, threads };
+    let monotone = Monotone::new(&prices.epoch(0)?, m, config);
+    // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
+    let serving = Teacher::new(teacher.clone())?;
+    let accuracies = |view: &View| -> Result<Vec<f32>> {
+        Ok(serving.accuracies(&nn::values(&view.x)?, threads)?)
+    };
+    let targets = gate::Targets {
+        models: m,
+        views: views.iter().map(|v| Ok((v, accuracies(v)?))).collect::<Result<_>>()?,
+        held: (&held, accuracies(&held)?),
+        costs: &|epoch| prices.epoch(epoch),
+    };
+    let (gate, gate_record) = gate::fit(&targets, monotone.w_mono, config, report)?;
+
+    let summary = Summary {
+        config,
+        split: &split,
+        views: views.len(),
+        teacher: teacher_record,
+        gate: gate_record,
+        temperature: Gate::new(gate.clone())?.weights().temperature(),
+        parameters: (teacher.parameter_count(), gate.parameter_count()),
+        monotone,
+        lengths: (&predicted, data.n_output),
+        models: m,
+    };
+    Ok(Fitted { record: summary.json(), gate, teacher, length })
+}
+
+/// The teacher and the length predictor: what grades queries, and what prices them.
+fn judge(
+    data: &TrainData,
+    split: &Split,
+    views: &[View],
+    held: &View,
+    config: &FitConfig,
+    report: Report,
+) -> Result<(Frozen, Option<Record>)> {
+    let (teacher, record) = teacher::fit(views, held, config, report)?;
+    let length = length::fit(data, split, config.ridge)?;
+    Ok(((teacher, length), Some(record)))
+}
+
+/// What the training split costs, under link states drawn anew each epoch.
+struct Prices<'a> {
+    costs: &'a CostTable,
+    n_input: &'a [f64],
+    n_output: &'a [f64],
+    seed: u64,
+    threads: usize,
+}
+
+impl Prices<'_> {
+    /// c (N, M) of an epoch; 0 stands for the held-out states.
+    fn epoch(&self, epoch: usize) -> Result<Vec<f32>> {
+        // States of its own: callers number theirs from 0.
+        let seed =
+            (self.seed ^ STATES).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
+        let states = self.costs.link().sample(self.n_input.len(), seed)?;
+        Ok(self.costs.costs(self.n_input, self.n_output, &states, self.threads)?)
+    }
+}
