@@ -39,6 +39,7 @@ ROW: dict[str, type[pl.DataType]] = {
     "n_input_tokens": pl.Int64,
     "n_output_tokens": pl.Int64,
     "n_chunks": pl.Int64,
+    "n_arrivals": pl.Int64,
     "first_share": pl.Float64,
     "cached_tokens": pl.Int64,
     "reasoning_tokens": pl.Int64,
@@ -50,7 +51,7 @@ ROW: dict[str, type[pl.DataType]] = {
     "detail": pl.String,
 }
 
-LATER = ("end_ns", "reasoning_tokens")
+LATER = ("end_ns", "n_arrivals", "reasoning_tokens")
 """Columns that runs of an earlier version lack."""
 
 

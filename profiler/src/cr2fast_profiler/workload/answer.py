@@ -6,6 +6,7 @@ the answer is an error, has no end, no content or no token counts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 from typing import Any
@@ -53,6 +54,14 @@ def _tokens(value: Any, what: str) -> int | None:
 def no_constant(name: str) -> None:
     """Refuse NaN and Infinity, which Python's parser takes for JSON."""
     raise ValueError(f"{name} is no JSON")
+
+
+def _arrivals(times_ns: list[int]) -> int:
+    """Chunks that came apart from the one before: later by a quarter of the mean gap."""
+    if len(times_ns) < 2:
+        return len(times_ns)
+    apart = (times_ns[-1] - times_ns[0]) / (len(times_ns) - 1) / 4
+    return 1 + sum(b - a > apart for a, b in itertools.pairwise(times_ns))
 
 
 class Answer:
@@ -141,6 +150,7 @@ class Answer:
             n_input_tokens=n_in,
             n_output_tokens=n_out,
             n_chunks=len(self.pieces),
+            n_arrivals=_arrivals(self.times),
             first_share=len(self.pieces[0]) / len(text) if text else 0.0,
             cached_tokens=self._cached(usage),
             reasoning_tokens=self._reasoning(),

@@ -62,6 +62,9 @@ class Exchange:
         L_in and L_out as the server's usage counts them.
     n_chunks : int
         Chunks with content; a chunk may carry several tokens.
+    n_arrivals : int
+        Times at which content arrived: chunks that come together count once. A proxy that buffers
+        makes one of many chunks.
     first_share : float
         The first chunk's share of the answer's characters.
     cached_tokens : int
@@ -84,6 +87,7 @@ class Exchange:
     n_input_tokens: int
     n_output_tokens: int
     n_chunks: int
+    n_arrivals: int
     first_share: float
     cached_tokens: int
     reasoning_tokens: int | None
