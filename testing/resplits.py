@@ -8,7 +8,7 @@ import cr2fast
 from cr2fast import _core
 
 
-def check_mean_risk(router, table, parts, lams, alphas, *, lengths, reference, draws, seed):
+def check_mean_risk(router, table, parts, lams, alphas, *, lengths, judge, draws, seed):
     """Assert it, above and below; returns how many (lam, alpha) cells were tight enough to test below.
 
     `parts` are the splits that did not train the router; the first gives the calibration size N.
@@ -18,16 +18,16 @@ def check_mean_risk(router, table, parts, lams, alphas, *, lengths, reference, d
     alphas, n = np.array(alphas), len(parts[0])
     states = router.costs.sample_states(len(pool), seed)
     c = router.decision_costs(pool, states, lengths)
-    p = router.reference_accuracies(pool, reference)
+    p = router.judged_accuracies(pool, judge)
     prefers = _core.reference_margins(p, c, lams) < 0
-    scores = router.margins(pool.embeddings, lams)
+    margins = router.margins(pool.embeddings, lams)
     rng = np.random.default_rng(seed)
     risks = []
     for _ in range(draws):
         order = rng.permutation(len(pool))
         a, b = order[:n], order[n:]
-        tau = cr2fast.crc_thresholds(scores[:, a], prefers[:, a], alphas)
-        risks.append(cr2fast.empirical_risk(scores[:, b], prefers[:, b], tau))
+        tau = cr2fast.crc_thresholds(margins[:, a], prefers[:, a], alphas)
+        risks.append(cr2fast.empirical_risk(margins[:, b], prefers[:, b], tau))
     # Splits of one pool are dependent: forty independent ones are a cautious count for the error.
     mean, error = np.mean(risks, axis=0), np.std(risks, axis=0) / np.sqrt(40)
     assert (mean <= alphas + 4 * error).all(), mean

@@ -21,7 +21,8 @@ from cr2fast._util.checks import check_threads, check_type
 from cr2fast._util.progress import Progress, epoch_bar
 from cr2fast.calibration import LAM_RANGE
 from cr2fast.data.table import RoutingTable
-from cr2fast.router import Lengths, Router
+from cr2fast.fitted import Lengths
+from cr2fast.router import Router
 
 Recipe = Literal["smoothed", "paper"]
 

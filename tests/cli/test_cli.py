@@ -62,13 +62,13 @@ def run(capsys, *args):
     return code, out.out, out.err
 
 
-@pytest.mark.parametrize("weights", ["float16", "bfloat16"])
-def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, capsys, weights):
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, capsys, precision):
     path = tmp_path / "router.safetensors"
     data = ["--data", str(folder)]
-    paper = ["--recipe", "paper", "--weights", weights]
+    paper = ["--recipe", "paper", "--precision", precision]
     assert cli.main(["fit", *data, "-o", str(path), *paper, *EPOCHS]) == 0
-    assert cr2fast.Router.load(path).weights == weights
+    assert cr2fast.Router.load(path).precision == precision
     grid = ["--alphas", "0.1,0.2", "--lams", "0.5,1"]
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "0.2"]) == 0
     router = cr2fast.Router.load(path)
@@ -77,7 +77,7 @@ def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, 
     assert "With probability at least 1 - 0.2" in capsys.readouterr().out
     code, out, _ = run(capsys, "inspect", path)
     assert code == 0
-    assert f"; {weights} weights\n" in out
+    assert f"precision    {precision}\n" in out
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "2"]) == 2
     assert "delta: expected a number in (0, 1)" in capsys.readouterr().err
 
@@ -176,14 +176,14 @@ def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "EMPTY"], "expected a .npy file"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "ZIP"], "expected a .npy file"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "FORGED"], "expected a .npy file"),
-        (["fit", "--data", "DATA", "-o", "DATA"], "out: expected a file that can be written"),
+        (["fit", "--data", "DATA", "-o", "DATA"], "--out: expected a file that can be written"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--rtt-s", "-1"], "rtt_s: expected seconds"),
-        (["fit", "--data", "DATA", "-o", "none/r.safetensors"], "out: expected an existing folder"),
+        (["fit", "--data", "DATA", "-o", "none/r.safetensors"], "--out: expected a file in an existing folder"),
         (["fit", "--data", "DATA", "--split-seed", "-1"], "seed: expected a whole number"),
         (["demo", "--seed", "-1"], "seed: expected a whole number"),
         (["demo", "--data", "DATA", "--alpha", "0.03"], "alpha=0.03: expected a point of"),
         (["demo", "--data", "DATA", "--lam", "0.95"], "lam=0.95.*: expected a point of"),
-        (["demo", "--costs", "x.json"], "costs: expected it with --data"),
+        (["demo", "--costs", "x.json"], "--costs needs --data DIR"),
         (["evaluate", "ROUTER", "--data", "DATA", "--deferred", "fallback"], "fallback: expected one of"),
     ],
 )  # fmt: skip
@@ -233,12 +233,12 @@ def test_help_teaches(command, capsys):
     assert stop.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     for words in {
-        "": ["The usual order", "cr2fast calibrate router.safetensors", "query ids are checked"],
+        "": ["The usual order", "cr2fast calibrate router.safetensors", "Query ids are checked"],
         "demo": ["CR2FAST_DATA", "outcomes.parquet (query_id, model, correct"],
-        "fit": ["*queries.parquet", "behind the gate's targets"],
-        "calibrate": ["alpha < 1/(N+1)", "32, log-spaced"],
+        "fit": ["*queries.parquet", "price queries while the gate learns"],
+        "calibrate": ["below 1/(N+1)", "32 on a log scale"],
         "evaluate": ["--fallback", "known"],
-        "route": ["(N, d) or (d,) float32", "L_in"],
+        "route": ["(N, d) or (d,) float32", "input tokens of each query"],
         "inspect": ["what it promises"],
     }[command]:
         assert words in out
@@ -276,17 +276,17 @@ def test_route_says_an_infinite_threshold_in_words(folder, tmp_path, capsys):
 
 def test_a_router_without_an_encoders_hash_says_so(routed, capsys):
     _, out, _ = run(capsys, "inspect", routed)
-    assert "compared by name alone" in out
+    assert "compared by name only" in out
 
 
 def test_the_demo_offers_a_download_and_never_takes_one(monkeypatch, tmp_path, capsys, folder):
-    from cr2fast.cli import commands, demo
+    from cr2fast.cli import demo, inputs
     from cr2fast.data import mmlu_pro
 
     monkeypatch.delenv("CR2FAST_DATA", raising=False)
     fetched = []
     monkeypatch.setattr(mmlu_pro, "fetch_mmlu_pro", lambda *a: fetched.append(a))
-    monkeypatch.setattr(commands, "_encoder", lambda name: name)
+    monkeypatch.setattr(inputs, "encoder", lambda name: name)
 
     class StopError(Exception):
         pass
@@ -304,7 +304,7 @@ def test_the_demo_offers_a_download_and_never_takes_one(monkeypatch, tmp_path, c
     assert fetched == [("minilm",)]
     code, _, err = run(capsys, "demo", "--download", "--data", folder)
     assert code == 2
-    assert "download: expected it without data" in err
+    assert "--download is for a demo without data" in err
 
 
 def test_the_estimated_costs_are_of_the_fetched_models():

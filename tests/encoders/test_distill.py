@@ -174,7 +174,7 @@ def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, 
     assert "pass --embed" in err
     code, _, err = run("fit", *data, "--embed", "-o", router)
     assert code == 2
-    assert "embed: expected it with --encoder" in err
+    assert "--embed needs --encoder SOURCE" in err
     code, _, err = run("route", router, *point, "--text", "a")
     assert code == 2
     assert "--encoder SOURCE" in err

@@ -127,12 +127,14 @@ def test_pareto_is_an_upper_hull():
     assert (y[x >= hull[0, 0]] <= over[x >= hull[0, 0]] + 1e-12).all()
 
 
-def test_cost_at_accuracy(evaluation):
+def test_the_cheapest_point_of_an_accuracy(evaluation):
     best = evaluation.accuracy.max()
-    c = evaluation.cost_at_accuracy(best)
-    assert c == evaluation.cost[evaluation.accuracy >= best].min()
-    assert evaluation.cost_at_accuracy(0) == evaluation.cost.min()
-    assert np.isnan(evaluation.cost_at_accuracy(1.01))
+    for least in (best, np.median(evaluation.accuracy), 0):
+        point = evaluation.cheapest(least)
+        assert point["cost"] == evaluation.cost[evaluation.accuracy >= least].min()
+        assert point["accuracy"] >= least
+        assert point == evaluation.at(point["lam"], point["alpha"])
+    assert evaluation.cheapest(1.01) is None
 
 
 def test_it_becomes_json(evaluation):
@@ -151,7 +153,7 @@ def test_what_it_refuses(artifact, splits, fitted):
     with pytest.raises(cr2fast.Cr2Error, match="deferred: expected"):
         cr2fast.evaluate(router, splits[2], deferred="never")
     with pytest.raises(
-        cr2fast.Cr2Error, match="fallback: expected it with deferred='fallback' alone"
+        cr2fast.Cr2Error, match="fallback: expected no model without deferred='fallback'"
     ):
         cr2fast.evaluate(router, splits[2], fallback="edge-1")
     with pytest.raises(cr2fast.Cr2Error, match="fallback: expected one of"):

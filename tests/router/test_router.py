@@ -18,22 +18,22 @@ def fresh(fitted):
     return cr2fast.Router(fitted._core)
 
 
-@pytest.mark.parametrize("reference", ["teacher", "outcomes"])
+@pytest.mark.parametrize("judge", ["teacher", "outcomes"])
 @pytest.mark.parametrize("lengths", ["predicted", "known"])
-def test_thresholds_are_the_definition_on_served_margins(fresh, splits, reference, lengths):
+def test_thresholds_are_the_definition_on_served_margins(fresh, splits, judge, lengths):
     calibration = splits[1]
     report = fresh.calibrate(
         calibration,
         alphas=(0.01, 0.1),
         lams=[0.2, 1.0, 5.0],
-        reference=reference,
+        judge=judge,
         lengths=lengths,
         seed=4,
     )
     states = fresh.costs.sample_states(len(calibration), 1_000_003 + 4)
     c = fresh.decision_costs(calibration, states, lengths)
     p = fresh.accuracies(calibration.embeddings)
-    if reference == "outcomes":
+    if judge == "outcomes":
         p = calibration.correct.astype(np.float32)
     for i, lam in enumerate((0.2, 1.0, 5.0)):
         margins = np.array([fresh.device(lam, 0.1).route(x).margin for x in calibration.embeddings])
@@ -47,7 +47,7 @@ def test_thresholds_are_the_definition_on_served_margins(fresh, splits, referenc
             assert report.local_rate[i, j] == (margins >= report.thresholds[i, j]).mean()
             assert fresh.device(lam, alpha).threshold == report.thresholds[i, j]
     assert report.allowed == (4, 49)
-    assert (fresh.calibration["reference"], fresh.calibration["lengths"]) == (reference, lengths)
+    assert (fresh.calibration["judge"], fresh.calibration["lengths"]) == (judge, lengths)
 
 
 def test_a_simultaneous_calibration_allows_fewer_and_says_so(fresh, splits, tmp_path):
@@ -88,7 +88,9 @@ def test_a_simultaneous_promise_that_cannot_be_made_is_refused(fresh, splits):
         fresh.calibrate(splits[1], simultaneous=True, on_infeasible="hope")
     with pytest.raises(cr2fast.Cr2Error, match="strictly between 0 and 1, got 1.5"):
         fresh.calibrate(splits[1], simultaneous=True, alphas=(0.1, 1.5))
-    with pytest.raises(cr2fast.Cr2Error, match="delta: expected it with simultaneous=True alone"):
+    with pytest.raises(
+        cr2fast.Cr2Error, match="delta: expected no delta without simultaneous=True"
+    ):
         fresh.calibrate(splits[1], delta=0.2)
 
 
@@ -227,7 +229,7 @@ def test_other_tables_are_refused(fresh, splits, problem):
         ({"alphas": "x"}, "alphas: expected a non-empty list of numbers, got 'x'"),
         ({"alphas": ()}, "alphas: expected a non-empty list"),
         ({"alphas": (1.5,)}, "alpha: expected a risk level"),
-        ({"reference": "vibes"}, "reference: expected 'teacher' or 'outcomes'"),
+        ({"judge": "vibes"}, "judge: expected 'teacher' or 'outcomes'"),
         ({"lengths": "guessed"}, "lengths: expected 'predicted' or 'known'"),
         ({"on_infeasible": "hope"}, "on_infeasible: expected"),
         ({"seed": -3}, "seed: expected a whole number"),

@@ -78,7 +78,7 @@ def test_whole_router_on_a_synthetic_world(fitted, problem, splits):
         [0.2, 0.55, 1.0, 2.2],
         ALPHAS,
         lengths="predicted",
-        reference="teacher",
+        judge="teacher",
         draws=400,
         seed=3,
     )

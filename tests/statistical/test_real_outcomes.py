@@ -25,8 +25,8 @@ def test_parameter_counts_and_split_sizes(real):
 
 
 @pytest.mark.parametrize("lengths", ["predicted", "known"])
-@pytest.mark.parametrize("reference", ["teacher", "outcomes"])
-def test_mean_risk_over_resplits_is_alpha(real, lengths, reference):
+@pytest.mark.parametrize("judge", ["teacher", "outcomes"])
+def test_mean_risk_over_resplits_is_alpha(real, lengths, judge):
     problem, parts, router = real
     tight = check_mean_risk(
         router,
@@ -35,7 +35,7 @@ def test_mean_risk_over_resplits_is_alpha(real, lengths, reference):
         cr2fast.default_lams()[::4],
         [0.002, 0.005, 0.01, 0.02, 0.05],
         lengths=lengths,
-        reference=reference,
+        judge=judge,
         draws=200,
         seed=5,
     )

@@ -16,13 +16,14 @@ R = TypeVar("R")
 _UNTIL = "0.2"
 
 
-def say(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn the caller of the caller that `old` is now `new`."""
-    warnings.warn(
-        f"{old} is now {new}; the old name goes in version {_UNTIL}",
-        DeprecationWarning,
-        stacklevel=stacklevel,
-    )
+def words(old: str, new: str) -> str:
+    """What a user of an old name is told."""
+    return f"{old} is now {new}; the old name goes in version {_UNTIL}"
+
+
+def say(old: str, new: str) -> None:
+    """Warn whoever called the function that calls this that `old` is now `new`."""
+    warnings.warn(words(old, new), DeprecationWarning, stacklevel=3)
 
 
 def keywords(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -55,6 +56,18 @@ def attribute(old: str, new: str) -> property:
     return property(get, doc=f"The old name of :attr:`{new}`.")
 
 
+def method(old: str, new: str) -> Callable[..., Any]:
+    """A method that calls `new`."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kind = type(self).__name__
+        say(f"{kind}.{old}", f"{kind}.{new}")
+        return getattr(self, new)(*args, **kwargs)
+
+    call.__name__, call.__doc__ = old, f"The old name of :meth:`{new}`."
+    return call
+
+
 class Names(dict[str, Any]):
     """A dictionary that also answers to its keys' old names.
 
@@ -73,3 +86,8 @@ class Names(dict[str, Any]):
             raise KeyError(key)
         say(f"[{key!r}]", f"[{self._old[key]!r}]")
         return self[self._old[key]]
+
+
+def both_names(document: dict[str, Any], **old_to_new: str) -> dict[str, Any]:
+    """A document for JSON, whose readers cannot be warned: old keys beside the new ones."""
+    return document | {old: document[new] for old, new in old_to_new.items()}

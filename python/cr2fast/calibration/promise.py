@@ -22,10 +22,10 @@ from cr2fast._util.binomial import log_gamma
 
 
 def check_delta(simultaneous: bool, delta: float | None) -> float | None:
-    """The delta promised, or None where each cell has its own promise."""
+    """Delta of a simultaneous promise, or None where each cell has a promise of its own."""
     if not simultaneous:
         if delta is not None:
-            raise Cr2Error(f"delta: expected it with simultaneous=True alone, got {delta!r}")
+            raise Cr2Error(f"delta: expected no delta without simultaneous=True, got {delta!r}")
         return None
     delta = 0.1 if delta is None else delta
     if not (isinstance(delta, (int, float)) and 0 < delta < 1):
@@ -36,7 +36,7 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
 def allowed_counts(
     n: int, alphas: Sequence[float], lams: int, delta: float | None
 ) -> tuple[int | None, ...]:
-    """False acceptances k allowed among `n` calibration samples, one a risk level.
+    """False acceptances k allowed among `n` calibration samples, one per risk level.
 
     Parameters
     ----------
@@ -46,11 +46,12 @@ def allowed_counts(
     lams : int
         Size L of the grid of cost weights.
     delta : float, optional
-        None: k = floor(alpha (N+1)) - 1 (equation 68), each cell for itself. Else, for samples
-        drawn independently (exchangeable is not enough here): with k allowed, the risk behind the
-        threshold is at most Beta(k + 1, N - k) distributed over calibration sets, so it exceeds
-        alpha with probability at most P(Binomial(N, alpha) <= k); k is the largest that keeps this
-        under delta / (L A), and by Bonferroni all L A cells hold at once with probability
+        None: k = floor(alpha (N + 1)) - 1 (equation 68), and each cell has a promise of its own.
+        Otherwise the samples must be drawn independently; exchangeable is not enough. Where k false
+        acceptances are allowed, the risk of the threshold is, over calibration sets, at most
+        Beta(k + 1, N - k) distributed, so it exceeds alpha with probability at most
+        P(Binomial(N, alpha) <= k). The k returned is the largest that keeps this under
+        delta / (L A); by Bonferroni's inequality all L A cells then hold at once with probability
         1 - delta.
 
     Returns
@@ -90,7 +91,7 @@ def largest_count(n: int, p: float, level: float) -> int | None:
 
 def statement(
     n: int,
-    reference: str,
+    judge: str,
     lengths: str,
     alphas: Sequence[float],
     delta: float | None = None,
@@ -102,7 +103,8 @@ def statement(
     ----------
     n : int
         Calibration samples N.
-    reference : {"teacher", "outcomes"}
+    judge : {"teacher", "outcomes"}
+        What an acceptance is measured against.
     lengths : {"predicted", "known"}
     alphas : sequence of float
         Calibrated risk levels; the infeasible ones are named.
@@ -111,7 +113,7 @@ def statement(
     """
     against = (
         "the full-information choice"
-        if reference == "teacher"
+        if judge == "teacher"
         else "the better choice by the recorded answers"
     )
     event = f"a query is kept local although {against} ({lengths} output lengths) is an edge model"
@@ -136,30 +138,30 @@ def statement(
 
 
 def simultaneous_thresholds(
-    scores: npt.NDArray[np.float32],
+    margins: npt.NDArray[np.float32],
     prefers_edge: npt.NDArray[np.bool_],
     alphas: npt.NDArray[np.float64],
     allowed: Sequence[int | None],
     on_infeasible: str,
     threads: int,
 ) -> npt.NDArray[np.float32]:
-    """Thresholds (L, A) that allow so many false acceptances each."""
+    """Thresholds (L, A) that allow `allowed` (A,) false acceptances at each cost weight."""
     if on_infeasible not in ("raise", "defer"):
         raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
-    n = scores.shape[1]
+    n = margins.shape[1]
     infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
     if infeasible and on_infeasible == "raise":
         raise InfeasibleAlphaError(
             f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
-            f"{len(scores)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
+            f"{len(margins)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
             f"larger delta, or defer every query there: on_infeasible='defer'"
         )
     counts = sorted({k for k in allowed if k is not None})
-    out = np.full((len(scores), len(alphas)), np.inf, dtype=np.float32)
+    out = np.full((len(margins), len(alphas)), np.inf, dtype=np.float32)
     if counts:
-        # Half a count above, so that rounding cannot make it one less.
+        # Half a count above k + 1, so that rounding cannot make it one less.
         levels = [(k + 1.5) / (n + 1) for k in counts]
-        found = crc_thresholds(scores, prefers_edge, levels, "raise", threads)
+        found = crc_thresholds(margins, prefers_edge, levels, "raise", threads)
         for j, k in enumerate(allowed):
             if k is not None:
                 out[:, j] = found[:, counts.index(k)]

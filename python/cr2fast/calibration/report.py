@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast._util import renamed
 from cr2fast.calibration.promise import statement
 
 
@@ -34,7 +35,8 @@ class CalibrationReport:
     lams, alphas : ndarray of float64, (L,), (A,)
         The grid.
     thresholds : ndarray of float32, (L, A)
-        Margins; accept where margin >= threshold. +inf defers all, -inf accepts all.
+        Margins: a query is accepted where its margin >= threshold. +inf defers all, -inf accepts
+        all.
     n : int
         Calibration samples N.
     allowed : tuple of (int or None), (A,)
@@ -44,10 +46,13 @@ class CalibrationReport:
         Fraction of the calibration set wrongly kept local. At most k / N by construction.
     local_rate : ndarray of float64, (L, A)
         Fraction of the calibration set accepted.
-    reference, lengths : str
-        What "wrongly" was measured against.
+    judge : {"teacher", "outcomes"}
+        What an acceptance was measured against.
+    lengths : {"predicted", "known"}
+        Output lengths that priced the judge's choice.
     delta : float or None
-        None: each cell's promise is its own. Else all hold at once with probability 1 - delta.
+        None: the promise of each cell stands by itself. Otherwise all hold at once with probability
+        1 - delta.
     """
 
     lams: npt.NDArray[np.float64]
@@ -57,9 +62,11 @@ class CalibrationReport:
     allowed: tuple[int | None, ...]
     empirical_risk: npt.NDArray[np.float64]
     local_rate: npt.NDArray[np.float64]
-    reference: str
+    judge: str
     lengths: str
     delta: float | None = None
+
+    reference = renamed.attribute("reference", "judge")
 
     @property
     def infeasible(self) -> tuple[float, ...]:
@@ -71,11 +78,14 @@ class CalibrationReport:
     def statement(self) -> str:
         """The guarantee, in words."""
         return statement(
-            self.n, self.reference, self.lengths, self.alphas.tolist(), self.delta, len(self.lams)
+            self.n, self.judge, self.lengths, self.alphas.tolist(), self.delta, len(self.lams)
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON (infinite thresholds as the words they mean)."""
+        """Plain lists and numbers, for JSON; infinite thresholds as the words they mean."""
         data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
         data["thresholds"] = threshold_words(self.thresholds)
-        return data | {"infeasible": list(self.infeasible), "statement": self.statement}
+        return renamed.both_names(data, reference="judge") | {
+            "infeasible": list(self.infeasible),
+            "statement": self.statement,
+        }

@@ -21,8 +21,9 @@ from cr2fast.calibration import ALPHAS, CalibrationReport, default_lams
 from cr2fast.data.datasets import RoutingProblem
 from cr2fast.data.table import RoutingTable
 from cr2fast.evaluation import Evaluation, evaluate, report
+from cr2fast.fitted import Lengths
 from cr2fast.fitting import fit
-from cr2fast.router import Lengths, Router
+from cr2fast.router import Router
 
 MODES: tuple[Lengths, ...] = ("predicted", "known")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cr2fast._core import __version__
+from cr2fast._util import renamed
+from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
 from cr2fast.cli import commands
-from cr2fast.encoders.info import RIDGE
+from cr2fast.encoders.distill import RIDGE
 
 _DESCRIPTION = """\
 Route each LLM query to the device or to the edge, at a cost weight (lam) and a risk (alpha).
@@ -25,27 +28,56 @@ The usual order:
 From text on a device: cr2fast distill-encoder writes a static encoder, which embeds a text in
 microseconds; give it to fit, calibrate and evaluate as --encoder FILE --embed.
 
-fit, calibrate and evaluate cut the same data into the same disjoint splits (--split, --split-seed)
-and take the first, second and third; query ids are checked, so an overlap is an error.
+fit, calibrate and evaluate cut the same data into the same three disjoint parts (--split,
+--split-seed); fit takes the first, calibrate the second, evaluate the third. Query ids are checked,
+so an overlap is an error.
 """
 _DATA_HELP = """\
 A data folder holds *queries.parquet (query_id, n_input_tokens, embedding, optional category),
-*outcomes.parquet (query_id, model, correct, n_output_tokens) and cost_table*.json, whose models,
-device first, are the ones used.
+*outcomes.parquet (query_id, model, correct, n_output_tokens) and cost_table*.json, which names the
+models to use, the device's first.
 """
 _DISTILL_HELP = """\
-Each token of the encoder's vocabulary is embedded once (about a minute); a text's vector is then
-the weighted mean of its tokens'. With --data, a regression brings it near the
-encoder's own vectors of the training part's texts (minutes more): give fit, calibrate and evaluate
-the same --split and --split-seed, so that nothing of calibration or test gets in.
+Each token of the encoder's vocabulary is embedded once (about a minute); the vector of a text is
+then the weighted mean of the vectors of its tokens. With --data, a regression brings these means
+near the encoder's own vectors of the texts in the training part (minutes more). Give fit, calibrate
+and evaluate the same --split and --split-seed, so that no text of calibration or test is used.
 
   cr2fast distill-encoder --data DIR -o static.safetensors
   cr2fast fit --data DIR --encoder static.safetensors --embed -o router.safetensors
   cr2fast calibrate router.safetensors --data DIR --encoder static.safetensors --embed
   cr2fast route router.safetensors --lam 1 --encoder static.safetensors --text "Who wrote Hamlet?"
 
-The file has tokenizer and vectors in it; a device needs numpy alone to use it.
+The file holds tokenizer and vectors; to use it, a device needs only numpy.
 """
+
+
+def _typed(numbers: Sequence[float]) -> str:
+    """Numbers as a user would type them."""
+    return ",".join(f"{x:g}" for x in numbers)
+
+
+class _OldFlag(argparse.Action):
+    """Stores what an old flag is given under the new flag's name, and says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"cr2fast: {renamed.words(str(option_string), self.const)}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def old_flag(sub: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Take the flag `new` under its old name too."""
+    (action,) = [a for a in sub._actions if new in a.option_strings]
+    sub.add_argument(
+        old, dest=action.dest, action=_OldFlag, const=new, choices=action.choices,
+        default=action.default, help=argparse.SUPPRESS,
+    )  # fmt: skip
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -80,13 +112,13 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--encoder",
             metavar="SOURCE",
-            help="that encoder: minilm, a folder, or the file of a static one; its hash is recorded"
-            ", so that texts are routed with it alone",
+            help="that encoder: minilm, a folder, or the file of a static encoder; its hash is "
+            "recorded, so that texts can be routed only with it",
         )
         sub.add_argument(
             "--embed",
             action="store_true",
-            help="embed the column `text` with --encoder in place of the column `embedding`",
+            help="embed the column `text` with --encoder; the column `embedding` is not used",
         )
 
     def split(sub: argparse.ArgumentParser) -> None:
@@ -120,7 +152,9 @@ def parser() -> argparse.ArgumentParser:
     )
     training(sub)
     sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
-    sub.add_argument("--alpha", type=float, default=0.01, help="risk level to show (default 0.01)")
+    sub.add_argument(
+        "--alpha", type=float, default=ALPHA, help=f"risk level to show (default {ALPHA:g})"
+    )
     sub.add_argument(
         "--out", type=Path, default=Path("demo"), help="folder to write (default demo)"
     )
@@ -133,23 +167,30 @@ def parser() -> argparse.ArgumentParser:
         "--lengths",
         choices=("predicted", "known"),
         default="predicted",
-        help="output lengths behind the gate's targets (default predicted)",
+        help="output lengths that price queries while the gate learns (default predicted)",
     )
     sub.add_argument(
         "--recipe",
         choices=("smoothed", "paper"),
         default="smoothed",
-        help="learn a kernel smoother's view of the answers, or the answers (default smoothed)",
+        help="learn a kernel smoother's view of the answers, or, as in the paper, the answers "
+        "(default smoothed)",
     )
     sub.add_argument(
-        "--weights",
+        "--precision",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
-        help="number type; float16 and bfloat16 halve the file, bfloat16 is the coarser and makes "
-        "decisions a third quicker (default float32)",
+        help="number type of the parameters; float16 and bfloat16 halve the file, bfloat16 is "
+        "coarser and makes decisions a third quicker (default float32)",
     )
-    sub.add_argument("--lam-range", type=_numbers, default=(0.1, 20.0), metavar="LOW,HIGH",
-                     help="cost weights to learn (default 0.1,20)")  # fmt: skip
+    old_flag(sub, "--weights", "--precision")
+    sub.add_argument(
+        "--lam-range",
+        type=_numbers,
+        default=LAM_RANGE,
+        metavar="LOW,HIGH",
+        help=f"cost weights to learn (default {_typed(LAM_RANGE)})",
+    )
     sub.add_argument(
         "-o", "--out", type=Path, default=Path("router.safetensors"), help="file to write"
     )
@@ -166,23 +207,36 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--alphas",
         type=_numbers,
-        default=(0.002, 0.005, 0.01, 0.02, 0.05),
-        help="risk levels, with commas",
+        default=ALPHAS,
+        help=f"risk levels, separated by commas (default {_typed(ALPHAS)})",
     )
     sub.add_argument(
-        "--lams", type=_numbers, help="cost weights, with commas (default: 32, log-spaced)"
+        "--lams",
+        type=_numbers,
+        help="cost weights, separated by commas (default: 32 on a log scale)",
     )
-    sub.add_argument("--reference", choices=("teacher", "outcomes"), default="teacher",
-                     help="what makes a local acceptance false (default teacher)")  # fmt: skip
     sub.add_argument(
-        "--on-infeasible", choices=("raise", "defer"), default="raise", help="when alpha < 1/(N+1)"
+        "--judge",
+        choices=("teacher", "outcomes"),
+        default="teacher",
+        help="what a local acceptance is measured against: the choice by the teacher's "
+        "probabilities, or by the recorded answers (default teacher)",
+    )
+    old_flag(sub, "--reference", "--judge")
+    sub.add_argument(
+        "--on-infeasible",
+        choices=("raise", "defer"),
+        default="raise",
+        help="what to do at a risk level that N queries cannot promise, below 1/(N+1): an error, "
+        "or defer every query (default raise)",
     )
     sub.add_argument(
         "--simultaneous",
         dest="delta",
         type=float,
         metavar="DELTA",
-        help="keep every alpha at every lam at once, with probability 1 - DELTA (say 0.1)",
+        help="one promise for all: every alpha at every lam at once, with probability 1 - DELTA "
+        "(0.1, say)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
@@ -193,7 +247,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     data(sub, required=True)
     split(sub)
-    sub.add_argument("--alpha", type=float, help="risk level of the table (default: near 0.01)")
+    sub.add_argument(
+        "--alpha",
+        type=float,
+        help=f"risk level to print (default: the calibrated one nearest to {ALPHA:g})",
+    )
     sub.add_argument(
         "--deferred",
         choices=("edge-only", "inclusive", "fallback"),
@@ -225,20 +283,24 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
     split(sub)
-    sub.add_argument("--dim", type=int, help="numbers a vector (default: all; a byte each)")
+    sub.add_argument(
+        "--dim",
+        type=int,
+        help="numbers per vector, a byte each (default: as many as the encoder's)",
+    )
     sub.add_argument(
         "--sif",
         type=float,
         metavar="A",
-        help="weigh tokens of frequency p by A / (A + p) (default: all alike)",
+        help="weigh a token of frequency p by A / (A + p) (default: all alike)",
     )
     sub.add_argument(
         "--ridge",
         type=float,
         default=RIDGE,
-        help=f"pull of the regression to the tokens' own vectors (default {RIDGE:g})",
+        help=f"pull of the regression towards the tokens' own vectors (default {RIDGE:g})",
     )
-    sub.add_argument("--threads", type=int, default=0, help="0: one a core (default)")
+    sub.add_argument("--threads", type=int, default=0, help="0: one per core (default)")
     sub.add_argument(
         "-o", "--out", type=Path, default=Path("static.safetensors"), help="file to write"
     )
@@ -250,17 +312,19 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
-    sub.add_argument("--alpha", type=float, default=0.01, help="risk level (default 0.01)")
+    sub.add_argument("--alpha", type=float, default=ALPHA, help=f"risk level (default {ALPHA:g})")
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--embeddings", type=Path, metavar="X.npy")
-    source.add_argument("--text", action="append", help="a prompt; may be given again")
+    source.add_argument("--text", action="append", help="a prompt; may be given several times")
     sub.add_argument(
         "--encoder",
         metavar="SOURCE",
-        help="with --text: the router's encoder, minilm, a folder, or the file of a static one",
+        help="with --text: the router's encoder (minilm, a folder, or the file of a static one)",
     )
     sub.add_argument(
-        "--n-input-tokens", type=float, help="L_in: with it, deferred queries get an edge model"
+        "--n-input-tokens",
+        type=float,
+        help="input tokens of each query; with it, an edge model is chosen for deferred queries",
     )
     sub.add_argument("--rate-ul-bps", type=float, default=20e6, help="uplink rate (default 20e6)")
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")

@@ -13,10 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-# Default of `distill`: cross-validation inside a training split does not tell .3 from 1
-# (benches/static_encoder.py --choose).
-RIDGE = 0.3
-
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, lower-case hex."""
@@ -42,11 +38,6 @@ class EncoderInfo(NamedTuple):
 
     id: str = "unknown"
     sha256: str = ""
-
-    @classmethod
-    def of_file(cls, path: str | Path, id: str) -> EncoderInfo:  # noqa: A002
-        """Fingerprint the model file at `path`."""
-        return cls(id, sha256_of(path))
 
 
 class TextEncoder(Protocol):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast._util import renamed
 from cr2fast.calibration import allowed_counts, index_of
 from cr2fast.evaluation.intervals import binomial_interval, risk_tail
 
@@ -40,17 +41,21 @@ class Evaluation:
     local_rate : ndarray
         Fraction kept on the device.
     false_acceptances : ndarray of int
-        Queries kept local although the reference prefers an edge model.
+        Queries kept local although the judge prefers an edge model.
     needless_deferrals : ndarray
-        Fraction deferred although the reference prefers the local model.
+        Fraction deferred although the judge prefers the local model.
     share : ndarray, (L, A, M)
         Fraction of queries that each model answers.
     baselines : dict
         Full-information and oracle choices at each lam, and each model alone.
-    lengths, reference, deferred : str
-        The mode.
+    lengths : {"predicted", "known"}
+        Output lengths that the edge knew when it chose.
+    judge : {"teacher", "outcomes"}
+        What an acceptance was measured against.
+    deferred : {"edge-only", "inclusive", "fallback"}
+        Where deferred queries could go.
     delta : float or None
-        Of a simultaneous calibration.
+        Delta of a simultaneous calibration; None for any other.
     statement : str
         What the thresholds promise, and what they do not.
     """
@@ -75,10 +80,12 @@ class Evaluation:
     share: F64
     baselines: dict[str, Any]
     lengths: str
-    reference: str
+    judge: str
     deferred: str
     delta: float | None
     statement: str
+
+    reference = renamed.attribute("reference", "judge")
 
     @property
     def risk(self) -> F64:
@@ -88,19 +95,19 @@ class Evaluation:
 
     @cached_property
     def risk_interval(self) -> F64:
-        """(L, A, 2): exact 95 % binomial interval of :attr:`risk`."""
+        """Exact 95 % binomial interval of :attr:`risk`, (L, A, 2)."""
         flat = [binomial_interval(int(k), self.n) for k in self.false_acceptances.ravel()]
         return np.array(flat).reshape(*self.false_acceptances.shape, 2)
 
     @property
     def compatible(self) -> npt.NDArray[np.bool_]:
-        """(L, A): whether the interval of the risk reaches down to alpha."""
+        """Whether the interval of the risk reaches down to alpha, (L, A)."""
         compatible: npt.NDArray[np.bool_] = self.risk_interval[:, :, 0] <= self.alphas
         return compatible
 
     @cached_property
     def p_value(self) -> F64:
-        """(L, A): chance of a test risk this high when the guarantee holds with equality.
+        """Chance of a test risk this high when the guarantee holds with equality, (L, A).
 
         Counts both draws, calibration's and test's
         (:func:`cr2fast.evaluation.intervals.risk_tail`); NaN where alpha is
@@ -117,7 +124,13 @@ class Evaluation:
         return out
 
     def at(self, lam: float, alpha: float) -> dict[str, float]:
-        """All figures of one operating point."""
+        """All figures of one operating point, by name.
+
+        Parameters
+        ----------
+        lam, alpha : float
+            A calibrated operating point; any other is an OperatingPointError.
+        """
         i, j = index_of(self.lams, lam, "lam"), index_of(self.alphas, alpha, "alpha")
         names = [
             "accuracy", "accuracy_answerable", "cost", "latency_s", "latency_p50_s",
@@ -134,13 +147,33 @@ class Evaluation:
         }
 
     def pareto(self) -> F64:
-        """(K, 2) cost and accuracy: the non-decreasing upper hull over all operating points."""
+        """Cost and accuracy on the non-decreasing upper hull of all operating points, (K, 2)."""
         return upper_hull(self.cost.ravel(), self.accuracy.ravel())
 
+    def cheapest(self, min_accuracy: float) -> dict[str, float] | None:
+        """Figures of the cheapest operating point that is accurate enough, as :meth:`at` has them.
+
+        Parameters
+        ----------
+        min_accuracy : float
+            Least fraction of test queries answered correctly.
+
+        Returns
+        -------
+        dict or None
+            None where no operating point reaches it.
+        """
+        cost = np.where(self.accuracy >= min_accuracy, self.cost, np.inf)
+        if not np.isfinite(cost).any():
+            return None
+        i, j = np.unravel_index(cost.argmin(), cost.shape)
+        return self.at(float(self.lams[i]), float(self.alphas[j]))
+
     def cost_at_accuracy(self, accuracy: float) -> float:
-        """Least mean cost among operating points of at least this accuracy; NaN if none has it."""
-        good = self.accuracy >= accuracy
-        return float(self.cost[good].min()) if good.any() else float("nan")
+        """The cost of :meth:`cheapest`, by its old name; NaN where that is None."""
+        renamed.say("Evaluation.cost_at_accuracy", "Evaluation.cheapest")
+        point = self.cheapest(accuracy)
+        return float("nan") if point is None else point["cost"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
@@ -149,7 +182,7 @@ class Evaluation:
             for k, v in self.__dict__.items()
             if k not in ("risk_interval", "p_value")
         }
-        return data | {
+        return renamed.both_names(data, reference="judge") | {
             "risk": self.risk.tolist(),
             "risk_interval": self.risk_interval.tolist(),
             "p_value": self.p_value.tolist(),

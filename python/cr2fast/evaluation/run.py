@@ -17,7 +17,8 @@ from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
 from cr2fast.evaluation.result import F64, Evaluation
-from cr2fast.router import Lengths, Router
+from cr2fast.fitted import Lengths
+from cr2fast.router import Router
 
 if TYPE_CHECKING:
     from cr2fast.data.table import RoutingTable
@@ -44,16 +45,16 @@ def evaluate(
     test : RoutingTable
         Queries used neither in training nor in calibration (checked by id).
     costs : CostTable, optional
-        The router's table; checked, not needed.
+        The router's table; an error if it is another.
     seed : int
         Seed of the sampled link states.
     lengths : {"predicted", "known"}, optional
         What the edge knows of output lengths when it chooses; by default what calibration used.
-        The reference behind the risk stays the calibrated one.
+        The judge of the risk stays the calibrated one.
     deferred : {"edge-only", "inclusive", "fallback"}
         Where deferred queries may go.
     fallback : str, optional
-        The model of ``deferred="fallback"``.
+        The model that takes them all; only with ``deferred="fallback"``.
 
     Returns
     -------
@@ -75,15 +76,15 @@ def evaluate(
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     if fallback is not None and deferred != "fallback":
-        raise Cr2Error(f"fallback: expected it with deferred='fallback' alone, got {deferred!r}")
+        raise Cr2Error(f"fallback: expected no model without deferred='fallback', got {fallback!r}")
     lams, alphas = calibration["lams"], calibration["alphas"]
     states = table.sample_states(len(test), seeds.TEST + seeds.check_seed(seed))
     seen = router.decision_costs(test, states, lengths)
     accuracies = router.accuracies(test.embeddings)
-    trusted = router.reference_accuracies(test, calibration["reference"])
-    # The risk is about the reference that was calibrated, whatever this decision maker knows.
-    judged = router.decision_costs(test, states, calibration["lengths"])
-    prefers_edge = _core.reference_margins(trusted, judged, lams) < 0
+    believed = router.judged_accuracies(test, calibration["judge"])
+    # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
+    judged_costs = router.decision_costs(test, states, calibration["lengths"])
+    prefers_edge = _core.reference_margins(believed, judged_costs, lams) < 0
     local = (
         router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
     )
@@ -116,7 +117,7 @@ def evaluate(
             )
         },
         lengths=lengths,
-        reference=calibration["reference"],
+        judge=calibration["judge"],
         deferred=deferred,
         delta=calibration["delta"],
         statement=router.statement,

@@ -1,6 +1,6 @@
 """What smaller weights change: file, decisions, time.
 
-    CR2FAST_DATA=DIR python -m benches.weights [--seeds 3]
+    CR2FAST_DATA=DIR python -m benches.precision [--seeds 3]
 
 For each seed a router is fitted, and copies with float16 and bfloat16 weights are calibrated on
 the same split: the share of test queries and operating points at which each decides as float32
@@ -37,7 +37,7 @@ def main():
         x, n_in = test.embeddings[0], int(test.n_input_tokens[0])
         margins, decided, calls, picks = {}, {}, {}, {}
         for router in (full, full.to_float16(), full.to_bfloat16()):
-            name = router.weights
+            name = router.precision
             router.calibrate(calibration, problem.costs, seed=seed)
             lams = router.calibration["lams"]
             margins[name] = router.margins(test.embeddings, lams)

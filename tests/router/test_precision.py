@@ -34,23 +34,23 @@ def nearest(x: np.ndarray, weights: str) -> np.ndarray:
 def test_matrices_are_the_nearest_numbers_and_the_rest_stays(fitted, small):
     header = parts(small.to_bytes())[0]
     types = {header[name]["dtype"] for name in MATRICES}
-    assert types == {{"float16": "F16", "bfloat16": "BF16"}[small.weights]}
+    assert types == {{"float16": "F16", "bfloat16": "BF16"}[small.precision]}
     before, after = (oracle.read_tensors(r.to_bytes()) for r in (fitted, small))
     # LayerNorm's affine is in the matrices.
     for part in ("gate", "teacher"):
         gain, bias = (before[f"{part}.ln.{n}"] for n in ("weight", "bias"))
         w, b = before[f"{part}.w1"], before[f"{part}.b1"]
-        expected = nearest(w * gain[..., None, :], small.weights)
+        expected = nearest(w * gain[..., None, :], small.precision)
         assert np.array_equal(after[f"{part}.w1"], expected)
         shift = np.einsum("...hd,...d->...h", w.astype(float), bias.astype(float))
         np.testing.assert_allclose(after[f"{part}.b1"], b + shift, atol=1e-6)
         assert set(after[f"{part}.ln.weight"].flat) == {1.0}
         assert set(after[f"{part}.ln.bias"].flat) == {0.0}
     for name in ("gate.film.weight", "length.weight"):
-        assert np.array_equal(after[name], nearest(before[name], small.weights))
+        assert np.array_equal(after[name], nearest(before[name], small.precision))
     for name in ("gate.film.bias", "gate.w2", "gate.b2", "gate.eta_t", "teacher.w2", "teacher.b2"):
         assert np.array_equal(after[name], before[name])
-    assert fitted.weights == "float32"
+    assert fitted.precision == "float32"
 
 
 def test_a_file_gives_the_same_bits_back(small, splits, tmp_path):
@@ -59,8 +59,8 @@ def test_a_file_gives_the_same_bits_back(small, splits, tmp_path):
     assert again.to_bytes() == small.to_bytes()
     x = splits[2].embeddings
     assert np.array_equal(again.margins(x, [0.5, 2.0]), small.margins(x, [0.5, 2.0]))
-    assert again.weights == small.weights
-    twice = rounded(again, small.weights)
+    assert again.precision == small.precision
+    twice = rounded(again, small.precision)
     assert twice.to_bytes() == small.to_bytes(), "rounding twice changes nothing"
 
 
@@ -75,7 +75,7 @@ def test_margins_move_by_the_rounding_and_no_more(fitted, small, splits):
     x = splits[2].embeddings
     a, b = (r.margins(x, [0.2, 1.0, 5.0]) for r in (fitted, small))
     assert not np.array_equal(a, b)
-    assert np.abs(a - b).max() < {"float16": 5e-3, "bfloat16": 4e-2}[small.weights] * a.std()
+    assert np.abs(a - b).max() < {"float16": 5e-3, "bfloat16": 4e-2}[small.precision] * a.std()
 
 
 @pytest.mark.parametrize("weights", TYPES)
@@ -92,9 +92,9 @@ def test_thresholds_of_other_weights_do_not_come_along(router, splits, problem, 
 
 
 def test_a_name_that_lies_about_the_type_is_an_error(fitted, small):
-    kind = {"float16": "F16", "bfloat16": "BF16"}[small.weights]
+    kind = {"float16": "F16", "bfloat16": "BF16"}[small.precision]
     with pytest.raises(cr2fast.ArtifactError, match=f"of type {kind}, got F32"):
-        _core.Router.from_bytes(rewritten(fitted.to_bytes(), put(weights=small.weights)))
+        _core.Router.from_bytes(rewritten(fitted.to_bytes(), put(weights=small.precision)))
     with pytest.raises(cr2fast.ArtifactError, match=f"of type F32, got {kind}"):
         _core.Router.from_bytes(rewritten(small.to_bytes(), put(weights="float32")))
     with pytest.raises(cr2fast.ArtifactError, match="float8"):

@@ -1,0 +1,285 @@
+"""What a fit made: networks, cost table, record; and what they say of queries.
+
+In: an artifact, or what Rust fitted. Out: :class:`Fitted`, whose margins, accuracies and lengths
+calibration and evaluation ask for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast import _core
+from cr2fast._core import CostTable, Cr2Error, LinkStates
+from cr2fast._util import renamed
+from cr2fast._util.checks import check_type
+from cr2fast.data.table import RoutingTable
+from cr2fast.encoders.info import EncoderInfo
+
+Lengths = Literal["predicted", "known"]
+Judge = Literal["teacher", "outcomes"]
+R = TypeVar("R", bound="Fitted")
+
+
+class Fitted:
+    """The part of a :class:`cr2fast.Router` that calibration does not change."""
+
+    def __init__(self, core: _core.Router) -> None:
+        self._core = core
+
+    @classmethod
+    def load(cls: type[R], path: str | Path, encoder: EncoderInfo | None = None) -> R:
+        """Read an artifact.
+
+        Parameters
+        ----------
+        path : path
+            A ``router.safetensors``.
+        encoder : EncoderInfo, optional
+            The encoder in use; an error if it is not the router's.
+
+        Raises
+        ------
+        ArtifactError
+            The file is truncated, forged or newer, or of another encoder.
+        OSError
+            There is no such file, or no permission to read it.
+        """
+        core = _core.Router.load(path)
+        if encoder is not None:
+            if not isinstance(encoder, EncoderInfo):
+                raise TypeError(f"encoder: expected an EncoderInfo, got {type(encoder).__name__}")
+            core.check_encoder(*encoder)
+        return cls(core)
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact; the same router gives the same bytes.
+
+        Parameters
+        ----------
+        path : path
+            The file, replaced as a whole: the bytes are written to a temporary file beside it.
+
+        Raises
+        ------
+        OSError
+            No such folder, no permission, a full disk; an existing file stays as it was.
+        """
+        self._core.save(path)
+
+    def to_bytes(self) -> bytes:
+        """The bytes that :meth:`save` writes."""
+        return self._core.to_bytes()
+
+    @classmethod
+    def from_bytes(cls: type[R], data: bytes) -> R:
+        """Read the bytes of an artifact; an ArtifactError if they are none."""
+        return cls(_core.Router.from_bytes(data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """(M,) names, the local model first."""
+        return tuple(self._core.models)
+
+    @property
+    def dim(self) -> int:
+        """Width d of the embeddings it routes."""
+        return self._core.dim
+
+    @property
+    def encoder(self) -> EncoderInfo:
+        """The encoder whose embeddings it was fitted on."""
+        return EncoderInfo(*self._core.encoder)
+
+    @property
+    def costs(self) -> CostTable:
+        """The cost table of the fit, with T0 (seconds) and E0 (joules)."""
+        return self._core.costs
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Record of the fit: its options, losses by epoch, and checks."""
+        record: dict[str, Any] = json.loads(self._core.training)
+        return record
+
+    @property
+    def precision(self) -> str:
+        """Number type of the parameter matrices: "float32", "float16" or "bfloat16"."""
+        return self._core.weights
+
+    weights = renamed.attribute("weights", "precision")
+
+    def to_float16(self: R) -> R:
+        """Round the parameter matrices to float16, which halves the file.
+
+        Computation stays in float32, at the same speed, and a query's margin is the same bits from
+        every call and on every processor.
+
+        Returns
+        -------
+        Router
+            Not calibrated: rounding changes the margins, and with them the thresholds.
+
+        Raises
+        ------
+        Cr2Error
+            A parameter is beyond 65504, the largest float16.
+        """
+        return type(self)(self._core.rounded("float16"))
+
+    def to_bfloat16(self: R) -> R:
+        """Round the parameter matrices to bfloat16: half the file, and quicker decisions.
+
+        Bfloat16 is the upper half of a float32, three bits coarser than float16. A decision mostly
+        waits for parameters to arrive from memory, and these are half as many bytes.
+
+        Returns
+        -------
+        Router
+            Not calibrated, as of :meth:`to_float16`.
+        """
+        return type(self)(self._core.rounded("bfloat16"))
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many parameters `gate` and `teacher` have."""
+        gate, teacher = self._core.parameters
+        return {"gate": gate, "teacher": teacher}
+
+    @property
+    def lengths(self) -> Lengths:
+        """Which output lengths priced queries while the gate learned: "predicted" or "known"."""
+        lengths: Lengths = self.training["config"]["lengths"]
+        return lengths
+
+    def margins(
+        self, embeddings: npt.NDArray[np.float32], lams: npt.ArrayLike, threads: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """The gate's margins.
+
+        Parameters
+        ----------
+        embeddings : ndarray of float32, (N, d)
+        lams : array_like of float, (L,)
+            Cost weights.
+        threads : int
+            0: one per core.
+
+        Returns
+        -------
+        ndarray of float32, (L, N)
+
+        Raises
+        ------
+        TypeError, Cr2Error
+            Another dtype; another shape, NaN or infinity.
+        """
+        return self._core.margins(embeddings, lams, threads)
+
+    def accuracies(
+        self, embeddings: npt.NDArray[np.float32], threads: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """The teacher's probability that each model answers correctly.
+
+        Parameters
+        ----------
+        embeddings : ndarray of float32, (N, d)
+        threads : int
+            0: one per core.
+
+        Returns
+        -------
+        ndarray of float32, (N, M)
+
+        Raises
+        ------
+        TypeError, Cr2Error
+            As of :meth:`margins`.
+        """
+        return self._core.accuracies(embeddings, threads)
+
+    def predict_lengths(
+        self, embeddings: npt.NDArray[np.float32], n_input_tokens: npt.ArrayLike
+    ) -> npt.NDArray[np.float64]:
+        """The length predictor's expected output tokens.
+
+        Parameters
+        ----------
+        embeddings : ndarray of float32, (N, d)
+        n_input_tokens : array_like, (N,)
+
+        Returns
+        -------
+        ndarray of float64, (N, M)
+            Tokens.
+
+        Raises
+        ------
+        TypeError, Cr2Error
+            As of :meth:`margins`.
+        """
+        return self._core.predict_lengths(embeddings, n_input_tokens)
+
+    def check_table(self, table: RoutingTable, what: str, *, after_calibration: bool) -> None:
+        """Refuse a table of other models or another encoder, or one that shares queries.
+
+        Parameters
+        ----------
+        table : RoutingTable
+        what : str
+            What errors call the table.
+        after_calibration : bool
+            Also refuse queries that this router was calibrated on.
+
+        Raises
+        ------
+        SplitOverlapError, Cr2Error
+        """
+        check_type(table, RoutingTable, what)
+        self._core.check_models(what, list(table.models))
+        self._core.check_encoder(*table.encoder)
+        self._core.check_disjoint(what, list(table.query_ids), after_calibration)
+
+    def costs_for(self, costs: CostTable | None) -> CostTable:
+        """The router's cost table, once `costs`, if given, is found to be the same.
+
+        T0 and E0 of `costs` are not compared: they follow from data, and the thresholds hold for
+        the router's own.
+        """
+        if costs is not None:
+            check_type(costs, CostTable, "costs")
+            self._core.check_models("cost table", costs.models)
+            if costs.sha256 != self.costs.sha256:
+                raise Cr2Error(
+                    f"costs: expected the cost table the router was fitted with "
+                    f"(sha256 {self.costs.sha256}), got {costs.sha256}; fit again with the new one"
+                )
+        return self.costs
+
+    def decision_costs(
+        self, table: RoutingTable, states: LinkStates, lengths: Lengths
+    ) -> npt.NDArray[np.float32]:
+        """Costs c_m (N, M) as a decision maker sees them, with predicted or known lengths."""
+        if lengths not in ("predicted", "known"):
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
+        n_output: npt.ArrayLike = table.n_output_tokens
+        if lengths == "predicted":
+            n_output = self.predict_lengths(table.embeddings, table.n_input_tokens)
+        return self.costs.cost(table.n_input_tokens, n_output, states)
+
+    def judged_accuracies(self, table: RoutingTable, judge: Judge) -> npt.NDArray[np.float32]:
+        """What the judge believes of each model, (N, M): the teacher's p, or the recorded y."""
+        if judge == "teacher":
+            return self.accuracies(table.embeddings)
+        if judge == "outcomes":
+            return table.correct.astype(np.float32)
+        raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {judge!r}")
+
+    reference_accuracies = renamed.method("reference_accuracies", "judged_accuracies")
