@@ -14,6 +14,7 @@ from cr2fast_profiler.agent.meter import AgentMeter
 from cr2fast_profiler.agent.server import Agent, serve_agent
 from cr2fast_profiler.agent.wire import read_token
 from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
 from cr2fast_profiler.files import check_writable, write_atomically
 from cr2fast_profiler.idle import measure_idle, read_idle, write_idle
@@ -32,6 +33,10 @@ from cr2fast_profiler.workload.exchange import RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid
 from cr2fast_profiler.workload.load import Load
 from cr2fast_profiler.workload.locality import connect_rtt_s, is_this_host
+
+CLOCK: Clock = SYSTEM
+"""What every command measures by; tests put it, with TRANSPORT, on a simulated world."""
+TRANSPORT: Any = None
 
 ENERGY_REMOTE = (
     "the endpoint is on another host, whose joules no sensor here sees; run `cr2fast-profile "
@@ -62,6 +67,8 @@ def _endpoint(args: argparse.Namespace) -> Endpoint:
         api_key=_key(args),
         extra=args.extra,
         timeout_s=args.timeout_s,
+        clock=CLOCK,
+        transport=TRANSPORT,
     )
 
 
@@ -75,7 +82,7 @@ def _meter(args: argparse.Namespace) -> tuple[Meter | None, list[Unavailable]]:
     if args.meter == "auto" and not here:
         return None, [Unavailable("meter", Reason.REMOTE, ENERGY_REMOTE)]
     try:
-        return open_meter(args.meter), []
+        return open_meter(args.meter, clock=CLOCK), []
     except MeterError as error:
         # Without a sensor "auto" measures latency alone; a meter asked for by name must be there.
         if args.meter != "auto":
@@ -148,7 +155,13 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
     )
     try:
         ended = profile_model(
-            target, args.out, options, meter=meter, absent=absent, progress=not args.quiet
+            target,
+            args.out,
+            options,
+            meter=meter,
+            absent=absent,
+            progress=not args.quiet,
+            clock=CLOCK,
         )
     finally:
         target.close()
@@ -176,9 +189,9 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
 def idle(args: argparse.Namespace) -> dict[str, Any]:
     """Power of this host while it serves nothing."""
     check_writable(args.out)
-    meter = open_meter(args.meter)
+    meter = open_meter(args.meter, clock=CLOCK)
     try:
-        measured = measure_idle(meter, args.seconds, progress=not args.quiet)
+        measured = measure_idle(meter, args.seconds, progress=not args.quiet, clock=CLOCK)
     finally:
         meter.close()
     write_idle(args.out, measured)
@@ -199,6 +212,7 @@ def link(args: argparse.Namespace) -> dict[str, Any]:
         ),
         budget_s=args.budget_s,
         progress=not args.quiet,
+        clock=CLOCK,
     )
     scales = {"bit/s": (1e-6, "Mbit/s"), "s": (1e3, "ms")}
     for name, e in measured.summary.items():
@@ -218,7 +232,7 @@ def agent(args: argparse.Namespace) -> dict[str, Any]:
     token = read_token(args.token_file)
     meter: Meter | Unavailable
     try:
-        meter = open_meter(args.meter)
+        meter = open_meter(args.meter, clock=CLOCK)
     except MeterError as error:
         meter = error.unavailable
         print(f"energy: {error}", file=sys.stderr)
@@ -287,7 +301,7 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
 
 def selftest(args: argparse.Namespace) -> dict[str, Any]:
     """Known loads against a meter."""
-    meter = open_meter(args.meter)
+    meter = open_meter(args.meter, clock=CLOCK)
     try:
         gpu = any(d.kind == "gpu" for d in meter.domains)
         found = run_selftest(meter, gpu_work() if gpu else cpu_work())

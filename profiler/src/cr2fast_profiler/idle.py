@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import RunError
 from cr2fast_profiler.files import write_json
 from cr2fast_profiler.fit.energy import idle_power
@@ -30,7 +29,7 @@ def measure_idle(
     meter: Meter,
     seconds: float,
     progress: bool = True,
-    sleep: Callable[[float], None] = time.sleep,
+    clock: Clock = SYSTEM,
 ) -> dict[str, Any]:
     """Mean power over a while in which the host serves nothing.
 
@@ -42,14 +41,14 @@ def measure_idle(
         How long.
     progress : bool
         Draw a bar.
-    sleep : callable
-        Waits s.
+    clock : Clock
+        The meter's own.
     """
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     steps = 20
-    with Recorder(meter) as recorder:
+    with Recorder(meter, clock) as recorder:
         for _ in tqdm(range(steps), desc="idle", disable=None if progress else True):
-            sleep(seconds / steps)
+            clock.sleep(seconds / steps)
         trace = recorder.stop()
     watts, interval = idle_power(trace)
     return {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import polars as pl
 from tqdm import tqdm
 
 from cr2fast_profiler import __version__
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import FitError, RunError
 from cr2fast_profiler.fit.latency import fit_latency
 from cr2fast_profiler.fit.observations import observations
@@ -30,7 +30,7 @@ from cr2fast_profiler.fit.trend import still_warming
 from cr2fast_profiler.meters.base import Fault, Meter, Unavailable
 from cr2fast_profiler.meters.recorder import Recorder
 from cr2fast_profiler.store import RunStore
-from cr2fast_profiler.workload.exchange import GONE, Clock, Rejected, RejectedRequest, Target
+from cr2fast_profiler.workload.exchange import GONE, Rejected, RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid, Item
 from cr2fast_profiler.workload.load import Load, run_load
 from cr2fast_profiler.workload.prompts import Prompts, words_prompt
@@ -113,7 +113,7 @@ class Session:
         clock: Clock,
     ) -> None:
         self.target, self.store, self.options = target, store, options
-        self.recorder = Recorder(meter) if meter else None
+        self.recorder = Recorder(meter, clock) if meter else None
         self.meter, self.absent, self.clock = meter, absent, clock
         self.number = 0
         self.rejected: Counter[str] = Counter()
@@ -247,13 +247,13 @@ class Session:
         if not self.recorder or self.options.idle_s <= 0:
             return
         start_ns = self.clock()
-        time.sleep(self.options.idle_s)
+        self.clock.sleep(self.options.idle_s)
         self.keep({"phase": "idle", "start_ns": start_ns, "last_ns": self.clock()})
 
     def gap(self, rng: np.random.Generator) -> None:
         """Up to two polls of nothing, so that requests do not lock to the sensor's sampling."""
         if self.meter:
-            time.sleep(rng.uniform(0, 2 * max(self.meter.poll_s, 0.01)))
+            self.clock.sleep(rng.uniform(0, 2 * max(self.meter.poll_s, 0.01)))
 
 
 def _plan(target: Target, options: Options, meter: Meter | None) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def profile_model(
     meter: Meter | None = None,
     absent: list[Unavailable] | None = None,
     progress: bool = True,
-    clock: Clock = time.perf_counter_ns,
+    clock: Clock = SYSTEM,
 ) -> str:
     """Profile a model; say why the run ended: "tight", "budget" or "rounds".
 
@@ -303,8 +303,8 @@ def profile_model(
         Why there is no meter.
     progress : bool
         Draw a bar.
-    clock : callable
-        Nanoseconds, monotonic.
+    clock : Clock
+        Shared by the target, the meter's polls and the budget.
 
     Raises
     ------

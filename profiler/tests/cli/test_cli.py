@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from fakes.sse_server import serve
+from fakes.virtual import URL, World
 
+from cr2fast_profiler import commands
 from cr2fast_profiler.cli import main
 from cr2fast_profiler.link.measurement import Estimate, LinkMeasurement, LinkSample
 
-COMMAND = [sys.executable, "-m", "cr2fast_profiler"]
 QUICK = ["--grid", "40,120x3,8", "--rounds", "3-3", "--quiet", "--meter", "none"]
-STEADY = {"beta_pre_s": 1e-3, "beta_dec_s": 5e-3}  # far above a busy machine's noise
+STEADY = {"beta_pre_s": 1e-3, "beta_dec_s": 5e-3, "noise": 0.01}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Commands ask a known server on a virtual clock, at URL."""
+
+    def enter(**manners) -> World:
+        made = World(**manners)
+        monkeypatch.setattr(commands, "CLOCK", made.clock)
+        monkeypatch.setattr(commands, "TRANSPORT", made.transport)
+        monkeypatch.setattr(commands, "is_this_host", lambda url: True)
+        return made
+
+    return enter
 
 
 def link_file(path: Path) -> Path:
@@ -33,10 +43,10 @@ def link_file(path: Path) -> Path:
     return path
 
 
-def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -> None:
+def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys, world) -> None:
     for name, manners in (("small", STEADY), ("large", STEADY | {"beta_dec_s": 0.01})):
-        with serve(model=name, **manners) as (url, _):
-            assert main(["model", "--endpoint", url, "--out", str(tmp_path / name), *QUICK]) == 0
+        world(model=name, **manners)
+        assert main(["model", "--endpoint", URL, "--out", str(tmp_path / name), *QUICK]) == 0
     said = capsys.readouterr()
     assert "| β_dec |" in said.out
     assert "energy will be null: none was asked for" in said.err
@@ -61,9 +71,11 @@ def test_profile_table_and_plots_from_the_command_line(tmp_path: Path, capsys) -
         assert (tmp_path / folder / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_link_constants_come_from_another_table_and_are_estimates(tmp_path: Path, capsys) -> None:
-    with serve(**STEADY) as (url, _):
-        assert main(["model", "--endpoint", url, "--out", str(tmp_path / "a"), *QUICK]) == 0
+def test_link_constants_come_from_another_table_and_are_estimates(
+    tmp_path: Path, capsys, world
+) -> None:
+    world(**STEADY)
+    assert main(["model", "--endpoint", URL, "--out", str(tmp_path / "a"), *QUICK]) == 0
     constants = tmp_path / "other.json"
     shannon = {"kind": "shannon", "rtt_s": 0.018}
     constants.write_text(json.dumps({"schema": "cr2fast.cost_table/1", "link": shannon}))
@@ -77,13 +89,14 @@ def test_link_constants_come_from_another_table_and_are_estimates(tmp_path: Path
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_doctor_names_what_is_missing_and_succeeds(capsys) -> None:
-    with serve() as (url, _):
-        assert main(["doctor", "--endpoint", url]) == 0
+def test_doctor_names_what_is_missing_and_succeeds(capsys, world) -> None:
+    here = world()
+    assert main(["doctor", "--endpoint", URL]) == 0
     said = capsys.readouterr().out
     assert "known answers" in said
     assert "this host" in said
-    assert main(["doctor", "--endpoint", url, "--json"]) == 1
+    here.manners.bad, here.manners.every = "http_500", 1
+    assert main(["doctor", "--endpoint", URL, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["endpoint"]["usable"] is False
     assert all(u["reason"] and u["detail"] for u in found["absent"])
@@ -135,50 +148,44 @@ def test_every_command_has_help(command: str, capsys) -> None:
     assert f"usage: cr2fast-profile {command}" in capsys.readouterr().out
 
 
-def test_idle_of_the_unloaded_host_stands_beside_the_run(tmp_path: Path, capsys) -> None:
+def test_idle_of_the_unloaded_host_stands_beside_the_run(tmp_path: Path, capsys, world) -> None:
     idle, out = tmp_path / "idle.json", tmp_path / "run"
+    world(**STEADY)
     seconds = ["--meter", "constant:7", "--seconds", "0.5", "-o", str(idle)]
     assert main(["idle", *seconds]) == 0
     assert "7 W" in capsys.readouterr().out
-    with serve(**STEADY) as (url, _):
-        asked = ["model", "--endpoint", url, "--out", str(out), *QUICK]
-        assert main([*asked, "--unloaded-idle", str(idle)]) == 0
+    asked = ["model", "--endpoint", URL, "--out", str(out), *QUICK]
+    assert main([*asked, "--unloaded-idle", str(idle)]) == 0
     assert "| P_idle, unloaded | 7 | 7 to 7 | W |" in (out / "summary.md").read_text()
     idle.write_text("{}")
     assert main([*asked, "--unloaded-idle", str(idle)]) == 1
     assert "cr2fast.idle/1" in capsys.readouterr().err
 
 
-def test_a_remote_endpoint_has_no_energy_here(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("cr2fast_profiler.commands.is_this_host", lambda url: False)
+def test_a_remote_endpoint_has_no_energy_here(tmp_path: Path, capsys, monkeypatch, world) -> None:
+    world(**STEADY)
+    monkeypatch.setattr(commands, "is_this_host", lambda url: False)
+    monkeypatch.setattr(commands, "connect_rtt_s", lambda url: 0.001)
     arguments = [*QUICK[:-2], "--out", str(tmp_path)]
-    with serve(**STEADY) as (url, _):
-        assert main(["model", "--endpoint", url, *arguments]) == 0
+    assert main(["model", "--endpoint", URL, *arguments]) == 0
     said = capsys.readouterr()
     assert "energy will be null: the endpoint is on another host" in said.err
     assert "cr2fast-profile agent" in (tmp_path / "summary.md").read_text()
 
 
-def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(tmp_path: Path) -> None:
-    def listen_to_sigint() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(tmp_path: Path, capsys, world) -> None:
+    here = world(**STEADY)
+    answer = here.transport.handle
 
-    with serve(beta_dec_s=0.01) as (url, _):
-        arguments = ["model", "--endpoint", url, "--out", str(tmp_path), "--meter", "none"]
-        child = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            preexec_fn=listen_to_sigint,
-        )
-        deadline = time.perf_counter() + 60
-        while len(list(tmp_path.glob("rows/*.parquet"))) < 3:
-            assert time.perf_counter() < deadline
-            time.sleep(0.02)
-        child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "give the same command to go on" in errors
-    assert "Traceback" not in errors
-    assert list(tmp_path.glob("rows/*.parquet"))
+    def interrupted(request):
+        if here.manners.served == 9:
+            signal.raise_signal(signal.SIGINT)
+        return answer(request)
+
+    here.transport.handle = interrupted
+    arguments = ["model", "--endpoint", URL, "--out", str(tmp_path), *QUICK]
+    assert main(arguments) == 130
+    assert "give the same command to go on" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("rows/*.parquet"))) == 9 - 2  # the probe's two leave no row
+    here.transport.handle = answer
+    assert main(arguments) == 0

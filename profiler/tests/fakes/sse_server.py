@@ -1,51 +1,15 @@
-"""An OpenAI-compatible streaming server whose coefficients are known, and whose manners can be bad.
-
-Each token is due at a deadline counted from the request's arrival, so sleeps that oversleep do not
-add up. Words are tokens.
-"""
+"""The known server over real sockets, for the few tests that need them: they assert no times."""
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TEMPLATE = 6
-
-
-@dataclass
-class Manners:
-    """What the server does; every `every` requests it does the bad thing."""
-
-    tau0_s: float = 0.004
-    beta_pre_s: float = 1e-4
-    beta_dec_s: float = 2e-3
-    kappa_pre: float = 0.0
-    model: str = "known"
-    role_chunk: bool = False
-    chunk_tokens: int = 1
-    reasoning: bool = False
-    stream_usage: bool = True
-    usage: bool = True
-    raw_usage: str = ""
-    context: int = 1 << 30
-    key: str | None = None
-    bad: str = ""
-    every: int = 0
-    slowdown_a_request: float = 0.0
-    served: int = 0
-    busy: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def is_bad(self) -> str:
-        with self.lock:
-            self.served += 1
-            return self.bad if self.every and self.served % self.every == 0 else ""
+from fakes.known import Manners, respond
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,107 +20,33 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
-    def _json(self, status: int, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _refused(self) -> bool:
-        key = self.manners.key
-        if key and self.headers.get("Authorization") != f"Bearer {key}":
-            self._json(401, {"error": {"message": "no key"}})
-            return True
-        return False
-
     def do_GET(self) -> None:
-        if not self._refused():
-            self._json(200, {"data": [{"id": self.manners.model}]})
-
-    def _event(self, value: object) -> None:
-        data = b"data: " + (value if isinstance(value, bytes) else json.dumps(value).encode())
-        data += b"\n\n"
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self._serve()
 
     def do_POST(self) -> None:
-        self.manners.busy += 1
-        try:
-            self._answer(time.perf_counter())
-        finally:
-            self.manners.busy -= 1
+        self._serve()
 
-    def _answer(self, arrived: float) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self._refused():
-            return None
-        m, bad = self.manners, self.manners.is_bad()
-        prompt = asked["messages"][0]["content"] if "messages" in asked else asked["prompt"]
-        n_in = len(prompt.split()) + TEMPLATE
-        n_out = min(asked["max_tokens"], m.context)
-        if bad == "ignored_max_tokens":
-            n_out += 5
-        cached = n_in - 1 if bad == "cached" else 0
-        usage = {
-            "prompt_tokens": n_in,
-            "completion_tokens": n_out,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
-        tokens = [f"{i}\n" for i in range(1, n_out + 1)]
-        if not asked.get("stream"):
-            said = "".join(tokens)
-            choice = {"message": {"content": said}} if "messages" in asked else {"text": said}
-            reply: dict[str, Any] = {"choices": [choice | {"finish_reason": "length"}]}
-            self._json(200, reply | ({"usage": usage} if m.usage else {}))
-            return None
-        if bad == "http_500":
-            self._json(500, {"error": {"message": "boom"}})
-            return None
-        if bad == "json_error_in_200":
-            self._json(200, {"error": {"message": "out of memory"}})
-            return None
-        slower = 1 + m.slowdown_a_request * m.served
-        work = n_in - cached
-        first = m.tau0_s + m.beta_pre_s * (work + m.kappa_pre * work**2) + m.beta_dec_s
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
+    def _serve(self) -> None:
+        arrived = time.perf_counter()
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        reply = respond(self.manners, self.command, self.path, headers, body)
+        chunked = "Content-Length" not in reply.headers
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        if m.role_chunk:
-            self._event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
-        if bad == "error_in_200":
-            self._event({"error": {"message": "out of memory"}})
-            return self._end()
-        while bad == "comments":
-            self.wfile.write(b"7\r\n: ping\n\r\n")
-            time.sleep(0.05)
-        if bad == "not_json":
-            self._event(b"{nonsense")
-            return self._end()
-        if bad == "empty":
-            tokens = []
-        for start in range(0, len(tokens), m.chunk_tokens):
-            piece = tokens[start : start + m.chunk_tokens]
-            due = first + m.beta_dec_s * (start + len(piece) - 1)
-            time.sleep(max(0.0, arrived + slower * due - time.perf_counter()))
-            if bad == "cut_off" and start >= len(tokens) // 2:
+        for due_s, piece in reply.pieces:
+            # A deadline from the arrival: sleeps that oversleep do not add up.
+            time.sleep(max(0.0, arrived + due_s - time.perf_counter()))
+            if piece is None:
                 self.close_connection = True
-                return None
-            name = "reasoning_content" if m.reasoning and start == 0 else "content"
-            said = "".join(piece)
-            body = {"delta": {name: said}} if "messages" in asked else {"text": said}
-            self._event({"choices": [body | {"finish_reason": None}]})
-        self._event({"choices": [{"delta": {}, "text": "", "finish_reason": "length"}]})
-        if m.raw_usage:
-            self._event(b'{"choices": [], "usage": ' + m.raw_usage.encode() + b"}")
-        elif m.usage and m.stream_usage:
-            self._event({"choices": [], "usage": usage})
-        self._event(b"[DONE]")
-        return self._end()
-
-    def _end(self) -> None:
-        self.wfile.write(b"0\r\n\r\n")
+                return
+            self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" if chunked else piece)
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
 
 
 class _Server(ThreadingHTTPServer):

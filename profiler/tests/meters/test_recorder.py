@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import threading
 import time
 
 import numpy as np
 import pytest
+from fakes.clock import VirtualClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,27 +17,24 @@ GPU = Domain("gpu-0", "gpu", "nvml-counter")
 
 
 class Scripted:
-    """Joules from a list; an event says when a reading has been taken."""
+    """Joules that count readings; the fifth is lost."""
 
     domains = (GPU,)
     poll_s = 0.001
 
     def __init__(self, fail_at: int | None = None) -> None:
+        self.clock = VirtualClock()
         self.faults: list[Fault] = []
         self.count = 0
         self.fail_at = fail_at
-        self.reached = threading.Event()
 
     def read(self):
         self.count += 1
         if self.count == self.fail_at:
-            self.reached.set()
             raise OSError("unplugged")
         if self.count == 5:
-            self.faults.append(Fault(time.perf_counter_ns(), "gpu-0", Reason.LOST, "gone"))
-        if self.count == 10:
-            self.reached.set()
-        return time.perf_counter_ns(), np.array([np.nan if self.count == 5 else self.count * 1.0])
+            self.faults.append(Fault(self.clock(), "gpu-0", Reason.LOST, "gone"))
+        return self.clock(), np.array([np.nan if self.count == 5 else self.count * 1.0])
 
     def close(self) -> None:
         pass
@@ -45,25 +42,27 @@ class Scripted:
 
 def test_drains_add_up_to_the_whole():
     meter = Scripted()
-    recorder = Recorder(meter)
+    recorder = Recorder(meter, meter.clock)
     recorder.start()
     parts = [recorder.drain()]
-    assert meter.reached.wait(5)
+    meter.clock.sleep(0.01)
     parts.append(recorder.drain())
     whole = recorder.stop()
     parts.append(recorder.drain())
+    assert meter.count == 13  # one at the start, one each ms to the margin's end, one at the end
     np.testing.assert_array_equal(np.concatenate([p.t_ns for p in parts]), whole.t_ns)
     np.testing.assert_array_equal(np.concatenate([p.joules for p in parts]), whole.joules)
     assert sum((p.faults for p in parts), ()) == whole.faults
     assert [f.reason for f in whole.faults] == [Reason.LOST]
-    assert (np.diff(whole.t_ns) > 0).all()
+    assert set(np.diff(whole.t_ns)) <= {500_000, 1_000_000}
 
 
-def test_an_error_in_the_thread_reaches_the_caller():
+def test_an_error_in_a_poll_reaches_the_caller():
     meter = Scripted(fail_at=3)
-    recorder = Recorder(meter)
+    recorder = Recorder(meter, meter.clock)
     recorder.start()
-    assert meter.reached.wait(5)
+    meter.clock.sleep(0.01)
+    assert meter.count == 3, "a meter that failed is asked no more"
     with pytest.raises(RunError, match="unplugged") as caught:
         recorder.stop()
     assert isinstance(caught.value.__cause__, OSError)
@@ -71,17 +70,17 @@ def test_an_error_in_the_thread_reaches_the_caller():
         recorder.drain()
 
 
-def test_an_error_in_the_thread_ends_a_with_block():
+def test_an_error_in_a_poll_ends_a_with_block():
     meter = Scripted(fail_at=3)
-    with pytest.raises(RunError, match="unplugged"), Recorder(meter):
-        assert meter.reached.wait(5)
+    with pytest.raises(RunError, match="unplugged"), Recorder(meter, meter.clock):
+        meter.clock.sleep(0.01)
 
 
 def test_the_body_s_own_error_is_not_masked():
     def body() -> None:
         meter = Scripted(fail_at=3)
-        with Recorder(meter):
-            meter.reached.wait(5)
+        with Recorder(meter, meter.clock):
+            meter.clock.sleep(0.01)
             raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
@@ -94,30 +93,41 @@ def test_a_first_reading_that_fails_raises_at_the_start():
 
 
 def test_a_recorder_starts_once():
-    with Recorder(ConstantMeter(1)) as recorder, pytest.raises(RunError, match="starts once"):
+    clock = VirtualClock()
+    recorder = Recorder(ConstantMeter(1, clock), clock)
+    with recorder, pytest.raises(RunError, match="starts once"):
         recorder.start()
 
 
 def test_pitfall_wall_clock_has_no_part_in_it(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    with Recorder(ConstantMeter(1000)) as recorder:
-        start = time.perf_counter_ns()
-        end = start + 1_000_000
-        while time.perf_counter_ns() < end:
-            pass
+    clock = VirtualClock()
+    with Recorder(ConstantMeter(1000, clock), clock) as recorder:
+        start = clock()
+        clock.sleep(0.001)
+        end = clock()
         trace = recorder.stop(margin_s=0.001)
     assert trace.window(start, end).energy_j == pytest.approx(1.0)
+
+
+def test_the_machine_s_own_clock_polls_too():
+    recorder = Recorder(ConstantMeter(1000))
+    recorder.start()
+    trace = recorder.stop()
+    assert trace.t_ns[-1] > trace.t_ns[0]
+    assert trace.joules[-1, 0] > trace.joules[0, 0]
 
 
 def test_stop_reads_on_until_a_slow_counter_ticks():
     class Ticking(Scripted):
         def read(self):
-            t_ns = time.perf_counter_ns()
+            t_ns = self.clock()
             return t_ns, np.array([float(t_ns // 30_000_000)])
 
-    with Recorder(Ticking()) as recorder:
-        time.sleep(0.1)
-        end = time.perf_counter_ns()
+    meter = Ticking()
+    with Recorder(meter, meter.clock) as recorder:
+        meter.clock.sleep(0.1)
+        end = meter.clock()
         trace = recorder.stop()
     assert trace.t_ns[trace.edges()[-1]] > end
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.sse_server import serve
+from fakes.virtual import World
 from runs import SMALL, run
 
 from cr2fast_profiler.analysis import analyse
@@ -19,8 +19,7 @@ POWERS = {"p_tx_w": 1.2, "p_rx_w": 0.9, "p_idle_w": 0.05}
 @pytest.fixture(scope="module")
 def entry(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("run")
-    with serve() as (url, _):
-        run(url, folder, grid=SMALL, most_rounds=3)
+    run(World(noise=0.01), folder, grid=SMALL, most_rounds=3)
     return model_entry(analyse(folder), "device", "small")
 
 

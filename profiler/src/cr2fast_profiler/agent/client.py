@@ -1,6 +1,6 @@
 """A small HTTP/1.1 client of the agent that times what it does.
 
-In: the agent's address and token. Out: replies with the monotonic clock (``time.perf_counter_ns``)
+In: the agent's address and token. Out: replies with the monotonic clock
 at the first byte sent, the first byte received and the last, and the bytes on the wire. Name
 resolution, TCP connect and TLS handshake are timed apart, which no general client offers.
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import Any
 from urllib.parse import urlsplit
 
 from cr2fast_profiler.agent.wire import MAX_HEAD_BYTES
+from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.errors import ProfilerError
 
 MAX_REPLY_BYTES = 1 << 20
@@ -100,9 +100,22 @@ class AgentClient:
         The agent's token; never printed.
     timeout_s : float
         Longest wait for any byte.
+    clock : callable
+        Monotonic ns.
+    sockets : callable
+        Makes a socket of (family, kind, protocol): a simulated one in tests.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        *,
+        clock: Now = SYSTEM,
+        sockets: Callable[..., Any] = socket.socket,
+    ) -> None:
+        self._clock, self._sockets = clock, sockets
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -138,24 +151,24 @@ class AgentClient:
     def open(self) -> Opened:
         """Open a fresh connection, closing the one before."""
         self.close()
-        t0 = perf_counter_ns()
+        t0 = self._clock()
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as e:
             raise RequestError("unreachable", f"{self.url}: no address: {e}") from None
-        dns_ns = perf_counter_ns() - t0
+        dns_ns = self._clock() - t0
         failure = "no address"
         for family, kind, protocol, _, address in found:
-            connection = socket.socket(family, kind, protocol)
+            connection = self._sockets(family, kind, protocol)
             try:
                 connection.settimeout(self.timeout_s)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                t1 = perf_counter_ns()
+                t1 = self._clock()
                 connection.connect(address)
-                t2 = perf_counter_ns()
+                t2 = self._clock()
                 if self._tls is not None:
                     connection = self._tls.wrap_socket(connection, server_hostname=self.host)
-                t3 = perf_counter_ns()
+                t3 = self._clock()
             except OSError as e:
                 connection.close()
                 failure = str(e)
@@ -212,7 +225,7 @@ class AgentClient:
 
     def _exchange(self, message: bytes, keep: bool) -> Reply:
         assert self._socket is not None
-        start = perf_counter_ns()
+        start = self._clock()
         self._socket.sendall(message)
         data = bytearray()
         first = 0
@@ -220,7 +233,7 @@ class AgentClient:
             if len(data) > MAX_HEAD_BYTES:
                 raise RequestError("bad_reply", f"{self.url}: a head over {MAX_HEAD_BYTES} bytes")
             data += self._receive()
-            first = first or perf_counter_ns()
+            first = first or self._clock()
         status, headers = _head(bytes(data[:end]), self.url)
         length = headers.get("content-length", "")
         if not (length.isascii() and length.isdigit() and len(length) < 19):
@@ -236,7 +249,7 @@ class AgentClient:
             count += len(chunk)
             if keep:
                 body += chunk
-        stop = perf_counter_ns()
+        stop = self._clock()
         if count > size:
             raise RequestError("bad_reply", f"{self.url}: bytes after the answer")
         if headers.get("connection", "").lower() == "close":

@@ -12,8 +12,9 @@ counts from elsewhere: that reading is NaN with a RESET fault, and later ones go
 from __future__ import annotations
 
 import math
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from cr2fast_profiler.agent.client import AgentClient, Reply, RequestError
 from cr2fast_profiler.agent.wire import SCHEMA, TOKEN_VARIABLE, host_id
+from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Unavailable
 
 SOURCE = "agent"
@@ -70,6 +72,10 @@ class AgentMeter:
         Its token.
     timeout_s : float
         Longest wait for the agent; a reading of a dead one takes no longer.
+    clock : callable
+        Monotonic ns.
+    sockets : callable
+        As of :class:`~cr2fast_profiler.agent.client.AgentClient`.
 
     Attributes
     ----------
@@ -86,9 +92,18 @@ class AgentMeter:
         No agent there, a wrong token, or an agent without a meter; with the remedy.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = 2.0,
+        *,
+        clock: Now = SYSTEM,
+        sockets: Callable[..., Any] = socket.socket,
+    ) -> None:
+        self._clock = clock
         try:
-            self._client = AgentClient(url, token, timeout_s)
+            self._client = AgentClient(url, token, timeout_s, clock=clock, sockets=sockets)
             reply = self._client.request("GET", "/energy")
             answer = _read(reply.json())
         except RequestError as e:
@@ -115,15 +130,15 @@ class AgentMeter:
 
     def read(self) -> tuple[int, npt.NDArray[np.float64]]:
         """(t_ns, joules) as of :class:`Meter`; never raises for what the agent does."""
-        now = perf_counter_ns()
+        now = self._clock()
         if now < self._retry_ns:
             return self._lost(now, "the agent is lost; waiting to try again")
         try:
             reply = self._client.request("GET", "/energy")
             answer = _read(reply.json())
         except RequestError as e:
-            self._retry_ns = perf_counter_ns() + round(RETRY_S * 1e9)
-            return self._lost(perf_counter_ns(), str(e))
+            self._retry_ns = self._clock() + round(RETRY_S * 1e9)
+            return self._lost(self._clock(), str(e))
         self._retry_ns = 0
         t_ns = _midpoint(reply)
         if isinstance(answer, Unavailable):

@@ -24,13 +24,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from time import perf_counter_ns
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from cr2fast_profiler import __version__
 from cr2fast_profiler.agent.http import Server
 from cr2fast_profiler.agent.wire import SCHEMA, TOKEN_VARIABLE, check_token, host_id
+from cr2fast_profiler.clock import SYSTEM, Clock, Ticker
 from cr2fast_profiler.errors import AgentError
 from cr2fast_profiler.meters.base import Meter, Unavailable
 
@@ -41,27 +42,23 @@ MOST_FAULTS = 256
 class EnergySource:
     """A meter that many threads may ask, polled as often as it needs even when nobody asks."""
 
-    def __init__(self, meter: Meter | Unavailable) -> None:
-        self._meter = meter
+    def __init__(self, meter: Meter | Unavailable, clock: Clock = SYSTEM) -> None:
+        self._meter, self._clock = meter, clock
         self._lock = threading.Lock()
         self._session = secrets.token_hex(8)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._ticker: Ticker | None = None
         if not isinstance(meter, Unavailable):
-            self._thread = threading.Thread(target=self._poll, args=(meter,), daemon=True)
-            self._thread.start()
+            self._ticker = clock.every(meter.poll_s, partial(self._poll, meter))
 
     def _poll(self, meter: Meter) -> None:
         # A meter that raises shows in answers; polling goes on, or a counter would wrap unseen.
-        while not self._stop.wait(meter.poll_s):
-            with self._lock, suppress(Exception):
-                meter.read()
+        with self._lock, suppress(Exception):
+            meter.read()
 
     def close(self) -> None:
         """Stop polling; the meter stays its owner's."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._ticker is not None:
+            self._ticker.stop()
 
     def answer(self) -> dict[str, Any]:
         """What /energy replies."""
@@ -95,7 +92,7 @@ class EnergySource:
                 for d in meter.domains
             ],
             "joules": [float(j) if math.isfinite(j) else None for j in joules],
-            "age_s": (perf_counter_ns() - t_ns) * 1e-9,
+            "age_s": (self._clock() - t_ns) * 1e-9,
             "fault_count": count,
             "faults": [
                 {

@@ -15,13 +15,12 @@ Durations are of the monotonic clock. A failed probe is a row with its reason.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
-from time import perf_counter_ns
 
 import numpy as np
 
 from cr2fast_profiler.agent.client import AgentClient, Reply, RequestError
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import LinkError
 
 TRANSFERS = ("uplink", "downlink")
@@ -81,7 +80,15 @@ def order_of(plan: Plan, seed: int, number: int) -> list[tuple[str, int]]:
 class Prober:
     """Runs rounds over one warm connection and fresh ones beside it."""
 
-    def __init__(self, client: AgentClient, fresh: AgentClient, plan: Plan, seed: int) -> None:
+    def __init__(
+        self,
+        client: AgentClient,
+        fresh: AgentClient,
+        plan: Plan,
+        seed: int,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self.clock = clock
         self._client, self._fresh, self._plan, self._seed = client, fresh, plan, seed
         self._payload = os.urandom(max(plan.sizes_bytes))
 
@@ -95,7 +102,7 @@ class Prober:
         """
         rows = []
         for order, (kind, size) in enumerate(order_of(self._plan, self._seed, number)):
-            start = perf_counter_ns()
+            start = self.clock()
             try:
                 rows.append(self._probe(number, order, kind, size))
             except RequestError as e:
@@ -108,7 +115,7 @@ class Prober:
 
     def _probe(self, number: int, order: int, kind: str, size: int) -> Row:
         if kind == "connect":
-            start = perf_counter_ns()
+            start = self.clock()
             try:
                 opened = self._fresh.open()
             finally:
@@ -116,7 +123,7 @@ class Prober:
             return Row(number, order, kind, 0, start, opened.connect_s, opened.dns_s, 0, 0, "")
         self._warm()
         if kind == "idle_first":
-            time.sleep(self._plan.idle_gap_s)
+            self.clock.sleep(self._plan.idle_gap_s)
         way = kind.removeprefix("warmup_")
         if way == "uplink":
             reply = self._send(size)

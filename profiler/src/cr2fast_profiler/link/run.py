@@ -8,7 +8,8 @@ same folder and options it goes on where it stopped; with all rounds there it pr
 from __future__ import annotations
 
 import platform
-import time
+import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from cr2fast_profiler import __version__
 from cr2fast_profiler.agent.client import AgentClient, RequestError
 from cr2fast_profiler.agent.wire import MAX_TRANSFER_BYTES, SCHEMA, host_id
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import LinkError
 from cr2fast_profiler.files import write_atomically
 from cr2fast_profiler.link.estimate import estimate, read_round
@@ -101,6 +103,8 @@ def measure_link(
     options: LinkOptions | None = None,
     budget_s: float | None = None,
     progress: bool = True,
+    clock: Clock = SYSTEM,
+    sockets: Callable[..., Any] = socket.socket,
 ) -> LinkMeasurement:
     """Measure round trip and rates between this host and an agent's.
 
@@ -118,6 +122,10 @@ def measure_link(
         Start no round after this many seconds.
     progress : bool
         Show a bar with the time left.
+    clock : Clock
+        What probes are timed by and waits are waited on.
+    sockets : callable
+        As of :class:`~cr2fast_profiler.agent.client.AgentClient`.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def measure_link(
         these probes cannot resolve.
     """
     asked = options or LinkOptions()
-    client, fresh = (_client(url, token, asked.timeout_s) for _ in range(2))
+    client, fresh = (_client(url, token, asked.timeout_s, clock, sockets) for _ in range(2))
     try:
         health = _greet(client)
         started = {
@@ -141,7 +149,7 @@ def measure_link(
         del identity["rounds"], identity["confidence"]
         store = Store(None if out is None else Path(out), identity, started)
         plan = Plan(asked.sizes_bytes, asked.repeats, asked.pings, asked.connects, asked.idle_gap_s)
-        prober = Prober(client, fresh, plan, asked.seed)
+        prober = Prober(client, fresh, plan, asked.seed, clock)
         _run(store, prober, asked.rounds, budget_s, progress)
     finally:
         client.close()
@@ -152,9 +160,11 @@ def measure_link(
     return measured
 
 
-def _client(url: str, token: str | None, timeout_s: float) -> AgentClient:
+def _client(
+    url: str, token: str | None, timeout_s: float, clock: Clock, sockets: Callable[..., Any]
+) -> AgentClient:
     try:
-        return AgentClient(url, token, timeout_s)
+        return AgentClient(url, token, timeout_s, clock=clock, sockets=sockets)
     except RequestError as e:
         raise LinkError(str(e)) from None
 
@@ -179,7 +189,7 @@ def _greet(client: AgentClient) -> dict[str, Any]:
 
 def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, progress: bool) -> None:
     done = store.done()
-    start = time.perf_counter()
+    start_ns = prober.clock()
     gone = rejected = 0
     with tqdm(
         total=rounds, initial=len(done & set(range(rounds))), desc="link", unit="round",
@@ -188,7 +198,7 @@ def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, prog
         for number in range(rounds):
             if number in done:
                 continue
-            if budget_s is not None and time.perf_counter() - start >= budget_s:
+            if budget_s is not None and (prober.clock() - start_ns) * 1e-9 >= budget_s:
                 break
             rows = prober.run(number)
             store.add(number, rows)
@@ -204,7 +214,7 @@ def _run(store: Store, prober: Prober, rounds: int, budget_s: float | None, prog
             if 2 * rejected > rounds:
                 break
             if gone:
-                time.sleep(RETRY_S)
+                prober.clock.sleep(RETRY_S)
 
 
 def _is_gone(rows: list[Row]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.meters import powercap
 from cr2fast_profiler.meters.base import Domain, Fault, Meter, MeterError, Reason, Unavailable
 from cr2fast_profiler.meters.constant import ConstantMeter
@@ -69,7 +70,7 @@ class CombinedMeter:
             part.close()
 
 
-def open_meter(spec: str = "auto", root: Path = powercap.ROOT) -> Meter:
+def open_meter(spec: str = "auto", root: Path = powercap.ROOT, clock: Now = SYSTEM) -> Meter:
     """Open the meter that a spec names.
 
     Parameters
@@ -79,6 +80,8 @@ def open_meter(spec: str = "auto", root: Path = powercap.ROOT) -> Meter:
         "nvml:GPU-...", "rapl", "pyrapl", "zeus", "replay:FILE", "constant:15" (watts).
     root : Path
         Of the powercap tree.
+    clock : callable
+        Monotonic ns, of meters that need no hardware.
 
     Raises
     ------
@@ -98,10 +101,10 @@ def open_meter(spec: str = "auto", root: Path = powercap.ROOT) -> Meter:
     if argument and kind == "nvml":
         return NvmlMeter(argument)
     if argument and kind == "replay":
-        return ReplayMeter(argument)
+        return ReplayMeter(argument, clock)
     if argument and kind == "constant":
         try:
-            return ConstantMeter(float(argument))
+            return ConstantMeter(float(argument), clock)
         except ValueError:
             pass
     detail = f"no meter is called {spec!r}"

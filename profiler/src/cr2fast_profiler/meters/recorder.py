@@ -15,6 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast_profiler.clock import SYSTEM, Clock, Ticker
 from cr2fast_profiler.errors import RunError
 from cr2fast_profiler.meters.base import Domain, Meter, Trace
 
@@ -66,23 +67,25 @@ class Readings:
 
 
 class Recorder:
-    """Polls a meter in a daemon thread, every ``meter.poll_s``.
+    """Polls a meter beside whatever else runs, every ``meter.poll_s``.
 
     Parameters
     ----------
     meter : Meter
         Read by this recorder alone from ``start`` to ``stop``; not closed by it.
+    clock : Clock
+        What the polls are paced by: the meter's own.
     """
 
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
+    def __init__(self, meter: Meter, clock: Clock = SYSTEM) -> None:
+        self.meter, self.clock = meter, clock
         self._readings = Readings(meter.domains)
         self._drained = 0
         self._drained_faults = 0
-        self._ended = threading.Event()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._ticker: Ticker | None = None
+        self._going = False
 
     def __enter__(self) -> Recorder:
         self.start()
@@ -106,11 +109,11 @@ class Recorder:
         RunError
             When it runs, or ran, already.
         """
-        if self._thread is not None:
+        if self._ticker is not None:
             raise RunError("a recorder starts once; make another for another recording")
         self._readings.append(*self.meter.read())
-        self._thread = threading.Thread(target=self._run, name="cr2fast-meter", daemon=True)
-        self._thread.start()
+        self._going = True
+        self._ticker = self.clock.every(self.meter.poll_s, self._take)
 
     def drain(self) -> Trace:
         """Readings and faults since the last drain, to be written as they come.
@@ -146,26 +149,29 @@ class Recorder:
         """
         if margin_s is None:
             margin_s = min(1.5 * (self.snapshot().tick_s() or 0.0), MAX_MARGIN_S)
-        self._ended.wait(margin_s)
+        if self._going:
+            self.clock.sleep(margin_s)
         self._end()
         return self.snapshot()
 
     def _end(self) -> None:
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while not self._ended.wait(self.meter.poll_s):
-                self._take()
+        if self._ticker is not None:
+            self._ticker.stop()
+        if self._going:
+            self._going = False
             self._take()
-        except BaseException as error:
-            self._error = error
 
     def _take(self) -> None:
+        if self._error is not None:
+            return
+        try:
+            # Outside the lock: a meter that is slow to answer must not hold up who drains.
+            t_ns, joules = self.meter.read()
+        except BaseException as error:
+            self._error = error
+            return
         with self._lock:
-            self._readings.append(*self.meter.read())
+            self._readings.append(t_ns, joules)
 
     def _check(self) -> None:
         if self._error is not None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.errors import EndpointError
 from cr2fast_profiler.workload.answer import Answer
-from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
+from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
 
 Generate = Callable[[str, int], Generator[str, None, dict[str, Any]]]
 
@@ -33,9 +33,7 @@ class InProcess:
         Nanoseconds, monotonic.
     """
 
-    def __init__(
-        self, generate: Generate, name: str, *, clock: Clock = time.perf_counter_ns
-    ) -> None:
+    def __init__(self, generate: Generate, name: str, *, clock: Now = SYSTEM) -> None:
         self._generate, self.name, self.clock = generate, name, clock
 
     @classmethod

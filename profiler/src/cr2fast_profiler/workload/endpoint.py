@@ -9,16 +9,16 @@ the answer must be the same. A request the server cut short, or answered with an
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import EndpointError
 from cr2fast_profiler.workload.answer import Answer, no_constant, shortened
-from cr2fast_profiler.workload.exchange import Clock, Exchange, Rejected, RejectedRequest
+from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
 
 MOST_CHARACTERS = 1 << 26
 MOST_BODY = 1 << 22
@@ -61,8 +61,10 @@ class Endpoint:
         More fields of the request, such as ``{"ignore_eos": true}``.
     timeout_s : float
         Bound on one request, from first byte sent to last received.
-    clock : callable
-        Nanoseconds, monotonic.
+    clock : Clock
+        What requests are timed by and waits are waited on.
+    transport : httpx2.BaseTransport, optional
+        Carries requests in place of sockets: a simulated server's.
     """
 
     def __init__(
@@ -74,7 +76,8 @@ class Endpoint:
         api_key: str | None = None,
         extra: dict[str, object] | None = None,
         timeout_s: float = 300.0,
-        clock: Clock = time.perf_counter_ns,
+        clock: Clock = SYSTEM,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         if api not in ("chat", "completions"):
             raise EndpointError(f"api: expected 'chat' or 'completions', got {api!r}")
@@ -93,7 +96,10 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {api_key}"
         # No proxy from the environment: its time would be measured as the model's.
         self._client = httpx2.Client(
-            headers=headers, trust_env=False, timeout=httpx2.Timeout(timeout_s, connect=10.0)
+            headers=headers,
+            trust_env=False,
+            timeout=httpx2.Timeout(timeout_s, connect=10.0),
+            transport=transport,
         )
         self._path = self.url + ("/chat/completions" if api == "chat" else "/completions")
         try:

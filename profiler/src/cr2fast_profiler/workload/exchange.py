@@ -1,17 +1,14 @@
 """One request and its times; or why it does not count.
 
-Every time is of ``time.perf_counter_ns``. The *first chunk* is the first that carries content or
+Every time is of the run's one clock. The *first chunk* is the first that carries content or
 reasoning content: a chunk that only announces the role is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
-
-Clock = Callable[[], int]
 
 
 class Rejected(str, Enum):

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import RunError
-from cr2fast_profiler.workload.exchange import Clock
 
 MOST_IN_FLIGHT = 64
 Row = dict[str, Any]
@@ -78,7 +77,7 @@ def run_load(
     requests: list[Callable[[], Row]],
     rng: np.random.Generator,
     deadline_ns: int,
-    clock: Clock = time.perf_counter_ns,
+    clock: Clock = SYSTEM,
 ) -> Iterator[Row]:
     """Send requests as the load says, none after the deadline; yield their rows as they finish.
 
@@ -92,8 +91,8 @@ def run_load(
         Of the arrivals.
     deadline_ns : int
         On the clock.
-    clock : callable
-        Nanoseconds, monotonic.
+    clock : Clock
+        What the arrivals are due on.
     """
     width = int(load.value) if load.kind == "concurrent" else MOST_IN_FLIGHT
     in_flight, lock = 0, threading.Lock()
@@ -109,27 +108,16 @@ def run_load(
             with lock:
                 in_flight -= 1
 
-    pool = ThreadPoolExecutor(width)
-    pending: set[Future[Row]] = set()
+    crew = clock.crew(width)
     try:
         start_ns = clock()
         for due_s, request in zip(load.arrivals_s(len(requests), rng), requests, strict=True):
             if start_ns + due_s * 1e9 > deadline_ns or clock() > deadline_ns:
                 break
             while (left_s := due_s - (clock() - start_ns) * 1e-9) > 0:
-                done, pending = _some(pending, left_s)
-                yield from done
-            pending.add(pool.submit(tracked, request))
-        while pending:
-            done, pending = _some(pending, None)
-            yield from done
+                yield from crew.collect(left_s)
+            crew.submit(partial(tracked, request))
+        while crew.pending:
+            yield from crew.collect()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _some(pending: set[Future[Row]], timeout_s: float | None) -> tuple[list[Row], set[Future[Row]]]:
-    if not pending:
-        time.sleep(min(timeout_s or 0.0, 0.05))
-        return [], pending
-    done, rest = wait(pending, timeout=timeout_s, return_when=FIRST_COMPLETED)
-    return [f.result() for f in done], rest
+        crew.close()
