@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-quick test-arm check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,11 @@ test: $(BUILT)  ## all tests: Rust, Python, statistics, README
 	cargo test --profile checked -p cr2fast-core -p cr2fast-train
 	$(BIN)/python -m pytest
 	cd profiler && ../$(BIN)/python -m pytest
+
+test-quick: $(BUILT)  ## what a change needs, in a minute: all but real data, many draws, a million rows
+	cargo test -q --profile checked -p cr2fast-core -p cr2fast-train -- --skip million
+	$(BIN)/python -m pytest -q -m "not slow"
+	cd profiler && ../$(BIN)/python -m pytest -q -m "not slow"
 
 # Emulation is too slow for the million rows; the other tests compare NEON with scalar code, and both
 # with bits from x86-64.

@@ -59,3 +59,10 @@ def data_dir():
         pytest.skip("CR2FAST_DATA is not set: no real outcomes here")
     assert Path(folder).is_dir(), f"CR2FAST_DATA={folder} is no folder"
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items):
+    """What reads real data is slow, and so is the statistical folder."""
+    for item in items:
+        if "data_dir" in item.fixturenames or "statistical" in item.path.parts:
+            item.add_marker("slow")

@@ -147,6 +147,7 @@ def test_demo_on_a_folder(folder, tmp_path, capsys, monkeypatch):
     assert str(folder) in json.loads((tmp_path / "demo" / "report.json").read_text())["source"]
 
 
+@pytest.mark.slow
 def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("CR2FAST_DATA", raising=False)
     code, out, err = run(capsys, "demo", "--out", tmp_path, "--json", *EPOCHS)

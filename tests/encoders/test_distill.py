@@ -63,6 +63,7 @@ def test_the_regression_solves_its_normal_equations():
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_regression_brings_embeddings_near_the_encoders(encoder):
     texts = sentences(300)
     plain = distill(encoder, progress=False)
@@ -79,6 +80,7 @@ def test_a_regression_brings_embeddings_near_the_encoders(encoder):
         assert fitted.tokens(text) == encoder.tokens(text)
 
 
+@pytest.mark.slow
 def test_fewer_numbers_keep_the_principal_axes(encoder):
     texts = sentences(50)
     full, some = (distill(encoder, texts, dim=d, progress=False) for d in (None, 100))
@@ -122,6 +124,7 @@ def test_other_tokenizers_are_refused(encoder, part, change, words):
         _vocabulary(document)
 
 
+@pytest.mark.slow
 def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, monkeypatch):
     problem = make_routing_problem(n=900, d=16, models=3, seed=4)
     t = problem.table

@@ -91,6 +91,7 @@ def test_ids_are_the_librarys_on_any_text(encoder, minilm, text):
     assert encoder.tokens(text) == minilm.tokens(text)
 
 
+@pytest.mark.slow
 def test_ids_are_the_librarys_at_every_code_point(encoder, minilm):
     """Alone between letters: cleaning, splitting, NFD and case of each character there is."""
     points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]

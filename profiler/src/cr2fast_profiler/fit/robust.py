@@ -123,7 +123,7 @@ def solve(x: Floats, y: Floats, cell: Cells, what: str, plain: bool = False) -> 
 
 
 def coefficients(x: Floats, y: Floats, cell: Cells, what: str) -> Floats:
-    """b of :func:`solve`, (p,), without what tells how sure it is."""
+    """B of :func:`solve`, (p,), without what tells how sure it is."""
     b, size, *_ = _fit(x, y, cell, what, False)
     return np.asarray(b / size)
 
@@ -131,7 +131,7 @@ def coefficients(x: Floats, y: Floats, cell: Cells, what: str) -> Floats:
 def _fit(
     x: Floats, y: Floats, cell: Cells, what: str, plain: bool
 ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """b of scaled columns, their sizes, ŷ, and ψ(r)/r and ψ′(r) of each row."""
+    """B of scaled columns, their sizes, ŷ, and ψ(r)/r and ψ′(r) of each row."""
     n, p = x.shape
     # Columns of very different size (1, L, L²) are scaled, or the normal equations lose digits.
     size = np.abs(x).max(0) if n else np.zeros(p)
