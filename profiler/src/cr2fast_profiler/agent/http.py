@@ -1,8 +1,9 @@
 """The agent's HTTP server: bounded, timed, and silent about its insides.
 
 In: connections, perhaps hostile. Out: JSON answers, counted bytes, incompressible bytes. Bounds:
-heads of 16 KiB within 10 s, bodies and sources of 64 MiB, 64 connections, 120 s of silence between
-requests, 30 s of silence and 600 s in all within one. A request over a bound is answered with its
+10 s from connecting to a whole head with the token, heads of 16 KiB within 10 s, bodies and sources
+of 64 MiB, 64 connections and 32 of one peer (`admission`), 120 s of silence between requests, 30 s of
+silence and 600 s in all within one. A request over a bound is answered with its
 status where that can be, and its connection is closed.
 """
 
@@ -14,29 +15,28 @@ import os
 import random
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from cr2fast_profiler.agent.admission import Admission, peer_of
 from cr2fast_profiler.agent.wire import MAX_HEAD_BYTES, MAX_TRANSFER_BYTES
+from cr2fast_profiler.clock import SYSTEM, Now
 
-MAX_CONNECTIONS = 64
-HEAD_S, IDLE_S, SILENCE_S, TRANSFER_S = 10.0, 120.0, 30.0, 600.0
+HANDSHAKE_S, HEAD_S, IDLE_S, SILENCE_S, TRANSFER_S = 10.0, 10.0, 120.0, 30.0, 600.0
 
 Routes = Mapping[str, Callable[[], dict[str, Any]]]
 
 
 class Server(ThreadingHTTPServer):
-    """A thread a connection; remembers open ones to bound and to end them."""
+    """A thread for each connection; remembers open ones to bound and to end them."""
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 32
+    request_queue_size = 1024
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Server(ThreadingHTTPServer):
         family: socket.AddressFamily,
         token: str | None,
         routes: Routes,
+        clock: Now = SYSTEM,
     ) -> None:
         self.address_family = family
+        self.clock, self.admission = clock, Admission()
         self.routes = routes
         self.credential = None if token is None else f"Bearer {token}".encode()
         # Random bytes do not compress, and making them within a transfer would slow it.
         self.noise = memoryview(os.urandom(1 << 20))
-        self._open: set[socket.socket] = set()
-        self._guard = threading.Lock()
         super().__init__(address, Handler)
 
     def server_bind(self) -> None:
@@ -61,17 +61,15 @@ class Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Refuse a connection too many."""
-        with self._guard:
-            if len(self._open) >= MAX_CONNECTIONS:
-                return False
-            self._open.add(request)
-            return True
+        """Refuse a connection too many; end one that is missed less."""
+        admitted, ended = self.admission.admit(request, peer_of(str(client_address[0])))
+        if isinstance(ended, socket.socket):
+            _end(ended)
+        return admitted
 
     def shutdown_request(self, request: Any) -> None:
         """Forget a connection that ended."""
-        with self._guard:
-            self._open.discard(request)
+        self.admission.leave(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -83,39 +81,50 @@ class Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close, ending the connections that are open."""
         super().server_close()
-        with self._guard:
-            for connection in self._open:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+        for connection in self.admission.all():
+            if isinstance(connection, socket.socket):
+                _end(connection)
+
+
+def _end(connection: socket.socket) -> None:
+    """End a connection that another thread reads: it finds the end of it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Reader:
     """What the handler reads from: lines of a bounded head, then bodies, against deadlines."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, clock: Now = SYSTEM) -> None:
+        self._connection, self._clock = connection, clock
         self._data = b""
-        self._deadline = 0.0
+        self._deadline = self._in(HANDSHAKE_S)
         self._left = 0
+        self.proven = False
+
+    def _in(self, seconds: float) -> int:
+        return self._clock() + round(seconds * 1e9)
 
     def start_head(self) -> bool:
-        """Wait for a request; False when none comes."""
+        """Wait for a request; False when none comes. An unproven client has one deadline for all."""
         self._left = MAX_HEAD_BYTES
+        if self.proven and not self._data:
+            self._deadline = self._in(IDLE_S)
         if not self._data:
-            self._connection.settimeout(IDLE_S)
-            self._data = self._connection.recv(65_536)
-        self._deadline = perf_counter() + HEAD_S
+            self._data = self._receive(IDLE_S)
+        if self.proven:
+            self._deadline = self._in(HEAD_S)
         return bool(self._data)
 
     def start_body(self) -> None:
         """Give the body its own time."""
-        self._deadline = perf_counter() + TRANSFER_S
+        self._deadline = self._in(TRANSFER_S)
 
-    def _receive(self) -> bytes:
-        left = self._deadline - perf_counter()
-        if left <= 0:
+    def _receive(self, silence_s: float = SILENCE_S) -> bytes:
+        left_s = (self._deadline - self._clock()) * 1e-9
+        if left_s <= 0:
             raise TimeoutError
-        self._connection.settimeout(min(left, SILENCE_S))
+        self._connection.settimeout(min(left_s, silence_s))
         return self._connection.recv(1 << 18)
 
     def readline(self, limit: int = MAX_HEAD_BYTES) -> bytes:
@@ -162,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         self.headers = self.MessageClass()
         self.rfile.close()
-        self.reader = Reader(self.connection)
+        self.reader = Reader(self.connection, self.server.clock)
         self.rfile = self.reader  # type: ignore[assignment]
 
     def handle_one_request(self) -> None:
@@ -191,6 +200,14 @@ class Handler(BaseHTTPRequestHandler):
         if credential is not None and not hmac.compare_digest(sent, credential):
             self._refuse(401, "expected the agent's token: Authorization: Bearer TOKEN")
             return
+        self.reader.proven = True
+        self.server.admission.serve(self.connection)
+        try:
+            self._route(size)
+        finally:
+            self.server.admission.rest(self.connection)
+
+    def _route(self, size: int) -> None:
         target = urlsplit(self.path)
         call = f"{self.command} {target.path}"
         if call == "POST /sink":
@@ -237,11 +254,11 @@ class Handler(BaseHTTPRequestHandler):
         noise = self.server.noise
         at = random.randrange(len(noise))
         self.connection.settimeout(SILENCE_S)
-        deadline = perf_counter() + TRANSFER_S
+        deadline_ns = self.server.clock() + round(TRANSFER_S * 1e9)
         message = _head(200, size, "application/octet-stream", False) + noise[at : at + size]
         left = size - (min(at + size, len(noise)) - at)
         self.connection.sendall(message)
-        while left > 0 and perf_counter() < deadline:
+        while left > 0 and self.server.clock() < deadline_ns:
             part = noise[: min(left, len(noise))]
             self.connection.sendall(part)
             left -= len(part)

@@ -5,8 +5,8 @@ In: the agent's address and token. Out: a meter of source "agent" whose domains 
 monotonic clock at the middle of the request: t = (t_sent + t_received) / 2, off by at most half
 of it. Remote faults are carried over at t − age.
 
-An agent that is lost gives NaN and a LOST fault a reading, and is tried again; one that restarted
-counts from elsewhere: that reading is NaN with a RESET fault, and later ones go on from the last.
+An agent that is lost gives NaN, with a LOST fault for each outage, and is tried again; one that
+restarted counts from elsewhere: that reading is NaN with a RESET fault, and later ones go on from the last.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ class AgentMeter:
         self._last = np.zeros(len(self.domains))
         self._offset = -answer.joules
         self._retry_ns = 0
+        self._is_lost = False
         self._last_ns = _midpoint(reply) - answer.age_ns
 
     def read(self) -> tuple[int, npt.NDArray[np.float64]]:
@@ -139,12 +140,12 @@ class AgentMeter:
         except RequestError as e:
             self._retry_ns = self._clock() + round(RETRY_S * 1e9)
             return self._lost(self._clock(), str(e))
-        self._retry_ns = 0
         t_ns = _midpoint(reply)
         if isinstance(answer, Unavailable):
             return self._lost(t_ns, f"the agent has no meter any more: {answer.detail}")
         if answer.domains != self.remote_domains or answer.host != self.host:
             return self._lost(t_ns, "another agent answers, or its domains changed")
+        self._retry_ns, self._is_lost = 0, False
         t_ns -= answer.age_ns
         self._carry_faults(t_ns, answer)
         # Two stale readings may seem out of order; a trace's times increase.
@@ -156,7 +157,11 @@ class AgentMeter:
         self._client.close()
 
     def _lost(self, t_ns: int, detail: str) -> tuple[int, npt.NDArray[np.float64]]:
-        self._fault_all(t_ns, Reason.LOST, detail)
+        # One fault for an outage; its readings are NaN one by one, so that none is silent.
+        if not self._is_lost:
+            self._is_lost = True
+            self._fault_all(t_ns, Reason.LOST, detail)
+        t_ns = self._last_ns = max(t_ns, self._last_ns + 1)
         return t_ns, np.full(len(self.domains), np.nan)
 
     def _fault_all(self, t_ns: int, reason: Reason, detail: str) -> None:

@@ -130,9 +130,18 @@ class Agent:
         What clients must present; None on loopback alone.
     meter : Meter or Unavailable
         This host's meter, which stays the caller's to close, or why there is none.
+    clock : Clock
+        The meter's own, and of the bounds on clients.
     """
 
-    def __init__(self, host: str, port: int, token: str | None, meter: Meter | Unavailable) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str | None,
+        meter: Meter | Unavailable,
+        clock: Clock = SYSTEM,
+    ) -> None:
         family, address = _resolve(host, port)
         if token is not None:
             check_token(token)
@@ -141,10 +150,10 @@ class Agent:
                 f"agent: binding {host} lets other hosts in: expected a token, got none; set "
                 f"{TOKEN_VARIABLE} or pass --token-file, or bind 127.0.0.1"
             )
-        self._energy = EnergySource(meter)
+        self._energy = EnergySource(meter, clock)
         routes = {"/health": _health, "/energy": self._energy.answer}
         try:
-            self._server = Server(address, family, token, routes)
+            self._server = Server(address, family, token, routes, clock)
         except OSError as e:
             self._energy.close()
             raise AgentError(
