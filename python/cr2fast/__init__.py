@@ -2,11 +2,12 @@
 
 A *margin gate* on the device accepts a query for the local model or defers it; a *utility selector*
 at the edge gives each deferred query to the model with the best ``p - lam * c``; *conformal risk
-control* picks the gate's threshold so that at most a fraction ``alpha`` of queries is wrongly kept
-local (expected, marginally, at one ``lam`` fixed in advance). After CR2, arXiv 2605.12001.
+control* chooses the gate's threshold so that, on average over calibration sets and at a ``lam``
+fixed in advance, at most a fraction ``alpha`` of queries is wrongly kept local. After CR2, arXiv
+2605.12001.
 
-Routing needs numpy alone. ``RoutingTable``, ``evaluate`` and the report need the extra ``lab``
-(polars, matplotlib, tqdm); they are imported when first used.
+Routing needs only numpy. ``RoutingTable``, ``evaluate`` and the report need the extra ``lab``
+(polars, matplotlib, tqdm), which is imported when first used.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from cr2fast.fitting import FitOptions, fit
     from cr2fast.router import Router
 
-# Name -> module. Loaded on first use, so that a device pays for numpy alone.
+# Name -> module. Loaded on first use, so that a device loads only numpy.
 _LAZY = {
     "CalibrationReport": "calibration",
     "Encoder": "encoders.onnx",

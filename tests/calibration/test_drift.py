@@ -61,23 +61,23 @@ def test_small_calibration_sets_keep_every_margin():
 
 
 @pytest.mark.parametrize(
-    ("scores", "options", "words"),
+    ("margins", "options", "words"),
     [
-        ([], {"lam": 1.0}, "scores: expected a non-empty list of finite margins"),
+        ([], {"lam": 1.0}, "margins: expected a non-empty list of finite numbers"),
         ([0.1, float("nan")], {"lam": 1.0}, "with NaN or infinity"),
         ([[0.1]], {"lam": 1.0}, r"got shape \(1, 1\)"),
         ([0.1], {"lam": 1.05}, "lam=1.05: expected one of"),
         ([0.1], {}, "lam=None: expected one of"),
-        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001, below 1"),
+        ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001 to below 1"),
         ([0.1], {"lam": 1.0, "level": "a"}, "level: expected a number"),
         ([0.1], {"lam": "a"}, "lam=a: expected one of"),
         ([0.1], {"lam": 1.000009}, "lam=1.000009: expected one of"),
-        (["a"], {"lam": 1.0}, "scores: expected a list of margins"),
+        (["a"], {"lam": 1.0}, "margins: expected a list of numbers"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(router, scores, options, words):
+def test_what_cannot_be_compared_is_refused(router, margins, options, words):
     with pytest.raises(cr2fast.Cr2Error, match=words):
-        router.check_drift(scores, **options)
+        router.check_drift(margins, **options)
 
 
 def test_a_router_without_a_calibration_says_so(fitted):

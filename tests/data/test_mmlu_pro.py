@@ -152,7 +152,7 @@ def test_answers_are_counted_as_published(serve, minilm, tmp_path):
         ([row(1), row(3)], "b: expected answers to the same 2 questions as a"),
         ([{"question_id": 1}], "expected a published answer file, got KeyError"),
         ("text", "expected a published answer file"),
-        ([row(1), row(1)], "a question twice"),
+        ([row(1), row(1)], "a question that is there twice"),
         ([row("one"), row(2)], "expected a published answer file, got ValueError"),
         ([row(1, generated_text=None), row(2)], "an answer that is no text"),
     ],

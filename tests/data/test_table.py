@@ -63,7 +63,7 @@ def test_parquet_and_lists_of_doubles_read_the_same(tmp_path):
         (QUERIES.drop("embedding", "n_input_tokens"), OUTCOMES, {}, r"queries: .*missing \['n_input_tokens', 'embedding'\]"),
         (QUERIES, OUTCOMES.drop("correct"), {}, r"outcomes: .*missing \['correct'\]"),
         (pl.concat([QUERIES, QUERIES[:1]]), OUTCOMES, {}, "queries: expected unique query_id, got duplicates: 'a'"),
-        (QUERIES, pl.concat([OUTCOMES, OUTCOMES[:1]]), {}, r"outcomes: expected one row a .*\('c', 's'\)"),
+        (QUERIES, pl.concat([OUTCOMES, OUTCOMES[:1]]), {}, r"outcomes: expected one row per .*\('c', 's'\)"),
         (QUERIES, OUTCOMES, {"edge": ("m", "gpt")}, r"got none of \['gpt'\]; the file has \['l', 'm', 's'\]"),
         (QUERIES.with_columns(query_id=pl.col("query_id") + "!"), OUTCOMES, {}, "query ids in common, got none; queries have 'a!'"),
         (QUERIES, OUTCOMES[1:], {}, "1 queries lack some .'c'.; pass incomplete='drop'"),

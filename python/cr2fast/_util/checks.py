@@ -1,4 +1,4 @@
-"""Checks that name the argument, what was expected and what came."""
+"""Checks of arguments; their errors name the argument, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_type(value: object, kind: type, what: str) -> None:
 
 
 def check_threads(threads: int) -> int:
-    """`threads`, if it is a count (0: one a core); a Cr2Error if not."""
+    """`threads`, if it is a count (0: one per core); a Cr2Error if not."""
     if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
-        raise Cr2Error(f"threads: expected 0 (one a core) or a count, got {threads!r}")
+        raise Cr2Error(f"threads: expected 0 (one per core) or a count, got {threads!r}")
     return int(threads)

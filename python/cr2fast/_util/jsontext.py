@@ -1,4 +1,4 @@
-"""Numbers as JSON can say them."""
+"""Values in the types that JSON has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import what an extra brings, or say how to install it."""
+"""Import a module that an extra brings, or say how to install it."""
 
 from __future__ import annotations
 

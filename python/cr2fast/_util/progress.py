@@ -1,4 +1,4 @@
-"""Progress of long work, on a terminal's bar when tqdm is there."""
+"""Progress of long work, as bars on a terminal where tqdm is installed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Progress = Callable[[str, float, int, float], None]
 
 @contextmanager
 def epoch_bar(progress: bool | Progress) -> Iterator[Progress | None]:
-    """A callback for training: the caller's own, one that draws a bar, or none.
+    """Give training a callback: the caller's own, one that draws bars, or none.
 
     Parameters
     ----------
     progress : bool or callable
-        True draws on a terminal (nothing where output is no terminal, or tqdm is missing).
+        True draws bars on a terminal; nothing where the output is no terminal or tqdm is missing.
     """
     if callable(progress):
         yield progress
@@ -51,12 +51,12 @@ def epoch_bar(progress: bool | Progress) -> Iterator[Progress | None]:
 
 @contextmanager
 def item_bar(progress: bool, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of items just done; draws a bar where tqdm is there.
+    """Give a loop a function to call with the number of items just done; it draws a bar.
 
     Parameters
     ----------
     progress : bool
-        Draw on a terminal.
+        Draw on a terminal; nothing where the output is no terminal or tqdm is missing.
     what : str
         The bar's name.
     total : int

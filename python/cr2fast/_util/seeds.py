@@ -1,7 +1,8 @@
-"""Seeds: one check, and one stream of link states a purpose.
+"""Seeds: one check, and one stream of link states for each purpose.
 
-A caller's seed numbers a run. Training, calibration, test and live demonstration must not see the
-same draws in it, so each adds its own offset (training's is set in the training crate).
+A caller's seed numbers a run, in which training, calibration, test and live demonstration must not
+see the same draws. So each adds an offset of its own to the seed; the training crate has that of
+training.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from cr2fast.calibration.grid import (
     lam_grid,
 )
 from cr2fast.calibration.promise import (
+    accepted,
     allowed_counts,
     check_delta,
     largest_count,
@@ -27,6 +28,7 @@ __all__ = [
     "ALPHAS",
     "LAM_RANGE",
     "CalibrationReport",
+    "accepted",
     "allowed_counts",
     "ascending",
     "check_delta",

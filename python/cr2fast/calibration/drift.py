@@ -1,8 +1,8 @@
 """Say when live queries no longer look like the calibration set.
 
 In: margins of live queries at one cost weight, and order statistics of the calibration margins.
-Out: :class:`DriftReport`, with a p-value. The guarantee of a threshold holds for queries
-exchangeable with the calibration set; this is the check of it that needs no answers.
+Out: :class:`DriftReport`, with a p-value. The promise of a threshold holds for queries exchangeable
+with the calibration set, and this test of it needs no answers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ _LEAST_LEVEL = 0.001
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a check found.
+    """What a check for drift found.
 
     Attributes
     ----------
     drifted : bool
         Whether ``p_value <= level``.
     p_value : float
-        At most `level` with probability `level`, within the error of the simulation behind it, when
-        nothing drifted. The probability is over calibration sets and live queries together: against
-        one calibration set, false alarms of several checks come together or not at all.
+        If nothing drifted, the probability that the p-value is at most `level` is at most `level`,
+        up to the error of the simulation behind it. The probability is over calibration sets and
+        live queries together; several checks against the same calibration set are dependent, and
+        their false alarms tend to come together.
     statistic : float
         Largest distance between the two distribution functions, in [0, 1].
     margin : float
@@ -41,7 +42,7 @@ class DriftReport:
     n, n_calibration : int
         Live queries, and calibration samples N.
     lam, level : float
-        Cost weight, and false-alarm rate of one check.
+        Cost weight, and the false-alarm rate of one check.
     """
 
     drifted: bool
@@ -56,7 +57,7 @@ class DriftReport:
     level: float
 
     def __bool__(self) -> bool:
-        """Whether it drifted, so that ``if router.check_drift(...)`` means what it says."""
+        """Whether it drifted: ``if router.check_drift(...)`` reads as it is written."""
         return self.drifted
 
     def __str__(self) -> str:
@@ -69,13 +70,13 @@ class DriftReport:
 
 
 def ranks(n: int) -> npt.NDArray[np.int64]:
-    """Ranks (Q,), from 1, of the order statistics that are kept of `n` margins."""
+    """Which order statistics of `n` margins are kept: their ranks (Q,), from 1."""
     q = min(n, QUANTILES)
     return np.rint(np.arange(1, q + 1) * (n + 1) / (q + 1)).astype(np.int64)
 
 
 def keep(margins: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Order statistics (L, Q) of margins (L, N)."""
+    """Keep order statistics (L, Q) of margins (L, N)."""
     return np.sort(margins, axis=1)[:, ranks(margins.shape[1]) - 1]
 
 
@@ -84,33 +85,32 @@ def check(
 ) -> DriftReport:
     """Compare live margins with the kept order statistics of N calibration margins.
 
-    A two-sample Kolmogorov-Smirnov test at the kept points. For continuous margins of independent
-    queries its null law
-    depends on the two sample sizes alone, so it is simulated, once for a pair of sizes; ties only
-    make it more careful.
+    This is a two-sample Kolmogorov-Smirnov test at the kept points. For independent queries with
+    continuous margins, the law of its statistic without drift depends only on the two sample sizes,
+    so it is simulated once for each pair of sizes. Ties make a false alarm less likely.
 
     Parameters
     ----------
     live : array_like, (n,)
         Margins.
     quantiles : ndarray of float32, (Q,)
-        Of :func:`keep`, at one cost weight.
+        What :func:`keep` kept, at one cost weight.
     n : int
         Calibration samples N.
     lam, level : float
-        As in the report.
+        As in :class:`DriftReport`.
     """
     try:
         x = np.asarray(live, dtype=np.float64)
     except (TypeError, ValueError):
-        raise Cr2Error(f"scores: expected a list of margins, got {live!r}") from None
+        raise Cr2Error(f"margins: expected a list of numbers, got {str(live)[:60]!r}") from None
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
         raise Cr2Error(
-            f"scores: expected a non-empty list of finite margins, got shape {x.shape}"
+            f"margins: expected a non-empty list of finite numbers, got shape {x.shape}"
             + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
         )
     if not (isinstance(level, (int, float)) and _LEAST_LEVEL <= level < 1):
-        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL}, below 1, got {level!r}")
+        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL} to below 1, got {level!r}")
     r, x = ranks(n), np.sort(x)
     expected = r / (n + 1)
     below = np.searchsorted(x, quantiles, "left") / x.size
@@ -134,7 +134,7 @@ def check(
 
 @lru_cache(maxsize=32)
 def _null(live: int, n: int) -> npt.NDArray[np.float64]:
-    """Statistics of `live` and `n` draws from one continuous distribution, (_DRAWS,)."""
+    """Simulated statistics (_DRAWS,) of `live` and `n` draws from one continuous distribution."""
     rng = np.random.default_rng(0)
     r = ranks(n)
     # Spacings of uniform order statistics are gamma variables over their sum.

@@ -19,7 +19,7 @@ LAM_RANGE = (0.1, 20.0)
 def default_lams(
     low: float = LAM_RANGE[0], high: float = LAM_RANGE[1], n: int = 32
 ) -> npt.NDArray[np.float64]:
-    """Grid of cost weights: log-spaced, rounded to two digits so that people can type them.
+    """Cost weights on a log scale, rounded to two digits so that people can type them.
 
     The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
 
@@ -28,7 +28,7 @@ def default_lams(
     low, high : float
         Ends of the grid.
     n : int
-        Points before duplicates of rounding are dropped.
+        Number of points before rounding makes some of them equal; equal ones become one.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def default_lams(
 
 
 def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
-    """Sorted distinct numbers, (K,) float64; `what` names them in errors."""
+    """Sort distinct numbers, (K,) float64; `what` names them in errors."""
     try:
         raw = np.asarray(values)
         raw = raw if raw.dtype == np.float32 else raw.astype(np.float64)
@@ -63,7 +63,7 @@ def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
 
 
 def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray[np.float64]:
-    """Cost weights to calibrate at: those given, which must lie in the trained range, or default.
+    """Cost weights to calibrate at: those given, in the trained range, or the default ones.
 
     Parameters
     ----------
@@ -90,9 +90,24 @@ def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray
 
 
 def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> int:
-    """Place of a calibrated value; an OperatingPointError that lists the grid where it is not."""
-    number = value if isinstance(value, (int, float)) else np.nan
+    """Find a calibrated value on its ascending grid.
+
+    Raises
+    ------
+    OperatingPointError
+        The value is not on the grid; the message has the nearest ones.
+    """
+    number = np.nan
+    if isinstance(value, (int, float, np.number)):
+        # A float32 0.05 means 0.05, as in :func:`ascending`.
+        number = float(str(value)) if isinstance(value, np.float32) else float(value)
     near = np.flatnonzero(np.isclose(grid, number, rtol=1e-9, atol=0))
-    if not near.size:
-        raise OperatingPointError(f"{what}={value}: expected one of {grid.tolist()}")
-    return int(near[0])
+    if near.size:
+        return int(near[0])
+    place = int(np.searchsorted(grid, number))
+    nearest = " and ".join(f"{x:g}" for x in grid[max(place - 1, 0) : place + 1])
+    raise OperatingPointError(
+        f"{what}={str(value)[:60]}: expected one of the {len(grid)} calibrated values"
+        + ("" if np.isnan(number) else f", the nearest {nearest}")
+        + f"; they go from {grid[0]:g} to {grid[-1]:g}"
+    )

@@ -1,6 +1,6 @@
-"""What thresholds promise: counts of allowed false acceptances, and the promise in words.
+"""What thresholds promise: how many false acceptances they allow, and the promise in words.
 
-In: calibration samples N, risk levels, perhaps a delta. Out: counts, thresholds, sentences.
+In: number N of calibration samples, risk levels, perhaps a delta. Out: counts, thresholds, words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from cr2fast._core import (
     crc_thresholds,
 )
 from cr2fast._util.binomial import log_gamma
+
+
+def accepted(
+    margins: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """The acceptance rule, margin >= threshold, for margins (L, N): booleans (L, A, N)."""
+    local: npt.NDArray[np.bool_] = margins[:, None, :] >= thresholds[:, :, None]
+    return local
 
 
 def check_delta(simultaneous: bool, delta: float | None) -> float | None:

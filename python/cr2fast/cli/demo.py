@@ -1,7 +1,7 @@
-"""The whole way in one call: outcomes and costs in, a routed test split out.
+"""The demonstration: outcomes and costs in, a routed test split out.
 
 fit -> calibrate -> save -> load on a "device" and on an "edge" -> route -> evaluate -> report.
-Twice: with predicted output lengths, as deployed, and with known ones, the paper's assumption.
+All of it twice: with predicted output lengths, as deployed, and with known ones, as in the paper.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, OperatingPointError
 from cr2fast._util import seeds
-from cr2fast.calibration import ALPHAS, CalibrationReport, default_lams
+from cr2fast.calibration import ALPHA, ALPHAS, CalibrationReport, default_lams
 from cr2fast.data.datasets import RoutingProblem
 from cr2fast.data.table import RoutingTable
 from cr2fast.evaluation import Evaluation, evaluate, report
@@ -30,18 +30,18 @@ MODES: tuple[Lengths, ...] = ("predicted", "known")
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demonstration leaves.
+    """What a demonstration gives back.
 
     Attributes
     ----------
     router : Router
-        As saved: fitted and calibrated with predicted lengths.
+        The saved router: fitted and calibrated with predicted lengths.
     evaluations : dict of str to Evaluation
-        By mode.
+        Evaluations by mode of output lengths.
     files : list of Path
         Artifact, plots, JSON.
     summary : dict
-        Timings, sizes, the live check.
+        Timings, sizes, and what the live part did.
     """
 
     router: Router
@@ -56,7 +56,7 @@ def run(
     *,
     source: str,
     lam: float = 1.0,
-    alpha: float = 0.01,
+    alpha: float = ALPHA,
     seed: int = 0,
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -72,13 +72,13 @@ def run(
     source : str
         Where the data come from, for the report.
     lam, alpha : float
-        Operating point of the live part; on the default grid.
+        Operating point of the live part, on the default grid.
     seed : int
-        Of split, training and link states.
+        Seed of split, training and link states.
     progress : bool
         Draw progress bars.
     say : callable
-        Receives the text, part by part.
+        Called with each part of the text.
     **options
         Passed to :func:`cr2fast.fit`.
     """
@@ -149,7 +149,7 @@ def run(
 
 
 def peak_memory_bytes() -> int | None:
-    """Largest resident size of this process so far; None where the system does not say."""
+    """Largest resident size of this process so far, or None where the system does not say it."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Data to route: a synthetic problem with known truth, and folders of real outcomes.
+"""Problems to route: a synthetic one with known truth, and folders of real outcomes.
 
 In: a seed, or a folder. Out: a :class:`RoutingProblem`, table and costs together.
 """
@@ -28,7 +28,7 @@ class RoutingProblem:
     table : RoutingTable
     costs : CostTable
     probabilities : ndarray of float64, (N, M), or None
-        True p_m(x), where the problem is synthetic.
+        True p_m(x) of a synthetic problem.
     """
 
     table: RoutingTable
@@ -36,8 +36,8 @@ class RoutingProblem:
     probabilities: npt.NDArray[np.float64] | None = None
 
 
-# Made-up hardware: decode seconds a token and watts grow with the model. Link and UE constants are
-# Table I of arXiv 2605.12001.
+# Made-up hardware: seconds per decoded token and watts grow with the model. Link and UE constants
+# are those of Table I of arXiv 2605.12001.
 _LINK = {
     "kind": "shannon",
     "bits_per_input_token": 32,
@@ -76,8 +76,9 @@ def synthetic_costs(models: int = 4) -> CostTable:
     return _table("synthetic testbed", note, rows)
 
 
-# Published figures of the machines that the standard pool is thought to run on: bytes a parameter,
-# parameters, memory bandwidth (B/s), dense half-precision throughput (FLOP/s), board power (W).
+# Published figures of the machines that the standard pool is thought to run on: bytes per
+# parameter, parameters, memory bandwidth (B/s), dense half-precision throughput (FLOP/s), board
+# power (W).
 _MACHINES: dict[str, tuple[float, float, float, float, float]] = {
     "Phi-3-mini-4k-instruct": (0.6, 3.8e9, 204.8e9, 10.6e12, 15.0),  # Jetson AGX Orin, 30 W mode
     "mathstral-7B": (1.0, 7.2e9, 504e9, 80e12, 150.0),  # RTX 4070 Ti
@@ -92,7 +93,7 @@ def estimated_costs() -> CostTable:
     """Cost table of the models of :func:`fetch_mmlu_pro`, ESTIMATED: nothing of it was measured.
 
     A decoded token reads every weight once: beta_dec = bytes / (0.65 bandwidth). A prompt token
-    takes two operations a parameter: beta_pre = 2 parameters / (0.5 throughput). Machines: a
+    takes two operations per parameter: beta_pre = 2 parameters / (0.5 throughput). Machines: a
     Jetson AGX Orin (30 W), an RTX 4070 Ti, an RTX 4090, an A40, at their makers' figures. Link and
     UE constants: Table I of arXiv 2605.12001.
     """
@@ -116,7 +117,7 @@ def estimated_costs() -> CostTable:
 
 
 def _table(name: str, note: str, rows: list[dict[str, Any]]) -> CostTable:
-    """An estimated cost table over the paper's link; the last model is the reference."""
+    """An estimated cost table over the paper's link; the last model is the unit model."""
     document = {
         "schema": "cr2fast.cost_table/1",
         "name": name,
@@ -155,7 +156,7 @@ def make_routing_problem(
     n, d, models, topics : int
         Queries N, embedding width, models M (at least 2), topics (the table's categories).
     seed : int
-        The same seed gives the same problem.
+        Seed of all draws; the same seed gives the same problem.
 
     Returns
     -------
@@ -204,9 +205,9 @@ def load_folder(
     folder : path
         Holds exactly one file of each kind.
     costs : path, optional
-        A cost table elsewhere.
+        The cost table, where it is not in the folder.
     encoder : EncoderInfo, optional
-        What made the embeddings.
+        The encoder of the embeddings.
 
     Returns
     -------

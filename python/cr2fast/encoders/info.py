@@ -1,7 +1,7 @@
 """Which frozen encoder made the embeddings.
 
-A router is a function of one encoder's vectors: margins on another's mean nothing. So tables and
-artifacts carry an :class:`EncoderInfo`, and a mismatch is an error.
+A router is fitted to the vectors of one encoder, and its margins mean nothing on those of another.
+So tables and artifacts carry an :class:`EncoderInfo`, and a mismatch is an error.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class EncoderInfo(NamedTuple):
     id : str
         A name for people, e.g. ``sentence-transformers/all-MiniLM-L6-v2``.
     sha256 : str
-        SHA-256 of its files and settings, lower-case hex; empty when unknown. Then names alone are
-        compared, which tells neither files nor settings apart: `cr2fast fit` and `cr2fast inspect`
-        say so.
+        SHA-256 of its files and settings, lower-case hex; empty when unknown. In that case only
+        names are compared, which tells neither files nor settings apart; `cr2fast fit` and
+        `cr2fast inspect` say so.
     """
 
     id: str = "unknown"
@@ -43,7 +43,7 @@ class EncoderInfo(NamedTuple):
 class TextEncoder(Protocol):
     """What :meth:`DeviceRouter.route_text` needs of an encoder.
 
-    :class:`Encoder` is one; of a :class:`StaticEncoder` it takes the table itself.
+    :class:`Encoder` is one. A :class:`StaticEncoder` runs inside the call, without this interface.
     """
 
     @property
@@ -52,5 +52,5 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: Any, /) -> npt.NDArray[np.float32]:
-        """(d,) of one text, (N, d) of a sequence of N."""
+        """Embed one text, (d,), or a sequence of N, (N, d)."""
         ...

@@ -1,4 +1,4 @@
-"""What of a request is embedded: a text as it is, or the last user turn of a chat.
+"""Which part of a request is embedded: a text as it is, or the last user turn of a chat.
 
 In: a string, or chat messages in the OpenAI format. Out: a string.
 """
@@ -14,7 +14,7 @@ Text: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
 
 def is_chat(value: object) -> bool:
-    """Whether `value` is one list of messages (and not a list of texts or of chats)."""
+    """Whether `value` is one list of messages, as opposed to a list of texts or of chats."""
     return (
         isinstance(value, Sequence)
         and not isinstance(value, (str, bytes))
@@ -24,7 +24,7 @@ def is_chat(value: object) -> bool:
 
 
 def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]:
-    """The strings of one text or of many.
+    """Find the strings of one text or of many.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]:
     Raises
     ------
     TypeError, Cr2Error
-        Something that is no text, named by its place.
+        Something is no text; the message names its place.
     """
     if isinstance(value, str) or is_chat(value):
         return [text_of(value)], False  # type: ignore[arg-type]
@@ -52,16 +52,16 @@ def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]:
 
 
 def text_of(value: Text, what: str = "text") -> str:
-    """The string to embed.
+    """Find the string to embed.
 
     Parameters
     ----------
     value : str or list of dict
         A text, or messages ``{"role": ..., "content": ...}``; a content is a string or a list of
         parts, of which those of type "text" count. The system prompt and earlier turns are left
-        out: they are much the same in every request, and what is asked is in the last user turn.
+        out: they differ little between requests, and the question is in the last user turn.
     what : str
-        Its name in errors.
+        What errors call the value.
 
     Raises
     ------

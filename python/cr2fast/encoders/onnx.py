@@ -4,16 +4,16 @@ In: texts, or chat messages. Out: unit vectors (d,) or (N, d) float32: the mean 
 hidden states over a text's tokens, normalised, as sentence-transformers makes them.
 
 Each text runs by itself, without padding. An int8 model scales its activations over the whole
-tensor, so in a batch a text's vector would depend on its neighbours; by itself it is the same alone
-and in any list, and no work goes into padding.
+tensor, so in a batch the vector of a text would depend on the other texts. Run by itself, a text
+has the same vector in any list, and no work goes into padding.
 
-Between processors the vector moves in its last digits. Measured with the int8 MiniLM on 210 texts,
-onnxruntime shown fewer CPU features (QEMU's Haswell gives the same bits as AVX2 so shown): the same
-bits with AVX-512 with and without VNNI; with AVX2 alone, and with SSE alone, values move by at most
-1.7e-7 and the margins of a router on the standard pool by at most 4.8e-7 (their standard deviation
-is 0.19). One of 33,600 decisions over the whole (lam, alpha) grid turned: of a calibration query,
-above whose margin the threshold was set by one step. The gate itself, and a :class:`StaticEncoder`,
-give the same bits everywhere.
+Between processors the vector differs in its last digits. This was measured with the int8 MiniLM on
+210 texts, by hiding CPU features from onnxruntime (QEMU's Haswell gives the same bits as AVX2 with
+the rest hidden). AVX-512 gives the same bits with and without VNNI. With only AVX2, or only SSE,
+values differ by at most 1.7e-7 and the margins of a router on the standard pool by at most 4.8e-7
+(their standard deviation is 0.19). One of 33,600 decisions over the whole (lam, alpha) grid
+changed: that of a calibration query whose margin is one float32 step below the threshold. The gate,
+and a :class:`StaticEncoder`, give the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from cr2fast.encoders.messages import Text, text_of, texts_of
 
 Vector = npt.NDArray[np.float32]
 Truncation = Literal["head-tail", "head"]
-# Of a longer text this many characters from either end are read. Far more than `max_tokens` need
-# (a BERT token has four characters on average), and it bounds what one text can cost: a tokenizer
-# reads every byte, holding the interpreter's lock.
+# Of a longer text, this many characters are read from either end. They are far more than
+# `max_tokens` need (a BERT token has four characters on average), and they bound what one text can
+# cost: a tokenizer reads every byte while it holds the interpreter's lock.
 END_CHARS = 16_384
 
 
 class Encoder:
     """A frozen sentence encoder; made by :meth:`load`.
 
-    Safe to share between threads. Starts no thread of its own unless a call asks for several, and
-    those end with the call.
+    It is safe to share between threads. It starts threads only in a call that asks for several, and
+    they end with the call.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Encoder:
     max_tokens : int
         Longer texts are cut to this many tokens.
     truncation : {"head-tail", "head"}
-        Which of them are kept.
+        Which tokens of a longer text are kept: those at both ends, or the first.
     """
 
     def __init__(
@@ -103,30 +103,30 @@ class Encoder:
         truncation: Truncation = "head-tail",
         cache: int = 0,
     ) -> Encoder:
-        """Load an encoder.
+        """Load an encoder from a folder, a package or a hub.
 
         Parameters
         ----------
         source : path or str
-            A folder with ``model.onnx`` and ``tokenizer.json``; ``"minilm"`` (the extra of that
-            name); or a Hugging Face id.
+            A folder with ``model.onnx`` and ``tokenizer.json``; ``"minilm"``, which the extra of
+            that name brings; or a Hugging Face id.
         download : bool
-            Let a Hugging Face id be downloaded; without it, nothing is.
+            Whether a Hugging Face id may be downloaded; nothing else ever is.
         max_tokens : int
-            All-MiniLM-L6-v2 was trained for 256.
+            Longer texts are cut to this many tokens; all-MiniLM-L6-v2 was trained for 256.
         truncation : {"head-tail", "head"}
-            Of longer texts keep both ends, or the beginning. Prompts often share their beginning
-            (instructions, examples) and differ at their end, so a head alone would embed them all
-            alike.
+            Which part of longer texts to keep: both ends, or the beginning. Prompts often begin
+            with the same instructions and examples and differ only at their end; their heads would
+            all have much the same embedding.
         cache : int
-            Embeddings of this many texts are kept, the least recently used dropped first.
+            How many embeddings to keep; the least recently used is dropped first.
 
         Raises
         ------
         FileNotFoundError, ImportError
-            No such files, or an extra that is not installed.
+            The files are not there, or an extra is not installed.
         Cr2Error
-            Files that are no sentence encoder; settings out of range.
+            The files are no sentence encoder, or a setting is out of range.
         """
         files = find(source, download=download)
         return cls(files, max_tokens=max_tokens, truncation=truncation, cache=cache)
@@ -136,13 +136,13 @@ class Encoder:
     @overload
     def encode(self, texts: Sequence[Text], threads: int = 1) -> Vector: ...
     def encode(self, texts: Text | Sequence[Text], threads: int = 1) -> Vector:
-        """Embed one text or many; a text's vector is the same bits alone and in any list.
+        """Embed one text or many; the vector of a text has the same bits alone and in any list.
 
         Parameters
         ----------
         texts : str, chat messages, or a sequence of these
         threads : int
-            Texts worked on at once, for this call; 0 is one a core.
+            How many texts to embed at once in this call; 0: one per core.
 
         Returns
         -------
@@ -152,13 +152,13 @@ class Encoder:
         Raises
         ------
         TypeError, Cr2Error
-            Something that is no text, named by its place; text that no UTF-8 can hold.
+            Something is no text, or cannot be written as UTF-8; the message names its place.
         """
         threads = check_threads(threads)
         strings, many = texts_of(texts)
         if not many:
             return self._one(strings[0])
-        # Long ones first, so that threads end together; each different text once.
+        # Long texts first, so that threads end at about the same time; equal texts once.
         distinct = sorted(set(strings), key=len, reverse=True)
         if threads == 1 or len(distinct) < 2:
             vectors = [self._one(s) for s in distinct]
@@ -172,7 +172,7 @@ class Encoder:
         return out
 
     def count_tokens(self, text: Text) -> int:
-        """Tokens of a text, special ones left out, however many: L_in as the tables count it."""
+        """Count the tokens of a whole text without special ones: L_in as the tables have it."""
         special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         return len(self._ids(text_of(text))) - special
 
@@ -185,7 +185,7 @@ class Encoder:
         return ids
 
     def tokens(self, text: Text) -> list[int]:
-        """Token ids that the model sees, special ones included, cut to `max_tokens`.
+        """Token ids that the model reads, special ones among them, cut to `max_tokens`.
 
         Of texts beyond 32,768 characters the 16,384 at either end are read.
         """
@@ -205,7 +205,7 @@ class Encoder:
     def _one(self, text: str) -> Vector:
         if not self._size:
             return self._embed(text)
-        # A digest, so that long prompts do not stay in memory.
+        # The key is a digest, so that long prompts do not stay in memory.
         key = sha256(text.encode(errors="surrogatepass")).digest()
         with self._lock:
             if key in self._kept:
@@ -221,12 +221,12 @@ class Encoder:
 
     @property
     def tokenizer_json(self) -> dict[str, Any]:
-        """The tokenizer as its library spells it: normalizer, pre-tokenizer, model, vocabulary."""
+        """The tokenizer as its library writes it: normalizer, pre-tokenizer, model, vocabulary."""
         document: dict[str, Any] = json.loads(self._tokenizer.to_str())
         return document
 
     def mean_hidden(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
-        """(d,) mean of the last hidden states over tokens as they are, not normalised."""
+        """Mean of the last hidden states over the tokens as given, (d,), not normalised."""
         ids = np.array([tokens], dtype=np.int64)
         feed = {
             "input_ids": ids,
@@ -255,7 +255,7 @@ def _tokenizer(path: Path) -> Any:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
         raise Cr2Error(f"encoder: expected a tokenizer in {path}, got {error}") from None
-    # The file asks for padding to 128 and a cut at 128; the model was trained with neither.
+    # The file asks for padding to 128 tokens and a cut there; the model was trained with neither.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

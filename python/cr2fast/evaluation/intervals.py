@@ -1,7 +1,7 @@
-"""Exact intervals and tests for counts, with numpy alone.
+"""Exact intervals and tests for counts, which need only numpy.
 
 In: counts. Out: Clopper-Pearson bounds of a proportion, found by bisection on the binomial tail;
-the tail of the beta-binomial law that a calibrated risk follows.
+the tail of the beta-binomial law that the test count of a calibrated threshold follows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def binomial_interval(count: int, n: int, level: float = 0.95) -> tuple[float, f
     n : int
         Trials, at least 1.
     level : float
-        Coverage, at least this for any true proportion.
+        Least coverage, for any true proportion.
 
     Returns
     -------
@@ -45,11 +45,12 @@ def binomial_interval(count: int, n: int, level: float = 0.95) -> tuple[float, f
 
 @lru_cache(maxsize=4096)
 def risk_tail(count: int, n: int, allowed: int, n_calibration: int) -> float:
-    """P(at least `count` false acceptances among `n` test queries) under the calibration's own law.
+    """Probability of at least `count` false acceptances among `n` test queries.
 
-    With continuous scores, the risk behind a threshold that allows k false acceptances among N
-    calibration samples is Beta(k + 1, N - k) distributed, so the test count is beta-binomial. A
-    binomial interval around the test count alone forgets that the calibration set was a draw too.
+    With continuous margins, the risk of a threshold that allows k false acceptances among N
+    calibration samples is Beta(k + 1, N - k) distributed over calibration sets, so the test count
+    is beta-binomial. A binomial interval of the test count leaves out that the calibration set was
+    drawn at random, too.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def risk_tail(count: int, n: int, allowed: int, n_calibration: int) -> float:
 
 
 def _solve(k: int, n: int, target: float) -> float:
-    """The p with P(X <= k) = target; the probability falls as p grows."""
+    """Find the p with P(X <= k) = target, by bisection: the probability falls as p grows."""
     x = np.arange(k + 1)
     log_choose = lgamma(n + 1) - log_gamma(x + 1) - log_gamma(n - x + 1)
     low, high = 0.0, 1.0

@@ -1,6 +1,6 @@
-"""Plots of an evaluation, on axes of the caller's.
+"""Plots of an evaluation.
 
-In: evaluations, and matplotlib axes. Out: curves on them.
+In: evaluations, and matplotlib axes. Out: curves on these axes.
 """
 
 from __future__ import annotations

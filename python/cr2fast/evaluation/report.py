@@ -32,7 +32,7 @@ _COLUMNS = (
 
 
 def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
-    """Text table of one risk level, about `rows` cost weights evenly over the grid.
+    """Text table of one risk level, at cost weights spread evenly over the grid.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
     alpha : float
         A calibrated risk level.
     rows : int
-        Rows to show, ends included.
+        About how many cost weights to show, the ends among them.
     """
     step = np.unique(np.linspace(0, len(evaluation.lams) - 1, rows).round().astype(int))
     lines = [[name for name, _, _ in _COLUMNS]]
@@ -57,7 +57,7 @@ def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
 
 
 def compatibility(evaluation: Evaluation) -> str:
-    """One line a risk level: at how many cost weights the interval reaches down to alpha."""
+    """Say for each risk level at how many cost weights the interval reaches down to alpha."""
     good = evaluation.compatible.sum(axis=0)
     cells = [
         f"{a:g}: {k}/{len(evaluation.lams)}" for a, k in zip(evaluation.alphas, good, strict=True)
@@ -80,14 +80,14 @@ def write(
     folder : path
         Made if missing.
     evaluations : mapping of str to Evaluation
-        By mode, e.g. ``{"predicted lengths": ...}``; the first is plotted with all its risk levels.
+        By mode, such as ``{"predicted": ...}``; the first is plotted at all its risk levels.
     extra : mapping
-        Put into the JSON as it is.
+        More entries for the JSON.
 
     Returns
     -------
     list of Path
-        What was written.
+        The files written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

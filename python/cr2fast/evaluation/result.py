@@ -31,13 +31,13 @@ class Evaluation:
     n, n_answerable, n_calibration : int
         Test queries, those that some model answers, and calibration samples.
     accuracy, accuracy_answerable : ndarray
-        Fraction answered correctly, of all queries and of the answerable ones.
+        Fraction answered correctly, among all queries and among the answerable ones.
     cost : ndarray
         Mean normalised cost c.
     latency_s, latency_p50_s, latency_p95_s : ndarray
-        Seconds a query.
+        Mean and quantiles, seconds per query.
     energy_j, energy_p50_j, energy_p95_j : ndarray
-        Joules a query; NaN where the cost table has no power.
+        Mean and quantiles, joules per query; NaN where the cost table has no power.
     local_rate : ndarray
         Fraction kept on the device.
     false_acceptances : ndarray of int
@@ -47,7 +47,8 @@ class Evaluation:
     share : ndarray, (L, A, M)
         Fraction of queries that each model answers.
     baselines : dict
-        Full-information and oracle choices at each lam, and each model alone.
+        Figures of the full-information and oracle choices at each lam, and of each model on all
+        queries ("alone").
     lengths : {"predicted", "known"}
         Output lengths that the edge knew when it chose.
     judge : {"teacher", "outcomes"}
@@ -89,7 +90,7 @@ class Evaluation:
 
     @property
     def risk(self) -> F64:
-        """Marginal false-acceptance rate: the quantity that alpha bounds in expectation."""
+        """Fraction of test queries falsely accepted, which alpha bounds in expectation, (L, A)."""
         risk: F64 = self.false_acceptances / self.n
         return risk
 
@@ -111,7 +112,7 @@ class Evaluation:
 
         Counts both draws, calibration's and test's
         (:func:`cr2fast.evaluation.intervals.risk_tail`); NaN where alpha is
-        infeasible. Small values in many cells would speak against the guarantee.
+        infeasible. Small values in many cells speak against the guarantee.
         """
         out = np.full(self.false_acceptances.shape, np.nan)
         allowed = allowed_counts(
@@ -191,7 +192,7 @@ class Evaluation:
 
 
 def upper_hull(cost: F64, accuracy: F64) -> F64:
-    """Non-decreasing concave upper hull of (cost, accuracy) points, ascending in cost, (K, 2)."""
+    """Concave, non-decreasing upper hull of (cost, accuracy) points, ascending in cost, (K, 2)."""
     order = np.lexsort((-accuracy, cost))
     hull: list[tuple[float, float]] = []
     for x, y in zip(cost[order].tolist(), accuracy[order].tolist(), strict=True):

@@ -1,9 +1,9 @@
 """Evaluate a calibrated router on a test split.
 
-In: router, test split, link states of a seed. Out: :class:`Evaluation`, at every (lam, alpha):
-accuracy, cost, latency, energy, local rate, false-acceptance risk with its interval, needless
-deferrals. Decisions see what they would see in service; what is counted afterwards are the recorded
-answers and true lengths.
+In: router, test split, link states of a seed. Out: :class:`Evaluation`, which has at every
+(lam, alpha) accuracy, cost, latency, energy, local rate, false-acceptance risk with its interval,
+and needless deferrals. Decisions are made from what a service knows; what they cost and answer is
+counted from recorded answers and true lengths.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
+from cr2fast.calibration import accepted
 from cr2fast.evaluation.result import F64, Evaluation
 from cr2fast.fitted import Lengths
 from cr2fast.router import Router
@@ -43,13 +44,13 @@ def evaluate(
     router : Router
         Calibrated.
     test : RoutingTable
-        Queries used neither in training nor in calibration (checked by id).
+        Queries of neither training nor calibration (checked by id).
     costs : CostTable, optional
         The router's table; an error if it is another.
     seed : int
         Seed of the sampled link states.
     lengths : {"predicted", "known"}, optional
-        What the edge knows of output lengths when it chooses; by default what calibration used.
+        Output lengths that the edge knows when it chooses; by default those of the calibration.
         The judge of the risk stays the calibrated one.
     deferred : {"edge-only", "inclusive", "fallback"}
         Where deferred queries may go.
@@ -85,9 +86,7 @@ def evaluate(
     # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
     prefers_edge = _core.reference_margins(believed, judged_costs, lams) < 0
-    local = (
-        router.margins(test.embeddings, lams)[:, None, :] >= calibration["thresholds"][:, :, None]
-    )
+    local = accepted(router.margins(test.embeddings, lams), calibration["thresholds"])
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
     chosen = np.where(local, 0, at_edge[:, None, :])
 
@@ -132,7 +131,7 @@ def _deferred_choice(
     deferred: Deferred,
     fallback: str | None,
 ) -> npt.NDArray[np.int64]:
-    """(L, N) model of each query if it is deferred."""
+    """Which model each query goes to if it is deferred, (L, N)."""
     if deferred == "fallback":
         if fallback not in router.models[1:]:
             raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {fallback!r}")
@@ -146,7 +145,7 @@ def _deferred_choice(
 
 
 class _World:
-    """What really happens: recorded answers, true lengths, sampled states."""
+    """What really happens: recorded answers, true lengths, sampled link states."""
 
     def __init__(self, test: RoutingTable, table: CostTable, states: _core.LinkStates) -> None:
         args = (test.n_input_tokens, test.n_output_tokens, states)
