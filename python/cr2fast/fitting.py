@@ -20,6 +20,7 @@ from cr2fast._util import seeds
 from cr2fast._util.checks import check_threads, check_type
 from cr2fast._util.progress import Progress, epoch_bar
 from cr2fast.calibration import LAM_RANGE
+from cr2fast.data.content import warn_if_alike
 from cr2fast.data.table import RoutingTable
 from cr2fast.fitted import Lengths
 from cr2fast.router import Router
@@ -253,6 +254,7 @@ def fit(
     """
     check_type(train, RoutingTable, "train")
     check_type(costs, CostTable, "costs")
+    warn_if_alike(train.embeddings, "train")
     seed = seeds.check_seed(seed)
     if costs.models != list(train.models):
         raise Cr2Error(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -192,3 +195,142 @@ def test_real_outcomes_read(data_dir):
     assert t.embeddings.shape == (12_032, 384)
     np.testing.assert_allclose(t.correct.mean(0), [0.415, 0.420, 0.442, 0.628], atol=5e-4)
     assert abs(t.answerable.mean() - 0.766) < 5e-4
+
+
+def test_extra_columns_of_one_table_never_touch_the_others():
+    """Issue 13, item 4: whatever the outcomes call their columns."""
+    queries = QUERIES.with_columns(text=pl.lit("asked"), score=pl.lit("of the query"))
+    taken = ["text", "score", "note", "category", "n_input_tokens", "embedding", "correct/m"]
+    outcomes = OUTCOMES.with_columns(pl.lit(7).alias(c) for c in taken)
+    t = read(queries, outcomes)
+    plain = read(queries, OUTCOMES)
+    for field in ("categories", "query_ids"):
+        assert getattr(t, field) == getattr(plain, field)
+    for field in ("embeddings", "n_input_tokens", "correct", "n_output_tokens"):
+        np.testing.assert_array_equal(getattr(t, field), getattr(plain, field))
+    assert t.extra["text"] == ["asked"] * 3
+    assert t.extra["score"] == ["of the query"] * 3
+    for c in ("text", "score", "note", "category", "n_input_tokens", "embedding"):
+        assert t.extra[f"outcomes.{c}"] == [[7] * 3] * 3
+    assert t.extra["correct/m"] == [[7] * 3] * 3
+    # A model whose name and a column's name run together, as "correct/m" did.
+    names = {"s": "s", "m": "x", "l": "note/x"}
+    odd = OUTCOMES.with_columns(pl.col("model").replace_strict(names), note=pl.lit("n"))
+    assert read(QUERIES, odd, edge=("x", "note/x")).correct.tolist() == plain.correct.tolist()
+
+
+def nulled(column, query, model):
+    here = (pl.col("query_id") == query) & (pl.col("model") == model)
+    return OUTCOMES.with_columns(pl.when(here).then(None).otherwise(pl.col(column)).alias(column))
+
+
+@pytest.mark.parametrize("column", ["correct", "n_output_tokens"])
+def test_a_null_outcome_concerns_its_query_alone(column):
+    """Issue 13, item 9."""
+    lost = nulled(column, "b", "m")
+    assert read(outcomes=lost, incomplete="drop").query_ids == ("a", "c")
+    with pytest.raises(cr2fast.Cr2Error, match=r"1 queries lack some \('b'\).*'b' lacks 'm'"):
+        read(outcomes=lost)
+    # The model was not chosen: nothing is lacking.
+    assert read(outcomes=lost, edge=("l",)).query_ids == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("column", ["query_id", "model"])
+def test_an_outcome_of_nobody_is_named_or_left_out(column):
+    lost = pl.concat([OUTCOMES, OUTCOMES[:1].with_columns(pl.lit(None, pl.String).alias(column))])
+    assert read(outcomes=lost, incomplete="drop").query_ids == ("a", "b", "c")
+    where = "row 9" if column == "query_id" else "c"
+    with pytest.raises(cr2fast.Cr2Error, match=rf"nulls, got some in \['{column}'\] of '{where}'"):
+        read(outcomes=lost)
+
+
+@pytest.mark.parametrize("column", ["n_input_tokens", "embedding", "category"])
+def test_a_query_that_lacks_a_value_is_named_or_left_out(column):
+    kind = QUERIES[column].dtype
+    value = pl.when(pl.col("query_id") == "b").then(pl.lit(None, kind)).otherwise(pl.col(column))
+    lost = QUERIES.with_columns(value.alias(column))
+    assert read(lost, incomplete="drop").query_ids == ("a", "c")
+    with pytest.raises(cr2fast.Cr2Error, match=rf"\['{column}'\] of 'b'; pass incomplete='drop'"):
+        read(lost)
+
+
+def test_one_outcome_a_query_is_not_called_another_query():
+    one = OUTCOMES.group_by("query_id", maintain_order=True).first()
+    one = one.with_columns(model=pl.Series(["s", "m", "l"]))
+    with pytest.raises(cr2fast.Cr2Error, match="3 queries lack some .*'a' lacks"):
+        read(outcomes=one)
+    with pytest.raises(cr2fast.Cr2Error, match="got none among 3; 'a' lacks"):
+        read(outcomes=one, incomplete="drop")
+
+
+def test_what_is_odd_in_an_embedding_or_a_count_is_named():
+    ragged = QUERIES.with_columns(embedding=pl.Series([[1.0, 2.0], [1.0], [3.0, 4.0]]))
+    with pytest.raises(cr2fast.Cr2Error, match="got 1, 2; other than 2: 'b'"):
+        read(ragged)
+    hole = QUERIES.with_columns(embedding=pl.Series([[1.0, 2.0], [1.0, None], [3.0, 4.0]]))
+    with pytest.raises(cr2fast.Cr2Error, match="no nulls inside, got some for 'b'"):
+        read(hole)
+    with pytest.raises(cr2fast.Cr2Error, match="got -1 for 'b'"):
+        read(QUERIES.with_columns(n_input_tokens=pl.Series([1, -1, 2])))
+
+
+def test_masked_arrays_and_lone_surrogates_are_refused():
+    """Issue 13, items 6 and 12."""
+    t = read()
+    for name in ("embeddings", "correct", "n_input_tokens", "n_output_tokens"):
+        array = getattr(t, name)
+        masked = np.ma.MaskedArray(array, mask=np.zeros(array.shape, bool))
+        assert len(replace(t, **{name: masked})) == 3
+        masked.mask.flat[1] = True
+        with pytest.raises(cr2fast.Cr2Error, match=f"{name}: .*got 1 masked values of"):
+            replace(t, **{name: masked})
+    with pytest.raises(cr2fast.Cr2Error, match="rows: .*got 1 masked"):
+        t.take(np.ma.MaskedArray([0, 1], [True, False]))
+    for name in ("query_ids", "models", "categories"):
+        values = getattr(t, name)
+        with pytest.raises(
+            cr2fast.Cr2Error, match=rf"{name}: .*a.ud800.* surrogate at character 1"
+        ):
+            replace(t, **{name: ("a\ud800", *values[1:])})
+
+
+def _reads_in_a_fork(parent_used_polars):
+    import os
+
+    used = "read();" if parent_used_polars else ""
+    code = f"""
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import polars, cr2fast
+import numpy as np
+from cr2fast.data import frames
+def read():
+    q = polars.DataFrame({{"query_id": ["a"], "n_input_tokens": [1], "embedding": [[1.0]]}})
+    o = polars.DataFrame({{"query_id": ["a", "a"], "model": ["s", "l"], "correct": [True, True],
+                          "n_output_tokens": [1, 1]}})
+    return cr2fast.RoutingTable.read(q, o, local="s", edge=["l"])
+{used}
+pid = os.fork()
+if pid == 0:
+    try:
+        read()
+        os._exit(0)
+    except RuntimeError as error:
+        assert "RoutingTable.read: " in str(error) and "spawn" in str(error)
+        os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code], timeout=120, env=dict(os.environ)
+    ).returncode
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_in_place_of_hanging():
+    """Issue 13, item 10."""
+    assert _reads_in_a_fork(parent_used_polars=True) == 7
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads have no names here")
+def test_a_fork_before_polars_was_used_reads():
+    assert _reads_in_a_fork(parent_used_polars=False) == 0

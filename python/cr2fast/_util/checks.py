@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from cr2fast._core import Cr2Error
+
+_SHOWN = 5
+
+
+def some(items: Sequence[object]) -> str:
+    """Up to five items, and how many there are."""
+    shown = ", ".join(repr(i)[:80] for i in items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown}, ... ({len(items)} in all)"
 
 
 def check_type(value: object, kind: type, what: str) -> None:
@@ -18,3 +28,25 @@ def check_threads(threads: int) -> int:
     if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
         raise Cr2Error(f"threads: expected 0 (one per core) or a count, got {threads!r}")
     return int(threads)
+
+
+def check_text(texts: Iterable[str], what: str) -> None:
+    """Refuse a lone surrogate: text that no file and no other language can hold."""
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise Cr2Error(
+                    f"{what}: expected text that UTF-8 can hold, got {ascii(text)[:80]} with a "
+                    f"lone surrogate at character {error.start}"
+                ) from None
+
+
+def check_unmasked(array: object, what: str) -> None:
+    """Refuse an array some of whose values are masked: what stands under a mask is no value."""
+    if isinstance(array, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(array).sum())):
+        raise Cr2Error(
+            f"{what}: expected an array without a mask, got {hidden} masked values of "
+            f"{array.size}; leave those rows out, or fill them with what you mean"
+        )

@@ -1,0 +1,108 @@
+"""What a query says, whatever its id: so that a prompt asked twice is known as one.
+
+In: texts, or embeddings where there are none. Out: 64-bit keys per row, equal where texts are equal
+or nearly so (:func:`normalised`), and groups of such rows.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+# Quotation marks, and punctuation that ends or parts phrases. Where a letter or a digit follows, it
+# belongs to a word or a number (1.5, f.x, don't) and stays; so do all signs of arithmetic.
+_PUNCTUATION = re.compile(r"[\"“”„«»]+|[.,;:!?'`‘’…、。]+(?!\w)")
+
+# Standard deviations of an embedding that no weight of a network makes a difference of.
+_ALIKE = 1e-2
+
+
+class Keys(NamedTuple):
+    """Keys of N rows.
+
+    Attributes
+    ----------
+    kept : ndarray of uint64, (N, K)
+        What a router remembers of each row: one key of its text and one of its embedding.
+    asked : ndarray of uint64, (N, K)
+        What is looked up. A row with a text is found by its text, or by its embedding where the
+        other row has no text; a row without one, by its embedding.
+    """
+
+    kept: U64
+    asked: U64
+
+
+def normalised(text: str) -> str:
+    """The text without what people vary when they ask the same again.
+
+    Unicode compatibility form, no invisible characters, case folded, no closing punctuation, white
+    space collapsed. Digits, letters and signs of arithmetic stay.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    folded = text.casefold()
+    # A text of nothing but punctuation says what it says.
+    return " ".join(_PUNCTUATION.sub(" ", folded).split()) or " ".join(folded.split())
+
+
+def _key(kind: bytes, data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8, person=kind).digest(), "little")
+
+
+def keys(texts: Sequence[object] | None, embeddings: npt.NDArray[np.float32]) -> Keys:
+    """Keys of rows by their texts where all are strings, and by their embeddings.
+
+    Parameters
+    ----------
+    texts : sequence of str, (N,), optional
+    embeddings : ndarray of float32, (N, d)
+    """
+    # Adding zero makes one of the two zeros.
+    rows = [row.tobytes() for row in (embeddings + np.float32(0)).astype("<f4")]
+    bare = np.array([_key(b"embedding", r) for r in rows], dtype=np.uint64)
+    if texts is None or not all(isinstance(t, str) for t in texts):
+        said = np.array([_key(b"said", r) for r in rows], dtype=np.uint64)
+        return Keys(kept=bare[:, None], asked=np.stack([bare, said], axis=1))
+    text = np.array(
+        [_key(b"text", normalised(str(t)).encode("utf-8", "surrogatepass")) for t in texts],
+        dtype=np.uint64,
+    )
+    said = np.array([_key(b"said", r) for r in rows], dtype=np.uint64)
+    return Keys(kept=np.stack([text, said], axis=1), asked=np.stack([text, bare], axis=1))
+
+
+def groups(found: Keys) -> npt.NDArray[np.int64]:
+    """(N,) for each row the first row that says the same."""
+    _, first, inverse = np.unique(found.kept[:, 0], return_index=True, return_inverse=True)
+    return np.asarray(first[inverse.ravel()], dtype=np.int64)
+
+
+def warn_if_alike(embeddings: npt.NDArray[np.float32], what: str) -> None:
+    """Warn where the networks, whose first step is LayerNorm, see one and the same query N times.
+
+    Parameters
+    ----------
+    embeddings : ndarray of float32, (N, d)
+    what : str
+        What the warning calls the queries.
+    """
+    if len(embeddings) < 2:
+        return
+    x = embeddings - embeddings.mean(axis=1, keepdims=True)
+    x /= np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(1e-5))
+    if np.ptp(x, axis=0).max() < _ALIKE:
+        warnings.warn(
+            f"{what}: the embeddings of all {len(embeddings)} queries are the same to the "
+            f"networks, which can only treat all queries alike; check what made them",
+            stacklevel=3,
+        )
