@@ -57,8 +57,8 @@ _LAZY = {
     "evaluate": "evaluation",
     "fit": "fitting",
 }
-# Submodules that are used as ``cr2fast.datasets.make_routing_problem``.
-_MODULES = ("datasets",)
+# Submodules that are used by attribute, as ``cr2fast.datasets.make_routing_problem``.
+_MODULES = ("calibration", "data", "datasets", "distill", "encoders", "evaluation")
 
 __all__ = [
     "ArtifactError",
