@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, LinkStates
 from cr2fast._util import renamed
-from cr2fast._util.checks import check_type
+from cr2fast._util.checks import check_type, shown
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
 
@@ -268,7 +268,7 @@ class Fitted:
     ) -> npt.NDArray[np.float32]:
         """Costs c_m (N, M) as a decision maker sees them, with predicted or known lengths."""
         if lengths not in ("predicted", "known"):
-            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
         n_output: npt.ArrayLike = table.n_output_tokens
         if lengths == "predicted":
             n_output = self.predict_lengths(table.embeddings, table.n_input_tokens)
@@ -280,6 +280,6 @@ class Fitted:
             return self.accuracies(table.embeddings)
         if judge == "outcomes":
             return table.correct.astype(np.float32)
-        raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {judge!r}")
+        raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
 
     reference_accuracies = renamed.method("reference_accuracies", "judged_accuracies")

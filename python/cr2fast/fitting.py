@@ -17,7 +17,7 @@ import numpy as np
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util import seeds
-from cr2fast._util.checks import check_threads, check_type
+from cr2fast._util.checks import check_threads, check_type, shown
 from cr2fast._util.progress import Progress, epoch_bar
 from cr2fast.calibration import LAM_RANGE
 from cr2fast.data.content import warn_if_alike
@@ -153,7 +153,7 @@ def _plain(name: str, value: Any, kind: str) -> bool | int | float:
     types, words = known[kind]
     fits = isinstance(plain, types) and (kind == "bool" or not isinstance(plain, bool))
     if not fits or (kind == "float" and not np.isfinite(plain)):
-        raise Cr2Error(f"{name}: expected {words}, got {str(value)[:60]!r}")
+        raise Cr2Error(f"{name}: expected {words}, got {shown(value)}")
     return plain  # type: ignore[no-any-return]
 
 
@@ -184,7 +184,7 @@ def _range(lam_range: object) -> tuple[float, float]:
         or not np.isfinite(np.asarray(lam_range, dtype=float)).all()
     ):
         raise Cr2Error(
-            f"lam_range: expected two finite numbers, lowest first, got {str(lam_range)[:60]!r}"
+            f"lam_range: expected two finite numbers, lowest first, got {shown(lam_range)}"
         )
     low, high = map(float, lam_range)
     return low, high
@@ -262,9 +262,9 @@ def fit(
             f"{costs.models}; use costs.select(table.models) to choose and order them"
         )
     if lengths not in ("predicted", "known"):
-        raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
+        raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
     if recipe not in ("smoothed", "paper"):
-        raise Cr2Error(f"recipe: expected 'smoothed' or 'paper', got {recipe!r}")
+        raise Cr2Error(f"recipe: expected 'smoothed' or 'paper', got {shown(recipe)}")
     if teacher is not None:
         costs = _costs_of(teacher, train, costs)
     if costs.normalizers is None:

@@ -70,7 +70,7 @@ def test_small_calibration_sets_keep_every_margin():
         ([0.1], {}, "lam=None: expected one of"),
         ([0.1], {"lam": 1.0, "level": 1e-6}, "level: expected a number from 0.001 to below 1"),
         ([0.1], {"lam": 1.0, "level": "a"}, "level: expected a number"),
-        ([0.1], {"lam": "a"}, "lam=a: expected one of"),
+        ([0.1], {"lam": "a"}, "lam='a': expected one of"),
         ([0.1], {"lam": 1.000009}, "lam=1.000009: expected one of"),
         (["a"], {"lam": 1.0}, "margins: expected a list of numbers"),
     ],

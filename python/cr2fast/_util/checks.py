@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,12 +10,27 @@ import numpy as np
 from cr2fast._core import Cr2Error
 
 _SHOWN = 5
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 6
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A caller's value as a message shows it: at most a few items, and a bounded length."""
+    text = _REPR.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def explained(error: BaseException) -> str:
+    """What another library's error says, in one line of bounded length."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:200]}..."
 
 
 def some(items: Sequence[object]) -> str:
     """Up to five items, and how many there are."""
-    shown = ", ".join(repr(i)[:80] for i in items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown}, ... ({len(items)} in all)"
+    first = ", ".join(repr(i)[:80] for i in items[:_SHOWN])
+    return first if len(items) <= _SHOWN else f"{first}, ... ({len(items)} in all)"
 
 
 def check_type(value: object, kind: type, what: str) -> None:
@@ -26,7 +42,7 @@ def check_type(value: object, kind: type, what: str) -> None:
 def check_threads(threads: int) -> int:
     """`threads`, if it is a count (0: one per core); a Cr2Error if not."""
     if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
-        raise Cr2Error(f"threads: expected 0 (one per core) or a count, got {threads!r}")
+        raise Cr2Error(f"threads: expected 0 (one per core) or a count, got {shown(threads)}")
     return int(threads)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import shown
 
 CALIBRATION = 1_000_003
 TEST = 2_000_003
@@ -23,5 +24,5 @@ def check_seed(seed: int) -> int:
         or not isinstance(seed, (int, np.integer))
         or not 0 <= int(seed) < 2**62
     ):
-        raise Cr2Error(f"seed: expected a whole number from 0 to 2**62 - 1, got {seed!r}")
+        raise Cr2Error(f"seed: expected a whole number from 0 to 2**62 - 1, got {shown(seed)}")
     return int(seed)

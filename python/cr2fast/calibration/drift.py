@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import shown
 
 QUANTILES = 255
 _DRAWS = 9999
@@ -103,14 +104,16 @@ def check(
     try:
         x = np.asarray(live, dtype=np.float64)
     except (TypeError, ValueError):
-        raise Cr2Error(f"margins: expected a list of numbers, got {str(live)[:60]!r}") from None
+        raise Cr2Error(f"margins: expected a list of numbers, got {shown(live)}") from None
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
         raise Cr2Error(
             f"margins: expected a non-empty list of finite numbers, got shape {x.shape}"
             + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
         )
     if not (isinstance(level, (int, float)) and _LEAST_LEVEL <= level < 1):
-        raise Cr2Error(f"level: expected a number from {_LEAST_LEVEL} to below 1, got {level!r}")
+        raise Cr2Error(
+            f"level: expected a number from {_LEAST_LEVEL} to below 1, got {shown(level)}"
+        )
     r, x = ranks(n), np.sort(x)
     expected = r / (n + 1)
     below = np.searchsorted(x, quantiles, "left") / x.size

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, OperatingPointError
+from cr2fast._util.checks import shown
 
 # The paper's risk levels, its default among them, and the cost weights a gate learns by default.
 ALPHA = 0.01
@@ -50,15 +51,17 @@ def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
         raw = np.asarray(values)
         raw = raw if raw.dtype == np.float32 else raw.astype(np.float64)
     except (TypeError, ValueError):
-        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}") from None
+        raise Cr2Error(
+            f"{what}: expected a non-empty list of numbers, got {shown(values)}"
+        ) from None
     # A float32 0.05 means 0.05, not the double nearest to its bits.
     exact = [float(str(v)) for v in raw.ravel()] if raw.dtype == np.float32 else raw
     array = np.asarray(exact, dtype=np.float64).reshape(raw.shape)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {values!r}")
+        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {shown(values)}")
     array = np.sort(array)
     if (np.diff(array) <= 0).any():
-        raise Cr2Error(f"{what}: expected distinct values, got {array.tolist()}")
+        raise Cr2Error(f"{what}: expected distinct values, got {shown(array.tolist())}")
     return array
 
 
@@ -84,7 +87,7 @@ def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray
     if outside.size:
         raise Cr2Error(
             f"lams: expected values in the trained range [{low}, {high}], got "
-            f"{outside.tolist()}; fit with lam_range wide enough"
+            f"{shown(outside.tolist())}; fit with lam_range wide enough"
         )
     return grid
 
@@ -107,7 +110,7 @@ def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> i
     place = int(np.searchsorted(grid, number))
     nearest = " and ".join(f"{x:g}" for x in grid[max(place - 1, 0) : place + 1])
     raise OperatingPointError(
-        f"{what}={str(value)[:60]}: expected one of the {len(grid)} calibrated values"
+        f"{what}={shown(value)}: expected one of the {len(grid)} calibrated values"
         + ("" if np.isnan(number) else f", the nearest {nearest}")
         + f"; they go from {grid[0]:g} to {grid[-1]:g}"
     )

@@ -19,6 +19,7 @@ from cr2fast._core import (
     crc_thresholds,
 )
 from cr2fast._util.binomial import log_gamma
+from cr2fast._util.checks import shown
 
 
 def accepted(
@@ -33,11 +34,13 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
     """Delta of a simultaneous promise, or None where each cell has a promise of its own."""
     if not simultaneous:
         if delta is not None:
-            raise Cr2Error(f"delta: expected no delta without simultaneous=True, got {delta!r}")
+            raise Cr2Error(
+                f"delta: expected no delta without simultaneous=True, got {shown(delta)}"
+            )
         return None
     delta = 0.1 if delta is None else delta
     if not (isinstance(delta, (int, float)) and 0 < delta < 1):
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
     return float(delta)
 
 
@@ -155,7 +158,7 @@ def simultaneous_thresholds(
 ) -> npt.NDArray[np.float32]:
     """Thresholds (L, A) that allow `allowed` (A,) false acceptances at each cost weight."""
     if on_infeasible not in ("raise", "defer"):
-        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {on_infeasible!r}")
+        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {shown(on_infeasible)}")
     n = margins.shape[1]
     infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
     if infeasible and on_infeasible == "raise":

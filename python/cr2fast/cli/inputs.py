@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import explained
 
 UNKNOWN_HASH = "its files are not known, so encoders are compared by name only"
 
@@ -92,7 +93,9 @@ def embeddings(path: Path) -> np.ndarray[Any, Any]:
         with path.open("rb") as file:
             x = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:
-        raise Cr2Error(f"--embeddings: expected a .npy file, got {path}: {error}") from error
+        raise Cr2Error(
+            f"--embeddings: expected a .npy file, got {path}: {explained(error)}"
+        ) from error
     if x.ndim not in (1, 2):
         raise Cr2Error(f"--embeddings: expected shape (N, d) or (d,), got {x.shape}")
     return np.atleast_2d(x)

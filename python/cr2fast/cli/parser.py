@@ -10,6 +10,7 @@ from typing import Any
 
 from cr2fast._core import __version__
 from cr2fast._util import renamed
+from cr2fast._util.checks import shown
 from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
 from cr2fast.cli import commands
 from cr2fast.encoders.distill import RIDGE
@@ -84,7 +85,9 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(x) for x in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers and commas, got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected numbers and commas, got {shown(text)}"
+        ) from None
 
 
 def parser() -> argparse.ArgumentParser:

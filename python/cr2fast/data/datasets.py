@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error
+from cr2fast._util.checks import shown
 from cr2fast._util.seeds import check_seed
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
@@ -233,6 +234,6 @@ def _only(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise Cr2Error(
-            f"data: expected one file {pattern} in {folder}, got {[p.name for p in found]}"
+            f"data: expected one file {pattern} in {folder}, got {shown([p.name for p in found])}"
         )
     return found[0]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import some
+from cr2fast._util.checks import explained, some
 from cr2fast._util.forked import check_polars
 from cr2fast._util.optional import require
 
@@ -89,7 +89,9 @@ def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str])
         try:
             frame: pl.DataFrame = polars.read_parquet(source, glob=False)
         except (polars.exceptions.PolarsError, OSError) as error:
-            raise Cr2Error(f"{what}: expected a Parquet file, got {source}: {error}") from error
+            raise Cr2Error(
+                f"{what}: expected a Parquet file, got {source}: {explained(error)}"
+            ) from error
     elif isinstance(source, polars.DataFrame):
         frame = source
     else:

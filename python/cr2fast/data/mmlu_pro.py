@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import explained, shown
 from cr2fast._util.optional import require
 from cr2fast._util.progress import item_bar
 from cr2fast.data.table import RoutingTable
@@ -85,11 +86,11 @@ def fetch_mmlu_pro(
     """
     known = SHA256 | dict(hashes or {})
     if isinstance(models, str) or len(set(models)) != len(models) or len(models) < 2:
-        raise Cr2Error(f"models: expected two or more different names, got {models!r}")
+        raise Cr2Error(f"models: expected two or more different names, got {shown(models)}")
     if unknown := [m for m in models if m not in known]:
         raise Cr2Error(
-            f"models: expected names with a known SHA-256 ({', '.join(known)}), got {unknown}; "
-            f"pass hashes={{name: sha256}}"
+            f"models: expected names with a known SHA-256 ({', '.join(known)}), got "
+            f"{shown(unknown)}; pass hashes={{name: sha256}}"
         )
     pooch = require("pooch", "fetch")
     folder = Path(cache) if cache is not None else Path(pooch.os_cache("cr2fast"))
@@ -137,8 +138,8 @@ def _download(
         )
     except Exception as error:
         raise Cr2Error(
-            f"{name}: expected the file with sha256 {expected} from {url}, got {error}. No damaged "
-            f"file was kept in {folder}; you can also put the file there by hand"
+            f"{name}: expected the file with sha256 {expected} from {url}, got {explained(error)}. "
+            f"No damaged file was kept in {folder}; you can also put the file there by hand"
         ) from error
     return Path(path)
 
@@ -158,7 +159,10 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
             raise ValueError("a question that is there twice, or an answer that is no text")
         return dict(sorted(found.items(), key=lambda item: int(item[0])))
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError) as error:
-        raise Cr2Error(f"{path}: expected a published answer file, got {error!r}") from error
+        kind = type(error).__name__
+        raise Cr2Error(
+            f"{path}: expected a published answer file, got {kind}: {explained(error)}"
+        ) from error
 
 
 def _text(row: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import check_text, check_unmasked, some
+from cr2fast._util.checks import check_text, check_unmasked, explained, shown, some
 from cr2fast._util.seeds import check_seed
 from cr2fast.data import frames
 from cr2fast.data.content import Keys, groups, keys
@@ -73,7 +73,8 @@ class RoutingTable:
             raise Cr2Error("routing table: expected at least one query, got none")
         if m < 2 or len(set(self.models)) != m:
             raise Cr2Error(
-                f"models: expected a local and at least one edge model, distinct, got {self.models}"
+                f"models: expected a local and at least one edge model, distinct, got "
+                f"{shown(self.models)}"
             )
         if not all(isinstance(i, str) for i in self.query_ids):
             raise Cr2Error("query_ids: expected strings, got other types among them")
@@ -160,9 +161,9 @@ class RoutingTable:
             A forked child of a process that had used polars, which would wait for ever.
         """
         if incomplete not in ("raise", "drop"):
-            raise Cr2Error(f"incomplete: expected 'raise' or 'drop', got {incomplete!r}")
+            raise Cr2Error(f"incomplete: expected 'raise' or 'drop', got {shown(incomplete)}")
         if isinstance(edge, str):
-            raise Cr2Error(f"edge: expected a list of model names, got the string {edge!r}")
+            raise Cr2Error(f"edge: expected a list of model names, got the string {shown(edge)}")
         models = (local, *edge)
         return cls(
             **frames.read(queries, outcomes, models, incomplete)._asdict(),
@@ -201,7 +202,9 @@ class RoutingTable:
         try:
             index = np.arange(len(self))[picked if picked.size else picked.astype(int)]
         except IndexError as error:
-            raise Cr2Error(f"rows: expected indices under {len(self)} or a mask: {error}") from None
+            raise Cr2Error(
+                f"rows: expected indices under {len(self)} or a mask: {explained(error)}"
+            ) from None
         if index.ndim != 1:
             raise Cr2Error(f"rows: expected a list of rows, got shape {index.shape}")
         pick = index.tolist()
@@ -240,9 +243,13 @@ class RoutingTable:
         try:
             parts = np.asarray(fractions, dtype=float)
         except (TypeError, ValueError):
-            raise Cr2Error(f"fractions: expected positive numbers, got {fractions!r}") from None
+            raise Cr2Error(
+                f"fractions: expected positive numbers, got {shown(fractions)}"
+            ) from None
         if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
-            raise Cr2Error(f"fractions: expected positive numbers that sum to 1, got {fractions}")
+            raise Cr2Error(
+                f"fractions: expected positive numbers that sum to 1, got {shown(fractions)}"
+            )
         n = len(self)
         rng = np.random.default_rng(check_seed(seed))
         order = rng.permutation(n)

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, StaticEncoder
-from cr2fast._util.checks import check_threads, check_type
+from cr2fast._util.checks import check_threads, check_type, shown
 from cr2fast._util.progress import item_bar
 from cr2fast.encoders.onnx import Encoder
 
@@ -101,10 +101,10 @@ def distill(
     threads = check_threads(threads)
     dim = encoder.dim if dim is None else dim
     if not isinstance(dim, int) or not 1 <= dim <= encoder.dim:
-        raise Cr2Error(f"dim: expected a whole number, 1 to {encoder.dim}, got {dim!r}")
+        raise Cr2Error(f"dim: expected a whole number, 1 to {encoder.dim}, got {shown(dim)}")
     for name, value in (("sif", 1.0 if sif is None else sif), ("ridge", ridge)):
         if not (isinstance(value, (int, float)) and 0 < value < np.inf):
-            raise Cr2Error(f"{name}: expected a positive number, got {value!r}")
+            raise Cr2Error(f"{name}: expected a positive number, got {shown(value)}")
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise Cr2Error("texts: expected a sequence of strings, got something else in it")
     vocabulary = _vocabulary(encoder.tokenizer_json)

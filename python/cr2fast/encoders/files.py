@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cr2fast._core import ArtifactError, Cr2Error
+from cr2fast._util.checks import explained, shown
 from cr2fast._util.optional import require
 from cr2fast.encoders import configuration
 from cr2fast.encoders.configuration import Configuration
@@ -108,7 +109,7 @@ def find(source: str | Path, *, download: bool = False) -> EncoderFiles:
         return _hub(name, download)
     raise FileNotFoundError(
         f"encoder: expected a folder with {MODEL} and {TOKENIZER}, 'minilm', or a Hugging Face id "
-        f"like 'sentence-transformers/all-MiniLM-L6-v2', got {name!r}"
+        f"like 'sentence-transformers/all-MiniLM-L6-v2', got {shown(name)}"
     )
 
 
@@ -153,7 +154,7 @@ def _hub(name: str, download: bool) -> EncoderFiles:
             hint = "" if download else "; pass download=True to fetch them"
             raise Cr2Error(
                 f"encoder: expected {model}, {TOKENIZER} and the files that they name of {name} "
-                f"at hand{hint}: {error}"
+                f"at hand{hint}: {explained(error)}"
             ) from error
 
     def perhaps(file: str) -> Path | None:

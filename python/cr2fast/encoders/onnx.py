@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import check_threads
+from cr2fast._util.checks import check_threads, explained, shown
 from cr2fast._util.optional import require
 from cr2fast.encoders.configuration import Configuration
 from cr2fast.encoders.files import EncoderFiles, find
@@ -92,11 +92,13 @@ class Encoder:
         if max_tokens is None:
             max_tokens = said.max_tokens or DEFAULT_TOKENS
         if truncation not in ("head-tail", "head"):
-            raise Cr2Error(f"truncation: expected 'head-tail' or 'head', got {truncation!r}")
+            raise Cr2Error(f"truncation: expected 'head-tail' or 'head', got {shown(truncation)}")
         if not isinstance(max_tokens, int) or not 4 <= max_tokens <= 512:
-            raise Cr2Error(f"max_tokens: expected a whole number, 4 to 512, got {max_tokens!r}")
+            raise Cr2Error(
+                f"max_tokens: expected a whole number, 4 to 512, got {shown(max_tokens)}"
+            )
         if not isinstance(cache, int) or cache < 0:
-            raise Cr2Error(f"cache: expected a number of texts, at least 0, got {cache!r}")
+            raise Cr2Error(f"cache: expected a number of texts, at least 0, got {shown(cache)}")
         self.max_tokens, self.truncation = max_tokens, truncation
         self.configuration = said
         self._tokenizer = _tokenizer(files.tokenizer)
@@ -302,7 +304,7 @@ def _tokenizer(path: Path) -> Any:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
-        raise Cr2Error(f"encoder: expected a tokenizer in {path}, got {error}") from None
+        raise Cr2Error(f"encoder: expected a tokenizer in {path}, got {explained(error)}") from None
     # The file asks for padding to 128 tokens and a cut there; the model was trained with neither.
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -332,7 +334,9 @@ def _session(path: Path) -> tuple[Any, list[str], int]:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise Cr2Error(f"encoder: expected an ONNX model in {path}, got {error}") from None
+        raise Cr2Error(
+            f"encoder: expected an ONNX model in {path}, got {explained(error)}"
+        ) from None
     inputs = [i.name for i in session.get_inputs()]
     shape = session.get_outputs()[0].shape
     known = {"input_ids", "attention_mask", "token_type_ids"}

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
+from cr2fast._util.checks import shown
 from cr2fast.calibration import accepted
 from cr2fast.evaluation.result import F64, Evaluation
 from cr2fast.fitted import Lengths
@@ -77,7 +78,9 @@ def evaluate(
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     if fallback is not None and deferred != "fallback":
-        raise Cr2Error(f"fallback: expected no model without deferred='fallback', got {fallback!r}")
+        raise Cr2Error(
+            f"fallback: expected no model without deferred='fallback', got {shown(fallback)}"
+        )
     lams, alphas = calibration["lams"], calibration["alphas"]
     states = table.sample_states(len(test), seeds.TEST + seeds.check_seed(seed))
     seen = router.decision_costs(test, states, lengths)
@@ -134,11 +137,11 @@ def _deferred_choice(
     """Which model each query goes to if it is deferred, (L, N)."""
     if deferred == "fallback":
         if fallback not in router.models[1:]:
-            raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {fallback!r}")
+            raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {shown(fallback)}")
         return np.full((len(lams), len(accuracies)), router.models.index(fallback))
     if deferred not in ("edge-only", "inclusive"):
         raise Cr2Error(
-            f"deferred: expected 'edge-only', 'inclusive' or 'fallback', got {deferred!r}"
+            f"deferred: expected 'edge-only', 'inclusive' or 'fallback', got {shown(deferred)}"
         )
     first = 1 if deferred == "edge-only" else 0
     return _core.choices(accuracies, costs, lams, first).astype(np.int64)
