@@ -45,8 +45,11 @@ Hidden = npt.NDArray[Any]
 Truncation = Literal["head-tail", "head"]
 # Of a longer text, this many characters are read from either end. They are far more than
 # `max_tokens` need (a BERT token has four characters on average), and they bound what one text can
-# cost: a tokenizer reads every byte while it holds the interpreter's lock.
+# cost: a tokenizer reads every byte.
 END_CHARS = 16_384
+# A tokenizer's `encode` holds the interpreter's lock, half a microsecond per character, which stops
+# a server's event loop; its batch call does not, but runs on a pool of threads that it starts.
+LONG_CHARS = 2048
 # all-MiniLM-L6-v2 was trained for as many.
 DEFAULT_TOKENS = 256
 # Hidden states (tokens, d) to a vector (d,). Without padding the last token is a text's own.
@@ -63,7 +66,7 @@ class Encoder:
     """A frozen sentence encoder; made by :meth:`load`.
 
     It is safe to share between threads. It starts threads only in a call that asks for several, and
-    they end with the call.
+    they end with the call; of texts beyond 2048 characters the tokenizers' library starts its pool.
 
     Attributes
     ----------
@@ -221,7 +224,14 @@ class Encoder:
             string.encode()
         except UnicodeEncodeError as error:
             raise Cr2Error(f"text: expected text that UTF-8 can hold, got {error}") from None
-        ids: list[int] = self._tokenizer.encode(string).ids
+        tokenizer = self._tokenizer
+        if len(string) <= LONG_CHARS:
+            encoding = tokenizer.encode(string)
+        else:
+            # The fast one leaves out offsets; older versions of the library have only the other.
+            batch = getattr(tokenizer, "encode_batch_fast", None) or tokenizer.encode_batch
+            encoding = batch([string])[0]
+        ids: list[int] = encoding.ids
         return ids
 
     def tokens(self, text: Text) -> list[int]:
