@@ -34,6 +34,7 @@ from cr2fast._core import (
     crc_thresholds,
     empirical_risk,
 )
+from cr2fast._util import renamed
 
 if TYPE_CHECKING:
     from cr2fast.calibration import CalibrationReport, default_lams
@@ -57,6 +58,18 @@ _LAZY = {
     "evaluate": "evaluation",
     "fit": "fitting",
 }
+# The flat modules of before, by where they are now.
+renamed.modules(
+    "cr2fast",
+    drift="calibration.drift",
+    encoder="encoders.info",
+    intervals="evaluation.intervals",
+    messages="encoders.messages",
+    mmlu_pro="data.mmlu_pro",
+    report="evaluation.report",
+    table="data.table",
+    text_encoder="encoders.onnx",
+)
 # Submodules that are used by attribute, as ``cr2fast.datasets.make_routing_problem``.
 _MODULES = ("calibration", "data", "datasets", "distill", "encoders", "evaluation")
 

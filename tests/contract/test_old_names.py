@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -68,3 +70,25 @@ def test_old_flags_say_the_new_ones(artifact, capsys, tmp_path):
     said = json.loads(capsys.readouterr().out)
     assert said["weights"] == said["precision"] == "float32"
     assert said["calibration"]["reference"] == said["calibration"]["judge"] == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("drift", "calibration.drift"),
+        ("intervals", "evaluation.intervals"),
+        ("mmlu_pro", "data.mmlu_pro"),
+        ("report", "evaluation.report"),
+        ("table", "data.table"),
+        ("text_encoder", "encoders.onnx"),
+    ],
+)
+def test_moved_modules_are_found(old, new):
+    sys.modules.pop(f"cr2fast.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"cr2fast.{old} is now cr2fast.{new};"):
+        found = importlib.import_module(f"cr2fast.{old}")
+    moved = importlib.import_module(f"cr2fast.{new}")
+    assert found is moved
+    assert moved.__spec__.name == moved.__name__ == f"cr2fast.{new}"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"cr2fast.{old}s_of_old")

@@ -6,8 +6,13 @@ In: the new name. Out: the same thing under the old one, with a DeprecationWarni
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -91,3 +96,25 @@ class Names(dict[str, Any]):
 def both_names(document: dict[str, Any], **old_to_new: str) -> dict[str, Any]:
     """A document for JSON, whose readers cannot be warned: old keys beside the new ones."""
     return document | {old: document[new] for old, new in old_to_new.items()}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds modules under the names they had before they moved."""
+
+    def __init__(self, package: str, old_to_new: dict[str, str]) -> None:
+        self._new = {f"{package}.{old}": f"{package}.{new}" for old, new in old_to_new.items()}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in self._new else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__
+        warnings.warn(words(old, self._new[old]), DeprecationWarning, stacklevel=2)
+        sys.modules[old] = import_module(self._new[old])
+
+
+def modules(package: str, **old_to_new: str) -> None:
+    """Let modules of `package` that moved be imported under their old names too."""
+    sys.meta_path.append(_Moved(package, old_to_new))
