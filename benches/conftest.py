@@ -1,4 +1,4 @@
-"""Benchmarks run on optimised builds alone, and say on what."""
+"""Benchmarks run only on optimised builds, and say on what."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Instruction counts of the hot kernels against those committed: `make counts`.
 
-In: the harness's JSON summaries, one a line on standard input; `rust/core/benches/counts.json`.
+In: the harness's JSON summaries, one per line on standard input; `rust/core/benches/counts.json`.
 Out: a table; exit 1 when a kernel needs over 3 % more instructions than committed, or when the
 kernels are not the committed ones. `--accept` writes the counts instead.
 """

@@ -66,7 +66,7 @@ def pooled(evaluations):
 
 
 def exceeds(by_seed, alphas):
-    """(A,) whether seeds speak against alpha: one number a seed, the mean risk over active lam.
+    """(A,) whether seeds speak against alpha: one number per seed, the mean risk over active lam.
 
     Cells of one seed share queries, so they are no separate evidence. With a one-sided 99.9 % bound
     over seeds, all ten tests together raise a false alarm about once in a hundred changes.

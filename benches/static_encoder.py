@@ -3,7 +3,7 @@
     CR2FAST_DATA=DIR python -m benches.static_encoder [--seeds 5] [--modes predicted,known]
     CR2FAST_DATA=DIR python -m benches.static_encoder --choose
 
-For each seed the table is split; the static encoder is distilled on the training texts alone;
+For each seed the table is split; the static encoder is distilled only on the training texts;
 either embedding is fitted, calibrated and evaluated on the same splits and link states. Printed:
 the least cost at eight accuracies, from that of the best cheap model + .03 to the largest model's
 - .01. `--choose` compares distillations by three-fold cross-validation inside the training split of
@@ -40,7 +40,7 @@ def cached_vectors(encoder, folder):
 
 
 def matched(evaluation, targets):
-    """Least cost of an operating point, or of the largest model alone, at each accuracy."""
+    """Least cost of an operating point, or of always using the largest model, at each accuracy."""
     accuracy = np.append(evaluation.accuracy.ravel(), evaluation.baselines["alone"]["accuracy"])
     cost = np.append(evaluation.cost.ravel(), evaluation.baselines["alone"]["cost"])
     return np.array([cost[accuracy >= t].min() for t in targets])

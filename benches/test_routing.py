@@ -60,7 +60,7 @@ def test_numpy_gate_beside_it(benchmark, world):
 
 
 def test_bare_product_beside_it(benchmark, world):
-    """The floor: NumPy's 256 x 384 matrix-vector product alone."""
+    """The floor: only NumPy's 256 x 384 matrix-vector product."""
     w = np.random.default_rng(1).normal(size=(256, 384)).astype(np.float32)
     _, _, x = world
     np.testing.assert_allclose(w @ x[7], w.astype(float) @ x[7], atol=1e-4)
@@ -87,7 +87,7 @@ def test_one_selection(benchmark, world):
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 @pytest.mark.parametrize("models", [4, 16, 64])
 def test_one_selection_among_many_models(benchmark, models, weights):
-    """Time a model should not depend on how many there are."""
+    """Time per model should not depend on how many there are."""
     problem = make_routing_problem(n=400, d=384, models=models + 1)
     router = cr2fast.fit(
         problem.table,

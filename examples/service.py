@@ -6,8 +6,8 @@
     POST /route  {"prompt": "..."}  or  {"messages": [{"role": "user", "content": "..."}]}
 
 ROUTER is the artifact, LAM and ALPHA a calibrated operating point; ENCODER is "minilm", a folder
-with model.onnx and tokenizer.json, or the file of a static encoder (numpy alone). A body of more
-than MAX_BODY bytes is refused before it is read.
+with model.onnx and tokenizer.json, or the file of a static encoder (which needs only
+numpy). A body of more than MAX_BODY bytes is refused before it is read.
 """
 
 import json

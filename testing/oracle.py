@@ -1,6 +1,6 @@
 """Slow, plain-NumPy twins of every Rust kernel: the definition, not the implementation.
 
-Double precision throughout, one loop a formula; equation numbers are the paper's (arXiv 2605.12001).
+Double precision throughout, one loop per formula; equation numbers are those of arXiv 2605.12001.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Time(NamedTuple):
-    """Seconds a call: the median of many turns, and the least, which a busy machine moves less."""
+    """Seconds per call: the median of many turns, and the least, which a busy machine moves less."""
 
     median: float
     least: float

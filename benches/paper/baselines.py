@@ -1,8 +1,8 @@
 """The opponents: what each believes of a model on a query, from what it may know.
 
 In: a training split. Out: ``fit(...) -> predict(queries) -> p (N, M)``. The rule is the same for
-all: argmax of p - λ·c, with c a constant a model (as published) or c(x, ξ) of the mode. Each method
-says which configurations may be tried; which is taken is decided on the training split alone.
+all: argmax of p - λ·c, with c a constant per model (as published) or c(x, ξ) of the mode. Each
+method says which configurations may be tried; which is taken is decided only on the training split.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Calibrated:
         self._prefers_edge = _core.reference_margins(p, costs, self.lams) < 0
 
     def thresholds(self, rule):
-        """(L, A') thresholds of a rule, and a label a column."""
+        """(L, A') thresholds of a rule, and a label per column."""
         n = self._margins.shape[1]
         if rule == "CRC":
             return self.report.thresholds, list(self.alphas)

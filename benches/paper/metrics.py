@@ -33,7 +33,7 @@ class Points:
         return cls(labels, right, truth.cost[rows, picked].astype(np.float32))
 
     def with_ends(self, truth):
-        """The same, and two points more: the device's model alone and the reference alone."""
+        """The same, and two points more: only the device's model, and only the unit model."""
         rows = np.flatnonzero(truth.answerable)
         alone = [0, truth.reference]
         right = truth.correct[np.ix_(rows, alone)].T.astype(np.float32)
@@ -50,7 +50,7 @@ class Points:
 
 
 def targets(truth):
-    """Eight accuracies, from the best cheap model + .03 to the reference model - .01."""
+    """Eight accuracies, from the best cheap model + .03 to the unit model - .01."""
     alone = truth.correct[truth.answerable].mean(axis=0)
     return np.linspace(alone[:-1].max() + 0.03, alone[-1] - 0.01, TARGETS)
 
@@ -67,7 +67,7 @@ def ends(truth):
 def matched(accuracy, cost, at):
     """Least cost among points with accuracy >= each target: (..., P) and (T,) to (..., T).
 
-    The reference model alone reaches every target at cost 1, and anyone can always take it.
+    The unit model reaches every target at cost 1, and anyone can always take only that model.
     """
     reaches = accuracy[..., None, :] >= at[:, None]
     return np.where(reaches, cost[..., None, :], 1.0).min(axis=-1, initial=1.0)
@@ -80,8 +80,8 @@ def hull_cost(accuracy, cost, at):
 
 
 def hull_with(accuracy, cost, ends):
-    """Upper hull (K, 2) of the points and of `ends` (accuracy, cost): the device's model alone and
-    the reference alone, which anyone can take, so that every hull spans every cost between them.
+    """Upper hull (K, 2) of the points and of `ends`, (accuracy, cost) of only the device's model
+    and of only the unit model, which anyone can take: every hull spans every cost between them.
     """
     return upper_hull(
         np.concatenate([cost, [c for _, c in ends]]),

@@ -118,7 +118,7 @@ def _complexity(results):
          f"{r['median_us']:.1f}")
         for r in results["complexity"]
     ]  # fmt: skip
-    return _table(("head", "parameters", "FLOPs", "median µs a query"), rows)
+    return _table(("head", "parameters", "FLOPs", "median µs per query"), rows)
 
 
 def _chosen(results):
@@ -137,7 +137,7 @@ def write(results, images, path):
         f"<!doctype html><meta charset=utf-8><title>cr2fast: the experiments</title>"
         f"<style>{STYLE}</style><h1>CR²: the paper's experiments on real answers</h1>",
         f"<p>MMLU-Pro, answers of four open models; {q['train']} training, {q['calibration']} "
-        f"calibration and {q['test']} test queries a seed, {len(results['seeds'])} seeds. Costs "
+        f"calibration and {q['test']} test queries per seed, {len(results['seeds'])} seeds. Costs "
         f"are an <em>estimated</em> table. Accuracy and cost are on test queries that some model "
         f"answers. <em>Predicted lengths</em> is how a router is deployed; <em>known lengths</em>, "
         f"the paper's assumption, lets the edge see the lengths of answers not yet written. A "

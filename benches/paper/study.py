@@ -132,7 +132,7 @@ def _describe(points, choices, truth, at):
     accuracy, cost = points.means()
     everyone = np.arange(choices.shape[1])
     found = metrics.matched(accuracy, cost, at)
-    # The operating point behind each matched cost; -1 where the reference model alone is taken.
+    # The operating point behind each matched cost; -1 where only the unit model is used.
     used = []
     for t in at:
         reaches = np.where(accuracy >= t, cost, np.inf)

@@ -206,7 +206,7 @@ def calibration():
         slow = compare({"t": lambda s=search: s(scores[few], prefers[few], ALPHAS)}, rounds=3)
         times[f"{name} (2 of 64 rows, scaled)"] = slow["t"].scaled(32)
     sizes = {}
-    # Several rows: one alone would be learnt by heart by the branch predictor.
+    # Several rows: the branch predictor would learn a single one by heart.
     for rows, n in ((64, 10_000), (64, 100_000), (64, 1_000_000), (8, 10_000_000)):
         s = rng.random(size=(rows, n), dtype=np.float32)
         r = rng.integers(0, 2, size=(rows, n), dtype=np.uint8).view(bool)
@@ -281,7 +281,7 @@ def main():
     }  # fmt: skip
     print(about)
     print(
-        "\nSeconds a call, the median of all turns; then how many times cr2fast's: medians, leasts."
+        "\nSeconds per call, the median of all turns; then multiples of cr2fast's: medians, leasts."
     )
     for task, times in results.items():
         print(f"\n{task}")

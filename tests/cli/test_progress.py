@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_a_stage_on_a_terminal(monkeypatch):
+def test_one_bar_per_stage_on_a_terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     with epoch_bar(True) as update:

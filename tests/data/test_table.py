@@ -225,7 +225,7 @@ def nulled(column, query, model):
 
 
 @pytest.mark.parametrize("column", ["correct", "n_output_tokens"])
-def test_a_null_outcome_concerns_its_query_alone(column):
+def test_a_null_outcome_concerns_only_its_query(column):
     """Issue 13, item 9."""
     lost = nulled(column, "b", "m")
     assert read(outcomes=lost, incomplete="drop").query_ids == ("a", "c")

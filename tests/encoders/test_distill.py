@@ -34,7 +34,7 @@ WORDS = [
 def encoder():
     """MiniLM, but for its hidden states: 30,522 of the real ones take a minute.
 
-    A token means one thing alone and another in a sentence, so there is something to learn.
+    A token has one hidden state by itself and another in a sentence, so there is something to learn.
     """
     encoder = cr2fast.Encoder.load("minilm")
     table = np.random.default_rng(0).normal(size=(2, 30_522, encoder.dim))

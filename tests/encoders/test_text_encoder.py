@@ -89,7 +89,7 @@ def test_head_and_tail_are_kept(encoder):
     assert cut[128:] == all_ids[-128:]
 
 
-def test_a_text_of_any_length_is_read_at_its_ends_alone(encoder):
+def test_a_text_of_any_length_is_read_only_at_its_ends(encoder):
     """A tokenizer reads all that it is given."""
     words = " ".join(str(i) for i in range(200_000))
     seen = []

@@ -23,7 +23,7 @@ def points(t, p=20, seed=1):
     return choices, metrics.Points.of(list(range(p)), choices, t)
 
 
-def test_points_count_answerable_queries_alone():
+def test_points_count_only_answerable_queries():
     t = truth()
     choices, got = points(t)
     rows = [i for i in range(len(t.correct)) if t.correct[i].any()]
@@ -68,7 +68,7 @@ def test_hulls_mix_two_points():
     flat = metrics.area(np.array([0.6]), np.array([0.5]), ends)
     low, high = metrics.AREA
     assert flat == pytest.approx(0.4 + 0.4 * (low + high) / 2, abs=1e-6)
-    # A method with dear points alone gains nothing where it has none.
+    # A method that has only expensive points gains nothing where it has none.
     dear = metrics.area(np.array([0.8]), np.array([0.9]), ends)
     both = metrics.area(np.array([0.8, 0.5]), np.array([0.9, 0.2]), ends)
     assert dear < both

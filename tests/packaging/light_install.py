@@ -1,4 +1,4 @@
-"""Run where numpy alone is installed beside the wheel (`make light`): load, route, select."""
+"""Run where only numpy is installed beside the wheel (`make light`): load, route, select."""
 
 import json
 import sys

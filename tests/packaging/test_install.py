@@ -1,4 +1,4 @@
-"""The light install: numpy alone imports, loads and routes."""
+"""The light install: with only numpy, the package imports, loads and routes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ except ImportError as error:
 """
 
 
-def test_numpy_alone_imports_and_routes(artifact, problem, tmp_path):
+def test_it_imports_and_routes_with_only_numpy(artifact, problem, tmp_path):
     x = problem.table.embeddings[:50]
     np.save(tmp_path / "x.npy", x)
     result = subprocess.run(

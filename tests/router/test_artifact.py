@@ -164,7 +164,7 @@ def test_forgeries_with_a_right_hash_are_refused(change, words):
 
 
 def test_the_forger_of_these_tests_can_forge():
-    """Otherwise the test above could pass on the hash alone."""
+    """Otherwise the test above could pass because of the hash."""
     data = (GOLDEN / "router.safetensors").read_bytes()
     router = cr2fast.Router(_core.Router.from_bytes(rewritten(data, put(encoder_id="forged"))))
     assert router.encoder.id == "forged"

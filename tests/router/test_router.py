@@ -167,7 +167,7 @@ def test_single_precision_alphas_mean_what_is_written(fresh, splits):
     assert fresh.device(0.2, 0.05).alpha == 0.05
 
 
-def test_calibrating_leaves_devices_made_before_alone(fresh, splits):
+def test_calibrating_does_not_change_devices_made_before(fresh, splits):
     fresh.calibrate(splits[1], alphas=(0.1,))
     device = fresh.device(1.0, 0.1)
     before = device.threshold

@@ -19,7 +19,7 @@ def violations(rng, n, thresholds_of, *, shared):
     """How often, over calibration draws, the true risk exceeds alpha in some cell, and in a cell.
 
     At each cost weight r ~ Bernoulli(rate) and s is uniform where r = 1, so the risk of a threshold
-    t is rate (1 - t). With `shared`, all cost weights see one uniform a query: as dependent as can
+    t is rate (1 - t). With `shared`, all cost weights see one uniform per query: as dependent as can
     be.
     """
     some = cells = 0.0
