@@ -123,6 +123,8 @@ def analyse(folder: str | Path, seed: int = 0) -> ModelProfile:
     energy, no_energy = _energy(store, manifest, rows, seed)
     moved = _drift(rows)
     notes = [*latency.notes, *(energy.notes if energy else ())]
+    told = [note for session in manifest["sessions"] for note in session.get("notes") or ()]
+    notes += dict.fromkeys(str(note) for note in told)
     if moved and moved.flagged:
         notes.append(
             f"drift: the reference cell's time changed by {moved.fraction:+.1%} over the run; the "

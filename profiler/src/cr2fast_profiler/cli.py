@@ -7,9 +7,10 @@ import contextlib
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cr2fast_profiler import __version__, commands
 from cr2fast_profiler.errors import ProfilerError
@@ -52,8 +53,10 @@ def _object(text: str) -> dict[str, object]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
+        # What came is not repeated: it may hold a secret.
         raise argparse.ArgumentTypeError(
-            f'expected a JSON object such as {{"ignore_eos": true}}, got {text!r}'
+            f'expected a JSON object such as {{"ignore_eos": true}}, got {len(text)} characters '
+            "that are none"
         )
     return value
 
@@ -90,8 +93,32 @@ def _at_least(least: float, *, above: bool = False) -> Callable[[str], float]:
 
 def _endpoint_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", metavar="NAME", help="its name there; the only one by default")
-    sub.add_argument("--api", choices=("chat", "completions"), default="chat", help="which call")
+    sub.add_argument(
+        "--api",
+        choices=("chat", "completions"),
+        help="which call; the one that the URL names, else chat",
+    )
     sub.add_argument("--api-key-env", metavar="VAR", help="environment variable with the API key")
+    sub.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VAR",
+        help="a header whose value an environment variable holds, such as api-key:AZURE_KEY; may "
+        "be given again",
+    )
+    sub.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="certificates to trust besides the system's (or SSL_CERT_FILE)",
+    )
+    sub.add_argument(
+        "--wait-s",
+        type=_at_least(0),
+        default=600.0,
+        metavar="S",
+        help="how long to wait for a server that is loading its model or busy (600)",
+    )
     sub.add_argument(
         "--extra",
         type=_object,
@@ -108,11 +135,27 @@ def _endpoint_options(sub: argparse.ArgumentParser) -> None:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no argument that may be a secret."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # An abbreviation would take --api-key SECRET for --api-key-env.
+        super().__init__(*args, **{**options, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, naming options and no values."""
+        if message.startswith("unrecognized arguments:"):
+            words = message.partition(":")[2].split()
+            named = [w.partition("=")[0] for w in words if re.match(r"--[a-z][a-z-]*(=|$)", w)]
+            message = f"unrecognized arguments: {' '.join(named) or 'words beside the options'}"
+            if {"--api-key", "--key", "--token", "--password"} & {*named}:
+                message += "; secrets come from the environment: see --api-key-env and --header"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "cr2fast-profile", description=_DESCRIPTION, formatter_class=raw
-    )
+    parser = _Parser("cr2fast-profile", description=_DESCRIPTION, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"cr2fast-profiler {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +25,7 @@ from cr2fast_profiler.link.run import LinkOptions, measure_link
 from cr2fast_profiler.meters.base import Domain, Meter, MeterError, Reason, Unavailable
 from cr2fast_profiler.meters.probe import open_meter, survey
 from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
+from cr2fast_profiler.redact import printable
 from cr2fast_profiler.report.plots import plot_link, plot_run
 from cr2fast_profiler.report.summary import markdown
 from cr2fast_profiler.report.table import cost_table, model_entry, write_table
@@ -38,6 +41,9 @@ CLOCK: Clock = SYSTEM
 """What every command measures by; tests put it, with TRANSPORT, on a simulated world."""
 TRANSPORT: Any = None
 
+DOCTOR_WAIT_S = 5.0
+"""A doctor says that a server is loading, and does not sit by it."""
+
 ENERGY_REMOTE = (
     "the endpoint is on another host, whose joules no sensor here sees; run `cr2fast-profile "
     "agent` there and give its address by --agent"
@@ -47,10 +53,32 @@ ENERGY_REMOTE = (
 def _key(args: argparse.Namespace) -> str | None:
     if not args.api_key_env:
         return None
-    key = os.environ.get(args.api_key_env)
-    if not key:
-        raise EndpointError(f"--api-key-env: the environment has no {args.api_key_env}")
-    return key
+    return _secret(args.api_key_env, "--api-key-env")
+
+
+def _secret(variable: str, option: str) -> str:
+    """A value that only the environment holds; what is no variable's name is not repeated."""
+    value = os.environ.get(variable)
+    if value:
+        return value
+    name = variable if re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", variable) else "such variable"
+    raise EndpointError(
+        f"{option}: the environment has no {name}: give the name of the variable that holds the "
+        "secret, not the secret itself, and export it"
+    )
+
+
+def _headers(args: argparse.Namespace) -> dict[str, str]:
+    found = {}
+    for text in args.header:
+        name, colon, variable = text.partition(":")
+        if not (name and colon and variable.strip()):
+            raise EndpointError(
+                "--header: expected NAME:VARIABLE, the variable holding the header's value; what "
+                "came is not repeated, since it may be a secret"
+            )
+        found[name.strip()] = _secret(variable.strip(), f"--header {printable(name.strip(), 40)}")
+    return found
 
 
 def _target(args: argparse.Namespace) -> Target:
@@ -59,26 +87,29 @@ def _target(args: argparse.Namespace) -> Target:
     return _endpoint(args)
 
 
-def _endpoint(args: argparse.Namespace) -> Endpoint:
+def _endpoint(args: argparse.Namespace, most_wait_s: float = math.inf) -> Endpoint:
     return Endpoint(
         args.endpoint,
         args.model,
         api=args.api,
         api_key=_key(args),
+        headers=_headers(args),
         extra=args.extra,
         timeout_s=args.timeout_s,
+        wait_s=min(args.wait_s, most_wait_s),
+        ca_file=args.ca_file,
         clock=CLOCK,
         transport=TRANSPORT,
     )
 
 
-def _meter(args: argparse.Namespace) -> tuple[Meter | None, list[Unavailable]]:
+def _meter(args: argparse.Namespace, target: Target) -> tuple[Meter | None, list[Unavailable]]:
     """The meter of the host that serves the model, or why there is none."""
     if args.agent:
         return AgentMeter(args.agent, read_token(args.token_file)), []
     if args.meter == "none":
         return None, [Unavailable("meter", Reason.NOT_PRESENT, "none was asked for (--meter none)")]
-    here = args.callable or is_this_host(args.endpoint)
+    here = not isinstance(target, Endpoint) or is_this_host(target.url)
     if args.meter == "auto" and not here:
         return None, [Unavailable("meter", Reason.REMOTE, ENERGY_REMOTE)]
     try:
@@ -115,8 +146,9 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
     try:
-        with _endpoint(args) as target:
+        with _endpoint(args, DOCTOR_WAIT_S) as target:
             x = target.generate("Count from 1 upwards, one number a line.", 8)
+            notes = target.notes
     except (EndpointError, RejectedRequest) as error:
         print(f"Endpoint: {error}")
         return {"usable": False, "detail": str(error)}
@@ -126,6 +158,8 @@ def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
         f"Endpoint: {target.name} answers: {x.n_input_tokens} tokens in, {x.n_output_tokens} out "
         f"in {x.n_chunks} chunks, TTFT {ttft_ms:.1f} ms; token counts come {counts}"
     )
+    for note in notes:
+        print(f"  note: {note}")
     here = is_this_host(target.url)
     print(f"  it is {'on this host' if here else 'on another host: ' + ENERGY_REMOTE}")
     return {"usable": True, "model": target.name, "ttft_s": ttft_ms * 1e-3, "this_host": here}
@@ -136,10 +170,10 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
     grid, loads = Grid.parse(args.grid), tuple(Load.parse(x) for x in args.load)
     unloaded = read_idle(args.unloaded_idle) if args.unloaded_idle else None
     target = _target(args)
-    meter, absent = _meter(args)
+    meter, absent = _meter(args, target)
     for u in absent:
         print(f"energy will be null: {u.detail}", file=sys.stderr)
-    away = not args.callable and not is_this_host(args.endpoint)
+    away = isinstance(target, Endpoint) and not is_this_host(target.url)
     options = Options(
         grid=grid,
         seed=args.seed,
@@ -149,7 +183,7 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
         budget_s=args.budget_s,
         idle_s=args.idle_s,
         loads=loads,
-        rtt_s=connect_rtt_s(args.endpoint) if away else 0.0,
+        rtt_s=connect_rtt_s(target.url) if isinstance(target, Endpoint) and away else 0.0,
         meter=args.agent or args.meter,
         unloaded_idle=unloaded,
     )

@@ -152,9 +152,17 @@ class Session:
         try:
             yield
         finally:
+            self._keep_notes()
             if self.recorder:
                 self.recorder.stop()
                 self._keep_readings()
+
+    def _keep_notes(self) -> None:
+        """What the target has to say of its server, once it has been asked."""
+        notes = list(getattr(self.target, "notes", ()))
+        if notes != self.manifest["sessions"][self.number].get("notes", []):
+            self.manifest["sessions"][self.number]["notes"] = notes
+            self.store.write_manifest(self.manifest)
 
     def _keep_readings(self) -> None:
         if not self.recorder:

@@ -46,7 +46,9 @@ class _Body(httpx2.SyncByteStream):
             left_s = due_s - (self.clock() - self.start_ns) * 1e-9
             waited_s = 0.0
             # A stream that nobody ends may be hung up on; the wait is cut so that this is seen.
-            while left_s - waited_s > 1.0 and waited_s < self.read_s and not self.socket.closed:
+            while (
+                left_s - waited_s > 2 * STEP_S and waited_s < self.read_s and not self.socket.closed
+            ):
                 self.clock.sleep(STEP_S)
                 waited_s += STEP_S
             if self.socket.closed:

@@ -168,7 +168,9 @@ def test_a_dead_endpoint_says_so() -> None:
 
 def test_names_keys_and_addresses_that_are_wrong() -> None:
     with serve(model="known", key="secret") as (url, _):
-        with pytest.raises(EndpointError, match="401: it wants an API key"):
+        with pytest.raises(
+            EndpointError, match="401: no key. It wants an API key, and none was sent"
+        ):
             Endpoint(url)
         with pytest.raises(EndpointError, match=r"no model 'other'; it lists \['known'\]"):
             Endpoint(url, "other", api_key="secret")

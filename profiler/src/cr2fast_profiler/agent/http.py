@@ -1,10 +1,10 @@
 """The agent's HTTP server: bounded, timed, and silent about its insides.
 
 In: connections, perhaps hostile. Out: JSON answers, counted bytes, incompressible bytes. Bounds:
-10 s from connecting to a whole head with the token, heads of 16 KiB within 10 s, bodies and sources
-of 64 MiB, 64 connections and 32 of one peer (`admission`), 120 s of silence between requests, 30 s of
-silence and 600 s in all within one. A request over a bound is answered with its
-status where that can be, and its connection is closed.
+10 s from connecting to a head with the token, heads of 16 KiB within 10 s, bodies and sources of
+64 MiB, 64 connections and 32 of one peer (`admission`), 120 s of silence between requests, 30 s of
+silence and 600 s in all within one. A request over a bound is answered with its status where that
+can be, and its connection is closed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Reader:
         return self._clock() + round(seconds * 1e9)
 
     def start_head(self) -> bool:
-        """Wait for a request; False when none comes. An unproven client has one deadline for all."""
+        """Wait for a request; False when none comes. A stranger has one deadline for all."""
         self._left = MAX_HEAD_BYTES
         if self.proven and not self._data:
             self._deadline = self._in(IDLE_S)

@@ -6,7 +6,8 @@ monotonic clock at the middle of the request: t = (t_sent + t_received) / 2, off
 of it. Remote faults are carried over at t − age.
 
 An agent that is lost gives NaN, with a LOST fault for each outage, and is tried again; one that
-restarted counts from elsewhere: that reading is NaN with a RESET fault, and later ones go on from the last.
+restarted counts from elsewhere: that reading is NaN with a RESET fault, and later ones go on from
+the last.
 """
 
 from __future__ import annotations

@@ -11,16 +11,12 @@ import json
 import operator
 from typing import Any
 
+from cr2fast_profiler.redact import printable
+from cr2fast_profiler.workload import words
 from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
 
-SHOWN = 200
 MOST_TOKENS = 10_000_000
 _REASONING = ("content", "reasoning_content", "reasoning")
-
-
-def shortened(text: str) -> str:
-    """A text's beginning, for a message."""
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _seconds(value: Any) -> float | None:
@@ -64,6 +60,16 @@ def _arrivals(times_ns: list[int]) -> int:
     return 1 + sum(b - a > apart for a, b in itertools.pairwise(times_ns))
 
 
+def _text(content: Any) -> str:
+    """Content as text: a string, or parts that have some."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [p for p in content if isinstance(p, dict)]
+        return "".join(_text(p.get("text") or p.get("thinking")) for p in parts)
+    return ""
+
+
 class Answer:
     """Collects the events of one streamed answer."""
 
@@ -80,18 +86,25 @@ class Answer:
         try:
             event = json.loads(data, parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
-            raise RejectedRequest(Rejected.MALFORMED, f"not JSON: {shortened(data)!r}") from error
+            raise RejectedRequest(Rejected.MALFORMED, f"not JSON: {printable(data)!r}") from error
         if not isinstance(event, dict):
-            raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {shortened(data)!r}")
-        if event.get("error"):
-            raise RejectedRequest(Rejected.ERROR_IN_200, shortened(json.dumps(event["error"])))
+            raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {printable(data)!r}")
+        if words.is_error(event):
+            raise RejectedRequest(Rejected.ERROR_IN_200, words.said(data))
         for name in ("usage", "timings"):
             if isinstance(event.get(name), dict):
                 setattr(self, name, event[name])
         choices = event.get("choices") or []
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if not isinstance(choice, dict):
-            raise RejectedRequest(Rejected.MALFORMED, f"a choice is no object: {shortened(data)!r}")
+            raise RejectedRequest(Rejected.MALFORMED, f"a choice is no object: {printable(data)!r}")
+        if choice.get("error") or choice.get("finish_reason") == "error":
+            why = (
+                words.error_of(choice)
+                or words.error_of(choice.get("message"))
+                or "it names no reason"
+            )
+            raise RejectedRequest(Rejected.ERROR_IN_200, printable(why))
         piece = self._piece(choice)
         if piece:
             self.times.append(now_ns)
@@ -101,10 +114,11 @@ class Answer:
 
     @staticmethod
     def _piece(choice: dict[str, Any]) -> str:
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            return "".join(str(delta[k]) for k in _REASONING if isinstance(delta.get(k), str))
-        return choice["text"] if isinstance(choice.get("text"), str) else ""
+        for name in ("delta", "message"):
+            delta = choice.get(name)
+            if isinstance(delta, dict):
+                return "".join(_text(delta.get(k)) for k in _REASONING)
+        return _text(choice.get("text"))
 
     def finished(self) -> None:
         """Refuse an answer that has no end or no content."""

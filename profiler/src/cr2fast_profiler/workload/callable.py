@@ -14,6 +14,7 @@ from typing import Any
 
 from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.errors import EndpointError
+from cr2fast_profiler.redact import Secrets, printable
 from cr2fast_profiler.workload.answer import Answer
 from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
 
@@ -74,9 +75,8 @@ class InProcess:
                 answer.usage = stop.value if isinstance(stop.value, dict) else None
                 break
             except Exception as error:
-                raise RejectedRequest(
-                    Rejected.CUT_OFF, f"{type(error).__name__}: {error}"
-                ) from error
+                said = Secrets().scrub(f"{type(error).__name__}: {error}")
+                raise RejectedRequest(Rejected.CUT_OFF, printable(said)) from error
             if not isinstance(piece, str):
                 raise RejectedRequest(
                     Rejected.MALFORMED, f"expected pieces of str, got {type(piece).__name__}"

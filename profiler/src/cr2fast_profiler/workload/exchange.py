@@ -17,6 +17,7 @@ class Rejected(str, Enum):
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
     HTTP_ERROR = "http_error"
+    BUSY = "busy"
     ERROR_IN_200 = "error_in_200"
     MALFORMED = "malformed"
     CUT_OFF = "cut_off"
