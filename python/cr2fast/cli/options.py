@@ -1,0 +1,93 @@
+"""Options that several commands take, and how their values are read.
+
+In: a command's parser. Out: the same with more options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cr2fast._util import renamed
+from cr2fast._util.checks import shown
+
+
+def typed(numbers: Sequence[float]) -> str:
+    """Numbers as a user types them."""
+    return ",".join(f"{x:g}" for x in numbers)
+
+
+class _OldFlag(argparse.Action):
+    """Stores what an old flag is given under the new flag's name, and says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"cr2fast: {renamed.words(str(option_string), self.const)}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def old_flag(sub: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Take the flag `new` under its old name too."""
+    (action,) = [a for a in sub._actions if new in a.option_strings]
+    sub.add_argument(
+        old, dest=action.dest, action=_OldFlag, const=new, choices=action.choices,
+        default=action.default, help=argparse.SUPPRESS,
+    )  # fmt: skip
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, as the user typed them."""
+    try:
+        return tuple(float(x) for x in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers and commas, got {shown(text)}"
+        ) from None
+
+
+def data(sub: argparse.ArgumentParser, *, required: bool) -> None:
+    """Where queries, outcomes and costs are, and which encoder made the embeddings."""
+    note = "" if required else "; without it CR2FAST_DATA, then a synthetic problem"
+    sub.add_argument("--data", type=Path, help=f"data folder{note}", required=required)
+    sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder")
+    sub.add_argument("--encoder-id", help="name of the encoder behind the embeddings")
+    sub.add_argument(
+        "--encoder",
+        metavar="SOURCE",
+        help="that encoder: minilm, a folder, or the file of a static encoder; its hash is "
+        "recorded, so that texts can be routed only with it",
+    )
+    sub.add_argument(
+        "--embed",
+        action="store_true",
+        help="embed the column `text` with --encoder; the column `embedding` is not used",
+    )
+
+
+def split(sub: argparse.ArgumentParser) -> None:
+    """How the data are cut into training, calibration and test."""
+    sub.add_argument(
+        "--split",
+        type=numbers,
+        default=(0.6, 0.2, 0.2),
+        metavar="A,B,C",
+        help="fractions for training, calibration, test (default 0.6,0.2,0.2)",
+    )
+    sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
+
+
+def training(sub: argparse.ArgumentParser) -> None:
+    """Length and seed of training."""
+    sub.add_argument(
+        "--teacher-epochs", type=int, help="passes over the data (default: the recipe's)"
+    )
+    sub.add_argument("--gate-epochs", type=int, help="passes over the data (default: the recipe's)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
