@@ -13,17 +13,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use common::{Rng, gate, teacher};
-use cr2fast_core::artifact;
-use cr2fast_core::crc::{self, OnInfeasible};
-use cr2fast_core::device::{Decision, DeviceRouter};
-use cr2fast_core::edge::{EdgeSelector, Rule, Selection};
-use cr2fast_core::gate::{Film, Gate};
-use cr2fast_core::length::{LengthPredictor, LengthWeights};
-use cr2fast_core::level::{Level, Simd};
-use cr2fast_core::link::LinkState;
-use cr2fast_core::precision::Precision;
-use cr2fast_core::router::Router;
-use cr2fast_core::teacher::Teacher;
+
+use cr2fast_core::LinkState;
+use cr2fast_core::Precision;
+use cr2fast_core::Teacher;
+use cr2fast_core::{Decision, DeviceRouter};
+use cr2fast_core::{EdgeSelector, Rule, Selection};
+use cr2fast_core::{Film, Gate};
+use cr2fast_core::{Isa, Simd};
+use cr2fast_core::{LengthPredictor, LengthWeights};
+use cr2fast_core::{Parts, Router};
 use gungraun::{
     Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
@@ -33,22 +32,27 @@ const H: usize = 256;
 
 /// The golden router with networks of full size.
 fn router() -> Router {
-    assert_eq!(Simd::best().level(), Level::Avx2, "counts are of the AVX2 path");
+    assert_eq!(Simd::best().unwrap().isa(), Isa::Avx2, "counts are of the AVX2 path");
     let golden = include_bytes!("../../../tests/golden/router.safetensors");
-    let small = artifact::from_bytes(golden).unwrap();
-    let models = small.models.len();
+    let small = Router::from_bytes(golden).unwrap();
+    let models = small.models().len();
     let length = LengthWeights {
         models,
         d: D,
         weight: Rng::new(3).vec(models * D, 0.05),
         scalars: [0.2, 4.0, 0.1, 900.0].repeat(models),
     };
-    Router {
-        gate: Arc::new(Gate::new(gate(D, H, 1)).unwrap()),
-        teacher: Arc::new(Teacher::new(teacher(models, D, H, 2)).unwrap()),
-        length: Arc::new(LengthPredictor::new(length).unwrap()),
-        ..small
-    }
+    let full = Router::new(Parts {
+        encoder: small.encoder().clone(),
+        gate: Gate::new(gate(D, H, 1)).unwrap(),
+        teacher: Teacher::new(teacher(models, D, H, 2)).unwrap(),
+        length: LengthPredictor::new(length).unwrap(),
+        costs: small.costs().clone(),
+        training: small.training().into(),
+        train_ids: small.train_ids().clone(),
+        precision: Precision::default(),
+    });
+    full.unwrap().with_calibration(small.calibration().unwrap().clone()).unwrap()
 }
 
 fn rows(n: usize) -> Vec<f32> {
@@ -57,7 +61,7 @@ fn rows(n: usize) -> Vec<f32> {
 
 /// The first operating point of the golden calibration.
 fn point(r: &Router) -> (f64, f64) {
-    let c = r.calibration.as_ref().unwrap();
+    let c = r.calibration().unwrap();
     (c.lams[0], c.alphas[0])
 }
 
@@ -72,7 +76,7 @@ fn small_device() -> (DeviceRouter, Vec<f32>) {
     let r = router();
     let (lam, alpha) = point(&r);
     let small = r.rounded(Precision::Bfloat16).unwrap();
-    let small = small.with_calibration(r.calibration.unwrap()).unwrap();
+    let small = small.with_calibration(r.calibration().unwrap().clone()).unwrap();
     (DeviceRouter::new(&small, lam, alpha).unwrap(), rows(1))
 }
 
@@ -80,7 +84,7 @@ fn small_device() -> (DeviceRouter, Vec<f32>) {
 type Sweep = (Arc<Gate>, Vec<Film>, Vec<f32>);
 
 fn films(lams: i32, n: usize) -> Sweep {
-    let gate = router().gate;
+    let gate = Arc::clone(router().gate());
     let films = (0..lams).map(|i| gate.film(0.1 * 1.08_f64.powi(i)).unwrap()).collect();
     (gate, films, rows(n))
 }
@@ -115,8 +119,11 @@ fn margins(input: Sweep) -> (Vec<f32>, Sweep) {
 #[bench::n_100_000(calibration(100_000))]
 fn crc_thresholds(input: (Vec<f32>, Vec<bool>)) -> (Vec<f32>, (Vec<f32>, Vec<bool>)) {
     let alphas = [0.002, 0.005, 0.01, 0.02, 0.05];
-    let (n, mode) = (input.0.len(), OnInfeasible::Raise);
-    (black_box(crc::thresholds(&input.0, &input.1, n, &alphas, mode, 1).unwrap()), input)
+    let (n, defer) = (input.0.len(), false);
+    (
+        black_box(cr2fast_core::crc_thresholds(&input.0, &input.1, n, &alphas, defer, 1).unwrap()),
+        input,
+    )
 }
 
 #[library_benchmark]

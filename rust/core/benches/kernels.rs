@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::slice::from_ref;
 
 use common::{Rng, gate, paired, teacher};
-use cr2fast_core::crc::{self, OnInfeasible};
-use cr2fast_core::gate::Gate;
-use cr2fast_core::level::{Level, Simd};
-use cr2fast_core::packed::Packed;
-use cr2fast_core::precision::Precision;
-use cr2fast_core::teacher::Teacher;
+use cr2fast_core::Gate;
+use cr2fast_core::Precision;
+use cr2fast_core::Teacher;
+use cr2fast_core::internals::Packed;
+use cr2fast_core::{Isa, Simd};
+use cr2fast_core::{allowed_false_acceptances, crc_thresholds};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const D: usize = 384;
@@ -20,13 +20,13 @@ const H: usize = 256;
 
 fn margins(c: &mut Criterion) {
     let xs = Rng::new(1).vec(10_000 * D, 0.09);
-    for simd in Level::ALL.into_iter().filter_map(Simd::new) {
+    for simd in Isa::ALL.into_iter().filter_map(Simd::new) {
         let small = Gate::with_simd(paired(&gate(D, H, 3)), simd).unwrap();
         let g = Gate::with_simd(gate(D, H, 3), simd).unwrap();
         let film = g.film(1.0).unwrap();
         let batch = g.margins(&xs, from_ref(&film), 1).unwrap();
         assert_eq!(g.margin(&xs[7 * D..8 * D], &film).unwrap().to_bits(), batch[7].to_bits());
-        let mut group = c.benchmark_group(format!("margin/{}", simd.level().name()));
+        let mut group = c.benchmark_group(format!("margin/{}", simd.isa().name()));
         group.bench_function("one", |b| {
             b.iter(|| g.margin(black_box(&xs[7 * D..8 * D]), &film).unwrap());
         });
@@ -36,7 +36,7 @@ fn margins(c: &mut Criterion) {
         group.bench_function("one, bfloat16 weights", |b| {
             b.iter(|| small.margin(black_box(&xs[7 * D..8 * D]), &film_of_small).unwrap());
         });
-        if simd.level() == Level::Scalar {
+        if simd.isa() == Isa::Scalar {
             continue;
         }
         group.throughput(Throughput::Elements(10_000)).sample_size(20);
@@ -55,11 +55,11 @@ fn product(c: &mut Criterion) {
     let mut out = vec![0.0; ROWS * H];
     for (name, w) in [("float32", w), ("bfloat16", halves)] {
         let packed = Packed::new(&w, H, D);
-        for simd in Level::ALL.into_iter().filter_map(Simd::new).skip(1) {
+        for simd in Isa::ALL.into_iter().filter_map(Simd::new).skip(1) {
             simd.dense(&packed, &x, &scale, &mut out);
             let dot: f64 = (0..D).map(|i| f64::from(w[5 * D + i]) * f64::from(x[D + i])).sum();
             assert!((f64::from(out[H + 5]) - dot).abs() < 1e-5);
-            let mut group = c.benchmark_group(format!("product/{}/{name}", simd.level().name()));
+            let mut group = c.benchmark_group(format!("product/{}/{name}", simd.isa().name()));
             for rows in [1, ROWS] {
                 group.throughput(Throughput::Elements(rows as u64));
                 group.bench_function(format!("{rows} rows"), |b| {
@@ -106,12 +106,11 @@ fn thresholds(c: &mut Criterion) {
     for n in [10_000, 100_000, 1_000_000, 10_000_000] {
         let scores = Rng::new(5).vec(n, 1.0);
         let prefers: Vec<bool> = Rng::new(6).vec(n, 1.0).iter().map(|u| *u < 0.0).collect();
-        let run =
-            || crc::thresholds(&scores, &prefers, n, &alphas, OnInfeasible::Raise, 1).unwrap();
+        let run = || crc_thresholds(&scores, &prefers, n, &alphas, false, 1).unwrap();
         let mut top: Vec<f32> =
             scores.iter().zip(&prefers).filter(|(_, r)| **r).map(|(s, _)| *s).collect();
         top.sort_by(|a, b| b.total_cmp(a));
-        assert_eq!(run()[2], top[crc::allowed(0.01, n).unwrap()].next_up());
+        assert_eq!(run()[2], top[allowed_false_acceptances(0.01, n).unwrap()].next_up());
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(format!("{n} samples, 5 alphas"), |b| b.iter(run));
     }

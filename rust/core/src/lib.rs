@@ -1,39 +1,55 @@
 //! cr2fast-core: what a device runs, and what must be fast.
 //!
 //! Two-stage routing after CR² (arXiv 2605.12001). Reading the modules in this order follows the
-//! data: [`link`] and [`cost`] price a request; [`teacher`] and [`length`] estimate what each model
-//! would do; [`mod@reference`] is the full-information choice; [`gate`] is its on-device student;
-//! [`crc`] turns a risk level into a threshold; [`device`] and [`edge`] decide; [`artifact`] stores.
-//! Where a device has text and no time, [`wordpiece`] and [`static_encoder`] make its embedding.
-//! No Python, no training.
+//! data: `base`, `simd` and `ranks` are what all stand on; `encoder` makes an embedding of a text;
+//! `pricing` prices a request; `networks` estimate what each model would do; `choice` is the
+//! full-information choice; `calibration` turns a risk level into thresholds; `router` is what one
+//! artifact (`file`) holds; `decide` accepts, defers and selects. No Python, no training.
 
-pub mod artifact;
-mod brackets;
-mod container;
-pub mod cost;
-pub mod crc;
-pub mod device;
-pub mod edge;
-pub mod error;
-pub mod gate;
-pub mod kernel;
-mod lanes;
-pub mod length;
-pub mod level;
-pub mod link;
-pub mod packed;
-pub mod parallel;
-pub mod precision;
-mod quickselect;
-mod radix;
-pub mod reference;
-pub mod router;
-pub mod select;
-mod sieve;
-pub mod static_encoder;
-pub mod table;
-pub mod teacher;
-pub mod wordpiece;
+mod base;
+mod calibration;
+mod choice;
+mod decide;
+mod encoder;
+mod file;
+mod networks;
+mod pricing;
+mod ranks;
+mod router;
+mod simd;
 
-pub use error::{Error, Result};
-pub use level::{Level, Simd};
+pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_tokens};
+pub use base::error::{Error, Result};
+pub use base::ids::IdSet;
+pub use base::limits::{MAX_WIDTH, QUANTILES};
+pub use calibration::crc::{
+    accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
+};
+pub use calibration::grid::Calibration;
+pub use calibration::promise::{Grid, OnInfeasible, Promise};
+pub use calibration::run::{Judge, Lengths, Report, Split};
+pub use choice::{choices, margin as choice_margin, margins as choice_margins};
+pub use decide::device::{Decision, DeviceRouter};
+pub use decide::edge::{Batch, EdgeSelector, Rule, Selection};
+pub use encoder::identity::EncoderInfo;
+pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
+pub use file::precision::Precision;
+pub use networks::gate::{Film, Gate, GateWeights, PSI, psi};
+pub use networks::length::{
+    LengthPredictor, LengthWeights, SCALARS as LENGTH_SCALARS, inverse_norm,
+};
+pub use networks::teacher::{Teacher, TeacherWeights};
+pub use pricing::cost::{CostTable, Quantity};
+pub use pricing::link::LinkState;
+pub use pricing::schema::{Normalizers, Source};
+pub use router::{Parts, Router};
+pub use simd::isa::{Isa, Simd};
+pub use simd::layers::{ERF_P, ERF_Q, LAYER_NORM_EPS};
+
+/// What benches and tests look at beneath the surface.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::simd::layers::sigmoid;
+    pub use crate::simd::packed::{Packed, PaddedVec};
+}

@@ -7,8 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{Rng, gate};
-use cr2fast_core::crc::{OnInfeasible, thresholds};
-use cr2fast_core::gate::Gate;
+use cr2fast_core::Gate;
+use cr2fast_core::crc_thresholds;
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
@@ -65,7 +65,7 @@ fn thresholds_take_under_a_megabyte() {
         let prefers: Vec<bool> = Rng::new(4).vec(n, 1.0).iter().map(|u| *u < 0.2).collect();
         for scores in [continuous, coarse] {
             let bytes = peak(|| {
-                thresholds(&scores, &prefers, n, &alphas, OnInfeasible::Raise, 1).unwrap();
+                crc_thresholds(&scores, &prefers, n, &alphas, false, 1).unwrap();
             });
             assert!(bytes < 1_000_000, "{n} samples: {bytes} bytes");
         }

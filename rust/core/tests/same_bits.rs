@@ -6,13 +6,13 @@ mod common;
 use std::slice::from_ref;
 
 use common::{Rng, gate, paired, teacher};
-use cr2fast_core::gate::Gate;
-use cr2fast_core::level::{Level, Simd};
-use cr2fast_core::static_encoder::{Settings, StaticEncoder};
-use cr2fast_core::teacher::Teacher;
+use cr2fast_core::Gate;
+use cr2fast_core::Teacher;
+use cr2fast_core::{Isa, Simd};
+use cr2fast_core::{StaticEncoder, StaticSettings};
 
 fn levels() -> Vec<Simd> {
-    let here: Vec<Simd> = Level::ALL.into_iter().filter_map(Simd::new).collect();
+    let here: Vec<Simd> = Isa::ALL.into_iter().filter_map(Simd::new).collect();
     println!("paths forced on this machine: {here:?}");
     here
 }
@@ -30,7 +30,7 @@ fn every_level_batch_and_thread_count_gives_the_same_margins() {
     for ((d, h), pairs) in SHAPES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
         let xs = Rng::new(7).vec(203 * d, 1.0);
         let weights = if pairs { paired(&gate(d, h, 1)) } else { gate(d, h, 1) };
-        let scalar = Gate::with_simd(weights.clone(), Simd::new(Level::Scalar).unwrap()).unwrap();
+        let scalar = Gate::with_simd(weights.clone(), Simd::new(Isa::Scalar).unwrap()).unwrap();
         let lams = [0.1, 1.0, 20.0];
         let films: Vec<_> = lams.iter().map(|l| scalar.film(*l).unwrap()).collect();
         let expected = bits(&scalar.margins(&xs, &films, 1).unwrap());
@@ -63,7 +63,7 @@ fn every_level_batch_and_thread_count_gives_the_same_accuracies() {
     for (d, h) in SHAPES {
         let xs = Rng::new(8).vec(150 * d, 1.0);
         let at = |simd| Teacher::with_simd(teacher(4, d, h, 2), simd).unwrap();
-        let expected = bits(&at(Simd::new(Level::Scalar).unwrap()).accuracies(&xs, 1).unwrap());
+        let expected = bits(&at(Simd::new(Isa::Scalar).unwrap()).accuracies(&xs, 1).unwrap());
         for simd in levels() {
             let t = at(simd);
             for threads in [1, 2, 3] {
@@ -82,7 +82,7 @@ fn every_level_gives_the_same_static_embeddings() {
         let mut rng = Rng::new(9);
         let words: Vec<String> = (0..500).map(|i| format!("w{i}")).collect();
         let vocabulary = format!("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{}", words.join("\n"));
-        let settings = Settings {
+        let settings = StaticSettings {
             id: "test".into(),
             source_id: String::new(),
             source_sha256: String::new(),
@@ -93,7 +93,7 @@ fn every_level_gives_the_same_static_embeddings() {
         let made = StaticEncoder::new(settings, vocabulary, &rng.vec(505 * d, 1.0), d).unwrap();
         let texts: Vec<String> = (0..90).map(|i| words[i..i + 4 * i].join(" ")).collect();
         let at = |simd| made.clone().with_simd(simd);
-        let expected = at(Simd::new(Level::Scalar).unwrap()).encode_batch(&texts, 1).unwrap();
+        let expected = at(Simd::new(Isa::Scalar).unwrap()).encode_batch(&texts, 1).unwrap();
         for simd in levels() {
             let encoder = at(simd);
             for threads in [1, 2, 3] {

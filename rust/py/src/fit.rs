@@ -1,23 +1,19 @@
 //! `_core.fit`: training on worker threads, progress and Ctrl-C on the caller's.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use cr2fast_core::gate::Gate;
-use cr2fast_core::length::LengthPredictor;
-use cr2fast_core::precision::Precision;
-use cr2fast_core::router::{Encoder, IdSet, Router as CoreRouter};
-use cr2fast_core::teacher::Teacher;
-use cr2fast_train::{FitConfig, Fitted, Frozen, Progress, TrainData, TrainError};
+use cr2fast_core::EncoderInfo;
+use cr2fast_train::{FitConfig, Progress, TrainData, TrainError, fit_router};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::arrays::{matrix_bool, matrix_f32, real, same_shape};
-use crate::costs::CostTable;
-use crate::errors::{core, train};
+use crate::base::arrays::{matrix_bool, matrix_f32, real, same_shape};
+use crate::base::errors;
+use crate::pricing::CostTable;
 use crate::router::Router;
 
 /// Process of the first fit.
@@ -25,15 +21,11 @@ static FITTING_PROCESS: OnceLock<u32> = OnceLock::new();
 /// How often signals are looked at while training runs.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Run the fit on its own threads; call `progress` and look for signals on this one.
-fn watch(
-    data: &TrainData,
-    costs: &CostTable,
-    config: &FitConfig,
-    frozen: Option<Frozen>,
-    threads: usize,
-    progress: Option<&Py<PyAny>>,
-) -> PyResult<Fitted> {
+/// A piece of training that reports its progress.
+type Training<'a, T> = &'a (dyn Fn(cr2fast_train::Report) -> cr2fast_train::Result<T> + Sync);
+
+/// Train on threads of its own; call `progress` and look for signals on this one.
+fn watch<T: Send>(train: Training<T>, threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         PyRuntimeError::new_err(format!("training: expected threads to start, got {e}"))
     })?;
@@ -50,7 +42,7 @@ fn watch(
                 let _ = sender.send(p);
                 Ok(())
             };
-            pool.install(|| cr2fast_train::fit(data, &costs.0, config, frozen, &report))
+            pool.install(|| train(&report))
         });
         let mut failure = None;
         loop {
@@ -89,7 +81,7 @@ fn watch(
             .map_err(|_| PyRuntimeError::new_err("training stopped on an internal error"))?;
         match failure {
             Some(e) => Err(e),
-            None => result.map_err(train),
+            None => result.map_err(errors::train),
         }
     })
 }
@@ -118,7 +110,7 @@ fn fit(
              with multiprocessing's \"spawn\" method",
         ));
     }
-    let config = FitConfig::from_json(config).map_err(train)?;
+    let config = FitConfig::from_json(config).map_err(errors::train)?;
     let x = matrix_f32(embeddings, "embeddings")?;
     let y = matrix_bool(correct, "correct")?;
     let (n_input, _) = real(n_input_tokens, "n_input_tokens", 1)?;
@@ -134,26 +126,13 @@ fn fit(
         n_input: &n_input,
         n_output: &n_output,
     };
-    let mut seen = IdSet::new(&ids);
-    if let Some(r) = frozen {
-        seen = IdSet::from_hashes([seen.hashes(), r.0.train_ids.hashes()].concat());
-    }
-    let frozen = frozen.map(|r| (r.0.teacher.weights().clone(), r.0.length.weights().clone()));
-    let fitted = py.detach(|| watch(&data, costs, &config, frozen, threads, progress.as_ref()))?;
-    let router = CoreRouter {
-        models: costs.0.models(),
-        encoder: Encoder { id: encoder.0, sha256: encoder.1 },
-        gate: Arc::new(Gate::new(fitted.gate).map_err(core)?),
-        teacher: Arc::new(Teacher::new(fitted.teacher).map_err(core)?),
-        length: Arc::new(LengthPredictor::new(fitted.length).map_err(core)?),
-        costs: costs.0.clone(),
-        training: fitted.record,
-        train_ids: seen,
-        calibration: None,
-        precision: Precision::default(),
+    let (id, sha256) = encoder;
+    let (costs, teacher) = (&costs.0, frozen.map(|r| &r.0));
+    let train = |report: cr2fast_train::Report| {
+        let encoder = EncoderInfo { id: id.clone(), sha256: sha256.clone() };
+        fit_router(&data, costs, &config, encoder, &ids, teacher, report)
     };
-    router.check().map_err(core)?;
-    Ok(Router(router))
+    py.detach(|| watch(&train, threads, progress.as_ref())).map(Router)
 }
 
 /// Add the function to the module.

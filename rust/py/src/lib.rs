@@ -1,33 +1,47 @@
-//! cr2fast._core: thin bindings. Arguments are checked and converted here; everything else is
-//! `cr2fast-core` and `cr2fast-train`. The GIL is released in every call that loops.
+//! cr2fast._core: thin bindings, one file a stage. Arguments are checked and converted here; everything
+//! else is `cr2fast-core` and `cr2fast-train`. The GIL is released in every call that loops.
 
-mod arrays;
-mod costs;
-mod device;
-mod edge;
-mod errors;
+mod base;
+mod calibration;
+mod choice;
+mod decide;
+mod encoder;
 mod fit;
-mod functions;
+mod pricing;
 mod router;
-mod static_encoder;
 
 use pyo3::prelude::*;
+
+/// The instruction set in use.
+#[pyfunction]
+fn simd_isa() -> PyResult<&'static str> {
+    Ok(cr2fast_core::Simd::best().map_err(base::errors::core)?.isa().name())
+}
+
+/// "release" or "debug": benchmarks refuse the second.
+#[pyfunction]
+fn build_profile() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
 
 /// The extension module.
 #[pymodule(gil_used = false)]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    m.add_class::<costs::LinkState>()?;
-    m.add_class::<costs::LinkStates>()?;
-    m.add_class::<costs::CostTable>()?;
+    m.add_class::<pricing::LinkState>()?;
+    m.add_class::<pricing::LinkStates>()?;
+    m.add_class::<pricing::CostTable>()?;
     m.add_class::<router::Router>()?;
-    m.add_class::<device::DeviceRouter>()?;
-    m.add_class::<device::Decision>()?;
-    m.add_class::<static_encoder::StaticEncoder>()?;
-    m.add_class::<edge::EdgeSelector>()?;
-    m.add_class::<edge::Selection>()?;
-    m.add_class::<edge::Selections>()?;
-    errors::register(m)?;
-    functions::register(m)?;
-    fit::register(m)
+    m.add_class::<decide::device::DeviceRouter>()?;
+    m.add_class::<decide::device::Decision>()?;
+    m.add_class::<decide::edge::EdgeSelector>()?;
+    m.add_class::<decide::edge::Selection>()?;
+    m.add_class::<decide::edge::Selections>()?;
+    base::errors::register(m)?;
+    encoder::register(m)?;
+    calibration::register(m)?;
+    choice::register(m)?;
+    fit::register(m)?;
+    m.add_function(wrap_pyfunction!(build_profile, m)?)?;
+    m.add_function(wrap_pyfunction!(simd_isa, m)?)
 }

@@ -1,15 +1,17 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
-use cr2fast_core::artifact;
-use cr2fast_core::precision::Precision;
-use cr2fast_core::router::{Calibration, Encoder, IdSet, Router as CoreRouter};
+use cr2fast_core::{
+    EncoderInfo, Grid, Judge, Lengths, OnInfeasible, Precision, Promise, Router as CoreRouter,
+    Split,
+};
 use numpy::{PyArray2, ToPyArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::arrays::{matrix_f32, out2, real, same_shape};
-use crate::costs::CostTable;
-use crate::errors::{Cr2Error, core};
+use crate::base::arrays::{matrix_f32, out2, real, same_shape};
+use crate::base::errors::{Cr2Error, core};
+use crate::encoder::info;
+use crate::pricing::CostTable;
 
 /// A fitted, perhaps calibrated router.
 #[pyclass(frozen, module = "cr2fast._core")]
@@ -19,59 +21,59 @@ pub struct Router(pub CoreRouter);
 impl Router {
     #[staticmethod]
     fn load(py: Python<'_>, path: std::path::PathBuf) -> PyResult<Self> {
-        py.detach(|| artifact::load(&path)).map(Self).map_err(core)
+        py.detach(|| CoreRouter::load(&path)).map(Self).map_err(core)
     }
 
     #[staticmethod]
     fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        py.detach(|| artifact::from_bytes(data)).map(Self).map_err(core)
+        py.detach(|| CoreRouter::from_bytes(data)).map(Self).map_err(core)
     }
 
     fn save(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
-        py.detach(|| artifact::save(&self.0, &path)).map_err(core)
+        py.detach(|| self.0.save(&path)).map_err(core)
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = py.detach(|| artifact::to_bytes(&self.0)).map_err(core)?;
+        let bytes = py.detach(|| self.0.to_bytes()).map_err(core)?;
         Ok(PyBytes::new(py, &bytes))
     }
 
     #[getter]
     fn models(&self) -> Vec<String> {
-        self.0.models.clone()
+        self.0.models().to_vec()
     }
 
     #[getter]
     fn dim(&self) -> usize {
-        self.0.gate.weights().d
+        self.0.dim()
     }
 
     #[getter]
-    fn encoder(&self) -> (String, String) {
-        (self.0.encoder.id.clone(), self.0.encoder.sha256.clone())
+    fn encoder<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        info(py, self.0.encoder())
     }
 
     #[getter]
     fn training(&self) -> String {
-        self.0.training.clone()
+        self.0.training().into()
     }
 
     #[getter]
     fn costs(&self) -> CostTable {
-        CostTable(self.0.costs.clone())
+        CostTable(self.0.costs().clone())
     }
 
-    /// Number type of the weight matrices.
+    /// Precision of the weight matrices.
     #[getter]
-    fn weights(&self) -> &'static str {
-        self.0.precision.name()
+    fn precision(&self) -> &'static str {
+        self.0.precision().name()
     }
 
-    /// The same router with weight matrices of another number type, not calibrated.
-    fn rounded(&self, py: Python<'_>, weights: &str) -> PyResult<Self> {
-        let to = Precision::ALL.into_iter().find(|p| p.name() == weights).ok_or_else(|| {
+    /// The same router with weight matrices of another precision, not calibrated.
+    fn rounded(&self, py: Python<'_>, precision: &str) -> PyResult<Self> {
+        let to = Precision::ALL.into_iter().find(|p| p.name() == precision).ok_or_else(|| {
             let known = Precision::ALL.map(Precision::name).join(", ");
-            Cr2Error::new_err(format!("weights: expected one of {known}, got {weights:?}"))
+            Cr2Error::new_err(format!("precision: expected one of {known}, got {precision:?}"))
         })?;
         py.detach(|| self.0.rounded(to)).map(Self).map_err(core)
     }
@@ -79,20 +81,20 @@ impl Router {
     /// (gate, teacher) parameter counts.
     #[getter]
     fn parameters(&self) -> (usize, usize) {
-        (self.0.gate.weights().parameter_count(), self.0.teacher.weights().parameter_count())
+        (self.0.gate().weights().parameter_count(), self.0.teacher().weights().parameter_count())
     }
 
     /// What was calibrated, by name, or None.
     #[getter]
     fn calibration<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let Some(c) = &self.0.calibration else { return Ok(None) };
+        let Some(c) = self.0.calibration() else { return Ok(None) };
         let rows = c.lams.len();
         let out = PyDict::new(py);
         out.set_item("lams", c.lams.to_pyarray(py))?;
         out.set_item("alphas", c.alphas.to_pyarray(py))?;
         out.set_item("thresholds", out2(py, c.thresholds.clone(), rows, c.alphas.len())?)?;
         out.set_item("n", c.n)?;
-        out.set_item("reference", &c.reference)?;
+        out.set_item("judge", &c.judge)?;
         out.set_item("lengths", &c.lengths)?;
         out.set_item("delta", c.delta)?;
         out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
@@ -104,7 +106,7 @@ impl Router {
     }
 
     fn check_encoder(&self, name: String, sha256: String) -> PyResult<()> {
-        self.0.check_encoder(&Encoder { id: name, sha256 }).map_err(core)
+        self.0.encoder().check(&EncoderInfo { id: name, sha256 }).map_err(core)
     }
 
     /// Refuse ids seen in training, and in calibration when `calibration` is true.
@@ -115,14 +117,7 @@ impl Router {
         ids: Vec<String>,
         calibration: bool,
     ) -> PyResult<()> {
-        let check = || {
-            self.0.train_ids.check_disjoint("training", what, &ids)?;
-            match &self.0.calibration {
-                Some(c) if calibration => c.ids.check_disjoint("calibration", what, &ids),
-                _ => Ok(()),
-            }
-        };
-        py.detach(check).map_err(core)
+        py.detach(|| self.0.check_disjoint(what, &ids, calibration)).map_err(core)
     }
 
     /// Δ̂ (L, N).
@@ -135,7 +130,7 @@ impl Router {
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let x = self.embeddings(embeddings)?;
         let (lams, _) = real(lams, "lams", 1)?;
-        let (gate, values) = (&self.0.gate, x.slice());
+        let (gate, values) = (self.0.gate(), x.slice());
         let out = py
             .detach(|| {
                 let films = lams.iter().map(|l| gate.film(*l)).collect::<Result<Vec<_>, _>>()?;
@@ -154,8 +149,8 @@ impl Router {
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let x = self.embeddings(embeddings)?;
         let values = x.slice();
-        let out = py.detach(|| self.0.teacher.accuracies(values, threads)).map_err(core)?;
-        out2(py, out, x.shape()[0], self.0.models.len())
+        let out = py.detach(|| self.0.teacher().accuracies(values, threads)).map_err(core)?;
+        out2(py, out, x.shape()[0], self.0.models().len())
     }
 
     /// Expected output tokens (N, M).
@@ -169,34 +164,70 @@ impl Router {
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
         let values = x.slice();
-        let out = py.detach(|| self.0.length.predict(values, &n_in)).map_err(core)?;
-        out2(py, out, n_in.len(), self.0.models.len())
+        let out = py.detach(|| self.0.length().predict(values, &n_in)).map_err(core)?;
+        out2(py, out, n_in.len(), self.0.models().len())
     }
 
+    /// The router with thresholds, and what the calibration did, by name.
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, on_infeasible="raise", delta=None, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
-    fn with_calibration(
+    fn calibrate<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        n_input_tokens: &Bound<'py, PyAny>,
+        ids: Vec<String>,
         lams: Vec<f64>,
         alphas: Vec<f64>,
-        thresholds: &Bound<'_, PyAny>,
-        n: usize,
-        reference: String,
-        lengths: String,
+        outcomes: Option<&Bound<'py, PyAny>>,
+        n_output_tokens: Option<&Bound<'py, PyAny>>,
+        on_infeasible: &str,
         delta: Option<f64>,
-        quantiles: &Bound<'_, PyAny>,
-        ids: Vec<String>,
-    ) -> PyResult<Self> {
-        let thresholds = matrix_f32(thresholds, "thresholds")?;
-        same_shape("thresholds", &[lams.len(), alphas.len()], thresholds.shape())?;
-        let thresholds = thresholds.slice().to_vec();
-        let quantiles = matrix_f32(quantiles, "quantiles")?;
-        same_shape("quantiles", &[lams.len(), quantiles.shape()[1]], quantiles.shape())?;
-        let quantiles = quantiles.slice().to_vec();
-        let ids = py.detach(|| IdSet::new(&ids));
-        let calibration =
-            Calibration { lams, alphas, thresholds, n, reference, lengths, delta, quantiles, ids };
-        self.0.with_calibration(calibration).map(Self).map_err(core)
+        seed: u64,
+        threads: usize,
+    ) -> PyResult<(Self, Bound<'py, PyDict>)> {
+        let x = self.embeddings(embeddings)?;
+        let (n_input, _) = real(n_input_tokens, "n_input_tokens", 1)?;
+        same_shape("n_input_tokens", &x.shape()[..1], &[n_input.len()])?;
+        let shape = [n_input.len(), self.0.models().len()];
+        let y = outcomes.map(|y| matrix_f32(y, "outcomes")).transpose()?;
+        if let Some(y) = &y {
+            same_shape("outcomes", &shape, y.shape())?;
+        }
+        let n_output = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
+        if let Some((_, got)) = &n_output {
+            same_shape("n_output_tokens", &shape, got)?;
+        }
+        let split = Split {
+            embeddings: x.slice(),
+            n_input_tokens: &n_input,
+            ids: &ids,
+            judge: y.as_ref().map_or(Judge::Teacher, |y| Judge::Outcomes(y.slice())),
+            lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
+            seed,
+        };
+        let grid = Grid { lams, alphas, on_infeasible: self::on_infeasible(on_infeasible)? };
+        let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });
+        let (router, report) =
+            py.detach(|| self.0.calibrate(&split, &grid, promise, threads)).map_err(core)?;
+        let cells = (grid.lams.len(), report.allowed.len());
+        let out = PyDict::new(py);
+        out.set_item("allowed", report.allowed)?;
+        out.set_item("empirical_risk", out2(py, report.empirical_risk, cells.0, cells.1)?)?;
+        out.set_item("local_rate", out2(py, report.local_rate, cells.0, cells.1)?)?;
+        out.set_item("left_out", report.left_out)?;
+        Ok((Self(router), out))
+    }
+}
+
+fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
+    match name {
+        "raise" => Ok(OnInfeasible::Raise),
+        "defer" => Ok(OnInfeasible::Defer),
+        "leave out" => Ok(OnInfeasible::LeaveOut),
+        other => Err(Cr2Error::new_err(format!(
+            "on_infeasible: expected \"raise\", \"defer\" or \"leave out\", got {other:?}"
+        ))),
     }
 }
 
@@ -204,8 +235,8 @@ impl Router {
     fn embeddings<'py>(
         &self,
         obj: &Bound<'py, PyAny>,
-    ) -> PyResult<crate::arrays::View<'py, f32, numpy::Ix2>> {
-        check_width(obj, self.0.gate.weights().d)
+    ) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
+        check_width(obj, self.0.dim())
     }
 }
 
@@ -213,7 +244,7 @@ impl Router {
 pub fn check_width<'py>(
     obj: &Bound<'py, PyAny>,
     d: usize,
-) -> PyResult<crate::arrays::View<'py, f32, numpy::Ix2>> {
+) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
     let x = matrix_f32(obj, "embeddings")?;
     if x.shape()[1] != d {
         return Err(Cr2Error::new_err(format!(
@@ -231,9 +262,9 @@ pub fn open(
     encoder: Option<(String, String)>,
 ) -> PyResult<CoreRouter> {
     py.detach(|| {
-        let router = artifact::load(path)?;
+        let router = CoreRouter::load(path)?;
         if let Some((id, sha256)) = encoder {
-            router.check_encoder(&Encoder { id, sha256 })?;
+            router.encoder().check(&EncoderInfo { id, sha256 })?;
         }
         Ok(router)
     })

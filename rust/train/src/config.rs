@@ -180,7 +180,7 @@ impl FitConfig {
     /// Check every range; the first option out of range is named.
     pub fn check(&self) -> Result<()> {
         let counts = [
-            ("hidden", self.hidden, cr2fast_core::gate::MAX_WIDTH),
+            ("hidden", self.hidden, cr2fast_core::MAX_WIDTH),
             ("teacher_epochs", self.teacher_epochs, 10_000),
             ("gate_epochs", self.gate_epochs, 10_000),
             ("batch", self.batch, 1 << 20),

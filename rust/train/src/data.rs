@@ -1,8 +1,8 @@
 //! The training split as it comes in, checked, and cut into rows to learn from and rows held out.
 
-use cr2fast_core::cost::check_tokens;
-use cr2fast_core::error::{check_finite, check_len};
-use cr2fast_core::gate::MAX_WIDTH;
+use cr2fast_core::MAX_WIDTH;
+use cr2fast_core::check_tokens;
+use cr2fast_core::{check_finite, check_len};
 use rand::seq::SliceRandom;
 
 use crate::config::FitConfig;

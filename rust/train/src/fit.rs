@@ -5,11 +5,11 @@
 //! arXiv 2605.12001); the gate learns them.
 
 use candle_core::Tensor;
-use cr2fast_core::cost::CostTable;
-use cr2fast_core::error::check_len;
-use cr2fast_core::gate::{Gate, GateWeights};
-use cr2fast_core::length::{LengthPredictor, LengthWeights};
-use cr2fast_core::teacher::{Teacher, TeacherWeights};
+use cr2fast_core::CostTable;
+use cr2fast_core::check_len;
+use cr2fast_core::{Gate, GateWeights};
+use cr2fast_core::{LengthPredictor, LengthWeights};
+use cr2fast_core::{Teacher, TeacherWeights};
 
 use crate::config::{FitConfig, Lengths};
 use crate::data::{Split, TrainData};

@@ -1,8 +1,8 @@
 //! Seeded weights and rows for tests.
 
-use cr2fast_core::gate::{GateWeights, PSI};
-use cr2fast_core::precision::Precision;
-use cr2fast_core::teacher::TeacherWeights;
+use cr2fast_core::Precision;
+use cr2fast_core::TeacherWeights;
+use cr2fast_core::{GateWeights, PSI};
 
 /// A small seeded generator (xorshift64*), enough for test data.
 pub struct Rng(u64);

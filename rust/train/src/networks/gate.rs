@@ -11,8 +11,8 @@
 //! w_sign·BCE(Δ̂/T, 1[Δ ≥ 0]) + w_margin·Huber(Δ̂ − Δ) + w_mono·mean relu(Δ̂(λ_j) − Δ̂(λ_{j+1})).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
-use cr2fast_core::gate::{GateWeights, PSI, psi};
-use cr2fast_core::reference;
+use cr2fast_core::choice_margin;
+use cr2fast_core::{GateWeights, PSI, psi};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -177,7 +177,7 @@ impl Targets<'_> {
             .unzip();
         let margins: Vec<f32> = lams
             .iter()
-            .flat_map(|lam| p.iter().zip(&c).map(|(p, c)| reference::margin(p, c, *lam) as f32))
+            .flat_map(|lam| p.iter().zip(&c).map(|(p, c)| choice_margin(p, c, *lam) as f32))
             .collect();
         Tensor::from_vec(margins, (lams.len(), rows.len()), &nn::CPU)
     }

@@ -5,7 +5,7 @@
 //! factor. Out: [`LengthWeights`]. It is in closed form, so it has no seed;
 //! on this kind of data a network explains no more.
 
-use cr2fast_core::length::{LengthPredictor, LengthWeights, SCALARS, inverse_norm};
+use cr2fast_core::{LENGTH_SCALARS, LengthPredictor, LengthWeights, inverse_norm};
 
 use crate::data::{Split, TrainData};
 use crate::error::Result;
@@ -70,8 +70,12 @@ pub fn fit(data: &TrainData, split: &Split, ridge: f64) -> Result<LengthWeights>
     (0..k).for_each(|i| a[i * k + i] += ridge);
     solve(&mut a, &mut b, k, m);
 
-    let mut w =
-        LengthWeights { models: m, d, weight: vec![0.0; m * d], scalars: vec![0.0; m * SCALARS] };
+    let mut w = LengthWeights {
+        models: m,
+        d,
+        weight: vec![0.0; m * d],
+        scalars: vec![0.0; m * LENGTH_SCALARS],
+    };
     for j in 0..m {
         for i in 0..d {
             w.weight[j * d + i] = b[i * m + j] as f32;
@@ -79,7 +83,7 @@ pub fn fit(data: &TrainData, split: &Split, ridge: f64) -> Result<LengthWeights>
         let dot: f64 = (0..d).map(|i| f64::from(w.weight[j * d + i]) * mean_f[i]).sum();
         let slope = b[d * m + j];
         let longest = train.iter().map(|r| n_output[*r as usize * m + j]).fold(0.0, f64::max);
-        w.scalars[j * SCALARS..][..SCALARS].copy_from_slice(&[
+        w.scalars[j * LENGTH_SCALARS..][..LENGTH_SCALARS].copy_from_slice(&[
             slope,
             mean_t[j] - dot - slope * mean_f[d],
             0.0,
@@ -105,7 +109,7 @@ fn smear(w: &mut LengthWeights, data: &TrainData, rows: &[u32]) -> Result<()> {
         }
     }
     for j in 0..m {
-        w.scalars[j * SCALARS + 2] = libm::log(truth[j] / guess[j]);
+        w.scalars[j * LENGTH_SCALARS + 2] = libm::log(truth[j] / guess[j]);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 //! and the loss is w_cls·BCE over all models + w_rank·(the mean softplus of ℓ_wrong − ℓ_right).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
-use cr2fast_core::teacher::TeacherWeights;
+use cr2fast_core::TeacherWeights;
 
 use crate::config::FitConfig;
 use crate::error::Result;

@@ -41,7 +41,10 @@ pub fn heads(
     groups: usize,
     mask: Vec<f32>,
 ) -> Result<Tensor> {
-    fused::apply(Heads { simd: Simd::best(), groups, mask }, [h, film, w2])
+    fused::apply(
+        Heads { simd: Simd::best().map_err(candle_core::Error::wrap)?, groups, mask },
+        [h, film, w2],
+    )
 }
 
 /// One row of one j: everything of length H, cut into groups of `size`.

@@ -5,7 +5,7 @@
 //! them with products. Matrix products are the library's (`gemm`), which chooses for itself.
 
 #[cfg(target_arch = "x86_64")]
-use cr2fast_core::Level;
+use cr2fast_core::Isa;
 use cr2fast_core::Simd;
 
 /// A loop; `run` is inlined into each function that enables instructions.
@@ -20,11 +20,11 @@ pub trait Loop {
 /// Go through a loop with the instructions of `simd`.
 #[inline]
 pub fn run<L: Loop>(simd: Simd, body: L) -> L::Out {
-    match simd.level() {
+    match simd.isa() {
         // SAFETY: a `Simd` exists only for a level that the processor runs, and every processor
         // with AVX-512F has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => unsafe { run_avx2(body) },
+        Isa::Avx2 | Isa::Avx512 => unsafe { run_avx2(body) },
         // NEON is part of every AArch64 target: the plain instance uses it.
         _ => body.run(),
     }

@@ -88,7 +88,7 @@ pub fn dropout_mask(rng: &mut ChaCha8Rng, p: f64, n: usize) -> Vec<f32> {
 pub fn standardize(x: &Tensor) -> Result<Tensor> {
     let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let var = centered.sqr()?.mean_keepdim(D::Minus1)?;
-    let eps = f64::from(cr2fast_core::kernel::LAYER_NORM_EPS);
+    let eps = f64::from(cr2fast_core::LAYER_NORM_EPS);
     centered.broadcast_div(&(var + eps)?.sqrt()?)
 }
 

@@ -10,7 +10,7 @@
 use std::ops::{AddAssign, Mul};
 
 use candle_core::WithDType;
-use cr2fast_core::kernel::{ERF_P, ERF_Q};
+use cr2fast_core::{ERF_P, ERF_Q};
 
 /// Partial sums of a dot product, so that it vectorises.
 pub const LANES: usize = 16;

@@ -34,7 +34,11 @@ struct Trunk {
 
 /// Apply it. `w` may have any shape of d·M·h entries with d first; the others' entries as above.
 pub fn trunk(x: &Tensor, w: &Tensor, gain: &Tensor, offset: &Tensor) -> Result<Tensor> {
-    let layer = Trunk { simd: Simd::best(), x: x.contiguous()?.detach(), groups: offset.dim(0)? };
+    let layer = Trunk {
+        simd: Simd::best().map_err(candle_core::Error::wrap)?,
+        x: x.contiguous()?.detach(),
+        groups: offset.dim(0)?,
+    };
     fused::apply(layer, [w, gain, offset])
 }
 

@@ -1,0 +1,14 @@
+//! Bounds that keep every size, sum and product of the crate in range.
+
+/// Largest embedding and hidden width: it bounds what a decision keeps on the stack.
+pub const MAX_WIDTH: usize = 4096;
+/// Largest number of models in a table or an artifact.
+pub const MAX_MODELS: usize = 1024;
+
+/// Largest λ: with it and any single-precision cost a utility is still finite.
+pub const MAX_LAM: f64 = 1e12;
+
+/// Order statistics kept of the calibration margins at one λ, at most.
+pub const QUANTILES: usize = 255;
+/// Calibration samples, at most: far beyond any, and small enough for exact arithmetic.
+pub const MAX_SAMPLES: usize = 1 << 40;

@@ -1,0 +1,110 @@
+//! The calibrated grid: thresholds by (λ, α), and what they were calibrated on.
+//!
+//! In: the outcome of a calibration, or of reading one from a file. Out: the threshold of an operating
+//! point, or an error that names the nearest ones.
+
+use crate::base::checks::{check_alpha, check_lam, check_len};
+use crate::base::error::{Error, Result};
+use crate::base::ids::IdSet;
+use crate::base::limits::{MAX_SAMPLES, QUANTILES};
+
+/// Thresholds and what they were calibrated on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// λ grid (L,), ascending.
+    pub lams: Vec<f64>,
+    /// Risk levels (A,), ascending.
+    pub alphas: Vec<f64>,
+    /// Thresholds (L, A) as margins.
+    pub thresholds: Vec<f32>,
+    /// Calibration samples N.
+    pub n: usize,
+    /// What a false acceptance was measured against: "teacher" or "outcomes".
+    pub judge: String,
+    /// "predicted" or "known".
+    pub lengths: String,
+    /// None: each threshold keeps its own promise, on average over calibration sets. Some(δ): all
+    /// keep theirs at once, for all but a fraction δ of calibration sets.
+    pub delta: Option<f64>,
+    /// Order statistics (L, Q) of the calibration margins at each λ, ascending; Q is 0 in files of
+    /// before they were kept.
+    pub quantiles: Vec<f32>,
+    /// Hashes of the queries used.
+    pub ids: IdSet,
+}
+
+impl Calibration {
+    /// (λ, α, threshold) of an operating point on the grid, as the grid spells them.
+    pub fn threshold(&self, lam: f64, alpha: f64) -> Result<(f64, f64, f32)> {
+        check_lam(lam)?;
+        check_alpha(alpha)?;
+        let l = find(&self.lams, lam).ok_or_else(|| Error::LamOffGrid {
+            lam,
+            size: self.lams.len(),
+            nearest: neighbours(&self.lams, lam),
+        })?;
+        let a = find(&self.alphas, alpha)
+            .ok_or_else(|| Error::AlphaOffGrid { alpha, known: self.alphas.clone() })?;
+        Ok((self.lams[l], self.alphas[a], self.thresholds[l * self.alphas.len() + a]))
+    }
+
+    /// Refuse a grid that no calibration makes.
+    pub fn check(&self) -> Result<()> {
+        if self.lams.is_empty() || self.alphas.is_empty() || self.n == 0 {
+            return Err(Error::argument("calibration", "λ, α and N all non-empty", "an empty one"));
+        }
+        if self.n > MAX_SAMPLES {
+            return Err(Error::argument("calibration N", format!("at most {MAX_SAMPLES}"), self.n));
+        }
+        for (name, xs) in [("lams", &self.lams), ("alphas", &self.alphas)] {
+            if !xs.is_sorted_by(|a, b| a < b) {
+                return Err(Error::argument(name, "strictly ascending values", format!("{xs:?}")));
+            }
+        }
+        self.lams.iter().try_for_each(|l| check_lam(*l))?;
+        self.alphas.iter().try_for_each(|a| check_alpha(*a))?;
+        check_len("thresholds", self.lams.len() * self.alphas.len(), self.thresholds.len())?;
+        if self.thresholds.iter().any(|t| t.is_nan()) {
+            return Err(Error::argument("thresholds", "margins or infinities", "NaN"));
+        }
+        if let Some(delta) = self.delta
+            && !(delta > 0.0 && delta < 1.0)
+        {
+            return Err(Error::argument("delta", "a number in (0, 1)", delta));
+        }
+        self.check_quantiles()
+    }
+
+    fn check_quantiles(&self) -> Result<()> {
+        let q = self.quantiles.len() / self.lams.len();
+        check_len("quantiles (L·Q values)", self.lams.len() * q, self.quantiles.len())?;
+        let expected = self.n.min(QUANTILES);
+        if q != 0 && q != expected {
+            return Err(Error::argument("quantiles a λ", format!("{expected}, or none"), q));
+        }
+        let good = |row: &[f32]| row.is_sorted() && row.iter().all(|v| v.is_finite());
+        if q > 0 && !self.quantiles.chunks_exact(q).all(good) {
+            return Err(Error::argument("quantiles", "ascending margins at each λ", "others"));
+        }
+        Ok(())
+    }
+}
+
+/// Index of a grid value, forgiving the last digits of a recomputed one.
+fn find(grid: &[f64], x: f64) -> Option<usize> {
+    let distance = |g: &f64| (g - x).abs();
+    let (at, nearest) =
+        grid.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
+    (distance(nearest) <= 1e-9 * nearest.abs()).then_some(at)
+}
+
+fn neighbours(grid: &[f64], x: f64) -> String {
+    let at = grid.partition_point(|g| *g < x);
+    let near: Vec<String> = [at.checked_sub(1), Some(at)]
+        .into_iter()
+        .flatten()
+        .filter_map(|i| grid.get(i))
+        .map(f64::to_string)
+        .collect();
+    near.join(" and ")
+}

@@ -1,0 +1,6 @@
+//! From a split to thresholds that keep a stated risk.
+
+pub mod crc;
+pub mod grid;
+pub mod promise;
+pub mod run;

@@ -1,0 +1,273 @@
+//! One calibration: a split in, thresholds and a report out (equations 62–68).
+//!
+//! For every λ of the grid: margins of the gate, r = 1[the judge's full-information choice is an edge
+//! model], and from these the thresholds of every α, what they let pass on this split, and the order
+//! statistics by which drift is noticed later. Cost weights are taken in groups, so that the margins
+//! kept at once stay within a budget; r is made for one λ at a time on each thread.
+
+use crate::base::checks::{check_lam, check_len, check_tokens};
+use crate::base::error::{Error, Result};
+use crate::base::ids::IdSet;
+use crate::base::limits::QUANTILES;
+use crate::base::threads;
+use crate::calibration::crc::{accepts, just_above};
+use crate::calibration::grid::Calibration;
+use crate::calibration::promise::{Grid, OnInfeasible, Promise};
+use crate::choice;
+use crate::networks::gate::Gate;
+use crate::networks::length::LengthPredictor;
+use crate::networks::teacher::Teacher;
+use crate::pricing::cost::CostTable;
+use crate::ranks::select::Selector;
+use crate::simd::isa::Simd;
+
+/// Margins kept at once, in bytes.
+const MARGINS: usize = 32 << 20;
+/// Cost weights that share a pass over the embeddings at least, whatever they take.
+const LEAST_GROUP: usize = 8;
+
+/// The fitted parts that a calibration runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Fitted<'a> {
+    /// The gate.
+    pub gate: &'a Gate,
+    /// The teacher.
+    pub teacher: &'a Teacher,
+    /// The length predictor.
+    pub length: &'a LengthPredictor,
+    /// The cost table, normalizers set.
+    pub costs: &'a CostTable,
+}
+
+/// What a false acceptance is measured against: whose p_m makes the full-information choice.
+#[derive(Clone, Copy, Debug)]
+pub enum Judge<'a> {
+    /// The teacher's estimates: no answer is needed.
+    Teacher,
+    /// The recorded answers y (N, M).
+    Outcomes(&'a [f32]),
+}
+
+/// Whose output lengths price the judge's choice.
+#[derive(Clone, Copy, Debug)]
+pub enum Lengths<'a> {
+    /// The length predictor's, as at a deployed edge.
+    Predicted,
+    /// The recorded ones (N, M), the paper's assumption.
+    Known(&'a [f64]),
+}
+
+/// N queries, exchangeable with future ones and used nowhere before.
+#[derive(Clone, Copy, Debug)]
+pub struct Split<'a> {
+    /// (N, d).
+    pub embeddings: &'a [f32],
+    /// (N,) L_in.
+    pub n_input_tokens: &'a [f64],
+    /// (N,) ids, remembered as hashes.
+    pub ids: &'a [String],
+    /// What a false acceptance is measured against.
+    pub judge: Judge<'a>,
+    /// Whose lengths price its choice.
+    pub lengths: Lengths<'a>,
+    /// Seed of the sampled link states.
+    pub seed: u64,
+}
+
+/// What a calibration did, beside its thresholds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// False acceptances allowed, (A,); `None` where the level is infeasible and defers everything.
+    pub allowed: Vec<Option<usize>>,
+    /// Fraction of the split wrongly kept local, (L, A).
+    pub empirical_risk: Vec<f64>,
+    /// Fraction of the split accepted, (L, A).
+    pub local_rate: Vec<f64>,
+    /// Levels that left the grid.
+    pub left_out: Vec<f64>,
+}
+
+/// What one λ comes to.
+#[derive(Default)]
+struct Line {
+    thresholds: Vec<f32>,
+    risk: Vec<f64>,
+    local: Vec<f64>,
+    quantiles: Vec<f32>,
+}
+
+/// Calibrate.
+pub fn run(
+    fitted: &Fitted,
+    split: &Split,
+    grid: &Grid,
+    promise: Promise,
+    threads: usize,
+) -> Result<(Calibration, Report)> {
+    let n = split.n_input_tokens.len();
+    check_len("embeddings (N·d values)", n * fitted.gate.weights().d, split.embeddings.len())?;
+    check_len("query ids", n, split.ids.len())?;
+    check_tokens("n_input_tokens", split.n_input_tokens)?;
+    if n == 0 {
+        return Err(Error::argument("calibration split", "at least one query", "none"));
+    }
+    grid.lams.iter().try_for_each(|lam| check_lam(*lam))?;
+    let (kept, left_out) = feasible(grid, promise, n)?;
+    let (alphas, allowed): (Vec<f64>, Vec<Option<usize>>) = kept.into_iter().unzip();
+    let (p, c) = judged(fitted, split, threads)?;
+    let mut lines = Vec::with_capacity(grid.lams.len());
+    let group = (MARGINS / (n * size_of::<f32>())).max(LEAST_GROUP);
+    for lams in grid.lams.chunks(group) {
+        let films = lams.iter().map(|lam| fitted.gate.film(*lam)).collect::<Result<Vec<_>>>()?;
+        let margins = fitted.gate.margins(split.embeddings, &films, threads)?;
+        let simd = Simd::best()?;
+        let first = lines.len();
+        lines.resize_with(first + lams.len(), Line::default);
+        threads::chunks(threads, &mut lines[first..], 1, |start, part| {
+            let mut work = Work::new(simd, n);
+            for (i, line) in part.iter_mut().enumerate() {
+                let margins = &margins[(start + i) * n..(start + i + 1) * n];
+                *line = work.line(margins, &p, &c, lams[start + i], &allowed);
+            }
+        });
+    }
+    let mut report = Report { allowed, empirical_risk: vec![], local_rate: vec![], left_out };
+    let (mut thresholds, mut quantiles) = (Vec::new(), Vec::new());
+    for line in lines {
+        thresholds.extend(line.thresholds);
+        quantiles.extend(line.quantiles);
+        report.empirical_risk.extend(line.risk);
+        report.local_rate.extend(line.local);
+    }
+    let calibration = Calibration {
+        lams: grid.lams.clone(),
+        alphas,
+        thresholds,
+        n,
+        judge: if matches!(split.judge, Judge::Teacher) { "teacher" } else { "outcomes" }.into(),
+        lengths: if matches!(split.lengths, Lengths::Predicted) { "predicted" } else { "known" }
+            .into(),
+        delta: promise.delta(),
+        quantiles,
+        ids: IdSet::new(split.ids),
+    };
+    Ok((calibration, report))
+}
+
+/// A risk level, and the false acceptances it allows.
+type Allowed = (f64, Option<usize>);
+
+/// The levels of the grid with what they allow, and those left out.
+fn feasible(grid: &Grid, promise: Promise, n: usize) -> Result<(Vec<Allowed>, Vec<f64>)> {
+    let cells = (grid.lams.len(), grid.alphas.len());
+    if cells.0 == 0 || cells.1 == 0 {
+        return Err(Error::argument("grid", "at least one λ and one α", format!("{cells:?}")));
+    }
+    let counts = promise.allowed(n, cells.0, &grid.alphas)?;
+    let all = grid.alphas.iter().copied().zip(counts);
+    let (kept, out): (Vec<Allowed>, Vec<Allowed>) = match grid.on_infeasible {
+        OnInfeasible::Defer => return Ok((all.collect(), Vec::new())),
+        OnInfeasible::Raise | OnInfeasible::LeaveOut => all.partition(|(_, k)| k.is_some()),
+    };
+    match (out.last(), grid.on_infeasible) {
+        (Some((alpha, _)), OnInfeasible::LeaveOut) if kept.is_empty() => {
+            Err(promise.infeasible(*alpha, n, cells))
+        }
+        (Some(_), OnInfeasible::Raise) => Err(promise.infeasible(out[0].0, n, cells)),
+        _ => Ok((kept, out.into_iter().map(|(alpha, _)| alpha).collect())),
+    }
+}
+
+/// p and c (N, M) that the judge's choice compares.
+fn judged(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+    let n_input = split.n_input_tokens;
+    let values = n_input.len() * fitted.costs.table().models.len();
+    let p = match split.judge {
+        Judge::Teacher => fitted.teacher.accuracies(split.embeddings, threads)?,
+        Judge::Outcomes(y) => {
+            check_len("outcomes (N·M values)", values, y.len())?;
+            y.to_vec()
+        }
+    };
+    let states = fitted.costs.link().sample(n_input.len(), split.seed)?;
+    let c = match split.lengths {
+        Lengths::Known(n_output) => fitted.costs.costs(n_input, n_output, &states, threads)?,
+        Lengths::Predicted => {
+            let n_output = fitted.length.predict(split.embeddings, n_input)?;
+            fitted.costs.costs(n_input, &n_output, &states, threads)?
+        }
+    };
+    Ok((p, c))
+}
+
+/// A thread's buffers.
+struct Work {
+    selector: Selector,
+    /// r of one λ.
+    prefers_edge: Vec<bool>,
+    everyone: Vec<bool>,
+    /// Ranks of the kept order statistics, from the largest (0) on.
+    kept: Vec<usize>,
+}
+
+impl Work {
+    fn new(simd: Simd, n: usize) -> Self {
+        Self {
+            selector: Selector::new(simd, n),
+            prefers_edge: vec![false; n],
+            everyone: vec![true; n],
+            kept: kept_ranks(n),
+        }
+    }
+
+    fn line(
+        &mut self,
+        margins: &[f32],
+        p: &[f32],
+        c: &[f32],
+        lam: f64,
+        allowed: &[Option<usize>],
+    ) -> Line {
+        let n = margins.len();
+        let models = p.len() / n;
+        let rows = p.chunks_exact(models).zip(c.chunks_exact(models));
+        for ((p, c), r) in rows.zip(&mut self.prefers_edge) {
+            *r = choice::margin(p, c, lam) < 0.0;
+        }
+        // Ascending levels allow ascending counts.
+        let ranks: Vec<usize> = allowed.iter().flatten().copied().collect();
+        let mut found = self.largest(margins, false, &ranks).into_iter();
+        let thresholds: Vec<f32> =
+            allowed.iter().map(|k| k.and_then(|_| found.next()).unwrap_or(f32::INFINITY)).collect();
+        let (mut risk, mut local) = (Vec::new(), Vec::new());
+        for t in &thresholds {
+            let count = |wanted: &dyn Fn(bool) -> bool| {
+                let pairs = margins.iter().zip(&self.prefers_edge);
+                pairs.filter(|(m, r)| wanted(**r) && accepts(**m, *t)).count() as f64 / n as f64
+            };
+            risk.push(count(&|r| r));
+            local.push(count(&|_| true));
+        }
+        let kept = std::mem::take(&mut self.kept);
+        let mut quantiles = self.largest(margins, true, &kept);
+        // The selection's answers lie just above the scores.
+        quantiles.iter_mut().for_each(|q| *q = q.next_down());
+        quantiles.reverse();
+        self.kept = kept;
+        Line { thresholds, risk, local, quantiles }
+    }
+
+    /// For each rank the least number above the score of that rank, among all or where r = 1.
+    fn largest(&mut self, margins: &[f32], everyone: bool, ranks: &[usize]) -> Vec<f32> {
+        let mask = if everyone { &self.everyone } else { &self.prefers_edge };
+        let found = self.selector.largest(margins, mask, ranks);
+        found.expect("margins are finite").into_iter().map(just_above).collect()
+    }
+}
+
+/// Ranks, from the largest (0) on, of the order statistics kept of `n` margins: evenly spaced.
+fn kept_ranks(n: usize) -> Vec<usize> {
+    let q = n.min(QUANTILES);
+    let place = |i: usize| (i as f64 * (n + 1) as f64 / (q + 1) as f64).round_ties_even() as usize;
+    (1..=q).rev().map(|i| n - place(i)).collect()
+}

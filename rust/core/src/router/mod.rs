@@ -1,0 +1,211 @@
+//! A fitted router: everything that one artifact holds.
+//!
+//! In: trained weights, a cost table, then a calibration. Out: operating points for the device and
+//! selectors for the edge ([`crate::decide`]). Immutable: calibrating makes a new one, and its parts are
+//! checked against each other when they are put together.
+
+mod file;
+
+use std::sync::Arc;
+
+use crate::base::checks::check_len;
+use crate::base::error::{Error, Result};
+use crate::base::ids::IdSet;
+use crate::calibration::grid::Calibration;
+use crate::calibration::promise::{Grid, Promise};
+use crate::calibration::run::{self, Fitted, Report, Split};
+use crate::encoder::identity::EncoderInfo;
+use crate::file::precision::Precision;
+use crate::networks::gate::Gate;
+use crate::networks::length::LengthPredictor;
+use crate::networks::teacher::Teacher;
+use crate::pricing::cost::CostTable;
+
+/// What a fit hands over.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The encoder of the training embeddings.
+    pub encoder: EncoderInfo,
+    /// The gate.
+    pub gate: Gate,
+    /// The teacher.
+    pub teacher: Teacher,
+    /// The length predictor.
+    pub length: LengthPredictor,
+    /// The cost table, normalizers set.
+    pub costs: CostTable,
+    /// The training record, JSON.
+    pub training: String,
+    /// Queries seen in training.
+    pub train_ids: IdSet,
+    /// Precision of the weight matrices.
+    pub precision: Precision,
+}
+
+/// A fitted router.
+#[derive(Clone, Debug)]
+pub struct Router {
+    models: Vec<String>,
+    encoder: EncoderInfo,
+    gate: Arc<Gate>,
+    teacher: Arc<Teacher>,
+    length: Arc<LengthPredictor>,
+    costs: CostTable,
+    training: String,
+    train_ids: IdSet,
+    calibration: Option<Calibration>,
+    precision: Precision,
+}
+
+impl Router {
+    /// Put the parts together, refusing those that do not belong together.
+    pub fn new(parts: Parts) -> Result<Self> {
+        let router = Self {
+            models: parts.costs.models(),
+            encoder: parts.encoder,
+            gate: Arc::new(parts.gate),
+            teacher: Arc::new(parts.teacher),
+            length: Arc::new(parts.length),
+            costs: parts.costs,
+            training: parts.training,
+            train_ids: parts.train_ids,
+            calibration: None,
+            precision: parts.precision,
+        };
+        let (m, d) = (router.models.len(), router.dim());
+        check_len("teacher models", m, router.teacher.weights().models)?;
+        check_len("length predictor models", m, router.length.weights().models)?;
+        check_len("teacher embedding width", d, router.teacher.weights().d)?;
+        check_len("length predictor embedding width", d, router.length.weights().d)?;
+        if router.costs.normalizers().is_none() {
+            return Err(Error::argument("cost table", "T0 and E0 set", "null"));
+        }
+        Ok(router)
+    }
+
+    /// Model names, the device's first.
+    pub fn models(&self) -> &[String] {
+        &self.models
+    }
+
+    /// Embedding width d.
+    pub fn dim(&self) -> usize {
+        self.gate.weights().d
+    }
+
+    /// The encoder of the training embeddings.
+    pub fn encoder(&self) -> &EncoderInfo {
+        &self.encoder
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The teacher.
+    pub fn teacher(&self) -> &Arc<Teacher> {
+        &self.teacher
+    }
+
+    /// The length predictor.
+    pub fn length(&self) -> &Arc<LengthPredictor> {
+        &self.length
+    }
+
+    /// The cost table, normalizers set.
+    pub fn costs(&self) -> &CostTable {
+        &self.costs
+    }
+
+    /// The training record, JSON.
+    pub fn training(&self) -> &str {
+        &self.training
+    }
+
+    /// Queries seen in training.
+    pub fn train_ids(&self) -> &IdSet {
+        &self.train_ids
+    }
+
+    /// Thresholds, once calibrated.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.calibration.as_ref()
+    }
+
+    /// Precision of the weight matrices.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The same router with weight matrices of a smaller precision, and no thresholds: they belong
+    /// to margins, which the rounding moves. LayerNorm's affine goes into the matrices first, so that
+    /// what is multiplied is what was rounded.
+    pub fn rounded(&self, to: Precision) -> Result<Self> {
+        let (mut g, mut t) = (self.gate.weights().folded(), self.teacher.weights().folded());
+        let mut l = self.length.weights().clone();
+        g.w1 = to.rounded("gate.w1", &g.w1)?;
+        g.film_weight = to.rounded("gate.film.weight", &g.film_weight)?;
+        t.w1 = to.rounded("teacher.w1", &t.w1)?;
+        l.weight = to.rounded("length.weight", &l.weight)?;
+        Ok(Self {
+            gate: Arc::new(Gate::new(g)?),
+            teacher: Arc::new(Teacher::new(t)?),
+            length: Arc::new(LengthPredictor::new(l)?),
+            calibration: None,
+            precision: to,
+            ..self.clone()
+        })
+    }
+
+    /// Refuse other models, or another order.
+    pub fn check_models(&self, what: &str, models: &[String]) -> Result<()> {
+        if self.models == models {
+            return Ok(());
+        }
+        Err(Error::Models {
+            what: what.into(),
+            expected: self.models.clone(),
+            got: models.to_vec(),
+        })
+    }
+
+    /// Refuse queries seen in training and, where asked for, those that calibrated.
+    pub fn check_disjoint(&self, what: &str, ids: &[String], calibration: bool) -> Result<()> {
+        self.train_ids.check_disjoint("training", what, ids)?;
+        match &self.calibration {
+            Some(c) if calibration => c.ids.check_disjoint("calibration", what, ids),
+            _ => Ok(()),
+        }
+    }
+
+    /// Choose thresholds on a split that shares no query with training ([`run`]).
+    pub fn calibrate(
+        &self,
+        split: &Split,
+        grid: &Grid,
+        promise: Promise,
+        threads: usize,
+    ) -> Result<(Self, Report)> {
+        self.train_ids.check_disjoint("training", "calibration split", split.ids)?;
+        let fitted = Fitted {
+            gate: &self.gate,
+            teacher: &self.teacher,
+            length: &self.length,
+            costs: &self.costs,
+        };
+        let (calibration, report) = run::run(&fitted, split, grid, promise, threads)?;
+        Ok((self.with_calibration(calibration)?, report))
+    }
+
+    /// The same router with these thresholds.
+    pub fn with_calibration(&self, calibration: Calibration) -> Result<Self> {
+        calibration.check()?;
+        Ok(Self { calibration: Some(calibration), ..self.clone() })
+    }
+
+    /// (λ, α, threshold) of a calibrated operating point, as the grid spells them.
+    pub fn threshold(&self, lam: f64, alpha: f64) -> Result<(f64, f64, f32)> {
+        self.calibration.as_ref().ok_or(Error::NotCalibrated)?.threshold(lam, alpha)
+    }
+}

@@ -1,0 +1,4 @@
+//! Arrays and errors, as every stage passes them between Rust and Python.
+
+pub mod arrays;
+pub mod errors;

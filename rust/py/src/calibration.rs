@@ -1,0 +1,102 @@
+//! Functions on arrays: CRC thresholds and empirical risk.
+
+use numpy::PyArray2;
+use pyo3::prelude::*;
+
+use crate::base::arrays::{matrix_bool, matrix_f32, out2, real, same_shape};
+use crate::base::errors::{Cr2Error, core};
+
+/// Whether an infeasible level defers, or is an error.
+fn defers(name: &str) -> PyResult<bool> {
+    match name {
+        "raise" => Ok(false),
+        "defer" => Ok(true),
+        other => Err(Cr2Error::new_err(format!(
+            "on_infeasible: expected \"raise\" or \"defer\", got {other:?}"
+        ))),
+    }
+}
+
+/// Thresholds of conformal risk control, (L, A) float32 (equations 62-68).
+///
+/// Accept where score >= threshold: +inf defers all, -inf accepts all. For each row, with
+/// k = floor(alpha (N+1)) - 1, exact for alpha as it is written in decimal, the threshold is the least
+/// float above the (k+1)-th largest score among the samples that prefer the edge. Then, for a score
+/// frozen beforehand and exchangeable samples, E[1[prefers edge] 1[score >= threshold]] <= alpha, for
+/// each row by itself.
+///
+/// Parameters
+/// ----------
+/// scores : ndarray of float32, (L, N)
+///     One row per cost weight; finite.
+/// prefers_edge : ndarray of bool, (L, N)
+///     Whether the full-information choice is an edge model.
+/// alphas : array_like of float, (A,)
+///     Risk levels in (0, 1).
+/// on_infeasible : {"raise", "defer"}
+///     For alpha < 1/(N+1): an error, or +inf.
+/// threads : int
+///     0: one per core.
+///
+/// Raises
+/// ------
+/// InfeasibleAlphaError, Cr2Error, TypeError
+#[pyfunction]
+#[pyo3(signature = (scores, prefers_edge, alphas, on_infeasible="raise", threads=1))]
+fn crc_thresholds<'py>(
+    py: Python<'py>,
+    scores: &Bound<'py, PyAny>,
+    prefers_edge: &Bound<'py, PyAny>,
+    alphas: &Bound<'py, PyAny>,
+    on_infeasible: &str,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let defer = defers(on_infeasible)?;
+    let (s, r) = (matrix_f32(scores, "scores")?, matrix_bool(prefers_edge, "prefers_edge")?);
+    same_shape("prefers_edge", s.shape(), r.shape())?;
+    let (alphas, _) = real(alphas, "alphas", 1)?;
+    let (l, n) = (s.shape()[0], s.shape()[1]);
+    let (s, r) = (s.slice(), r.slice());
+    let out = py
+        .detach(|| cr2fast_core::crc_thresholds(s, r, n, &alphas, defer, threads))
+        .map_err(core)?;
+    out2(py, out, l, alphas.len())
+}
+
+/// Fraction of samples that prefer the edge and have score >= threshold, (L, A) float64.
+///
+/// Parameters
+/// ----------
+/// scores : ndarray of float32, (L, N)
+/// prefers_edge : ndarray of bool, (L, N)
+/// thresholds : ndarray of float32, (L, A)
+#[pyfunction]
+fn empirical_risk<'py>(
+    py: Python<'py>,
+    scores: &Bound<'py, PyAny>,
+    prefers_edge: &Bound<'py, PyAny>,
+    thresholds: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let (s, r) = (matrix_f32(scores, "scores")?, matrix_bool(prefers_edge, "prefers_edge")?);
+    let t = matrix_f32(thresholds, "thresholds")?;
+    same_shape("prefers_edge", s.shape(), r.shape())?;
+    same_shape("thresholds", &[s.shape()[0], t.shape()[1]], t.shape())?;
+    let (l, n, a) = (s.shape()[0], s.shape()[1], t.shape()[1]);
+    let (s, r, t) = (s.slice(), r.slice(), t.slice());
+    let out = py.detach(|| cr2fast_core::empirical_risk(s, r, n, t)).map_err(core)?;
+    out2(py, out, l, a)
+}
+
+/// k = ⌊α(N+1)⌋ − 1, or None when α is infeasible.
+#[pyfunction]
+fn allowed_false_acceptances(alpha: f64, n: usize) -> PyResult<Option<usize>> {
+    cr2fast_core::check_alpha(alpha).map_err(core)?;
+    Ok(cr2fast_core::allowed_false_acceptances(alpha, n))
+}
+
+/// Add the functions to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(crc_thresholds, m)?)?;
+    m.add_function(wrap_pyfunction!(empirical_risk, m)?)?;
+    m.add_function(wrap_pyfunction!(allowed_false_acceptances, m)?)
+}

@@ -1,0 +1,264 @@
+//! `DeviceRouter` and `Decision`.
+
+use cr2fast_core::EncoderInfo;
+use numpy::PyArray1;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use crate::base::arrays::{out1, vector_f32};
+use crate::base::errors::core;
+use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
+use crate::encoder::static_encoder::StaticEncoder;
+use crate::router::{Router, check_width, open};
+
+/// Accept or defer, with the numbers behind it.
+///
+/// Attributes
+/// ----------
+/// local : bool
+///     True: answer on the device.
+/// margin, threshold : float
+///     Compared: local is margin >= threshold. The threshold is +inf to defer all, -inf to accept all.
+/// score : float
+///     sigmoid(margin / T), in [0, 1]; for people.
+#[pyclass(frozen, eq, module = "cr2fast")]
+#[derive(PartialEq)]
+pub struct Decision(cr2fast_core::Decision);
+
+#[pymethods]
+impl Decision {
+    #[getter]
+    fn local(&self) -> bool {
+        self.0.local
+    }
+
+    #[getter]
+    fn margin(&self) -> f32 {
+        self.0.margin
+    }
+
+    #[getter]
+    fn threshold(&self) -> f32 {
+        self.0.threshold
+    }
+
+    #[getter]
+    fn score(&self) -> f64 {
+        self.0.score
+    }
+
+    fn __repr__(&self) -> String {
+        let d = self.0;
+        let local = if d.local { "True" } else { "False" };
+        format!(
+            "Decision(local={local}, margin={}, threshold={}, score={:.6})",
+            d.margin, d.threshold, d.score
+        )
+    }
+}
+
+/// Stage one, on the device, at one calibrated operating point (λ, α).
+///
+/// Immutable and safe to share between threads. Needs numpy alone.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct DeviceRouter(cr2fast_core::DeviceRouter);
+
+impl DeviceRouter {
+    fn bind(router: &cr2fast_core::Router, lam: f64, alpha: f64) -> PyResult<Self> {
+        cr2fast_core::DeviceRouter::new(router, lam, alpha).map(Self).map_err(core)
+    }
+
+    /// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
+    fn encode<'py>(
+        &self,
+        encoder: &Bound<'py, PyAny>,
+        texts: &Bound<'py, PyAny>,
+        many: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (id, sha256) =
+            encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
+                PyTypeError::new_err(format!(
+                    "encoder: expected an Encoder (with `info` and `encode`), got {}",
+                    encoder.get_type()
+                ))
+            })?;
+        self.0.encoder().check(&EncoderInfo { id, sha256 }).map_err(core)?;
+        let out = encoder.call_method1("encode", (texts,))?;
+        if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
+            return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
+        }
+        Ok(out)
+    }
+}
+
+#[pymethods]
+impl DeviceRouter {
+    /// Read a calibrated ``router.safetensors``.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : path
+    /// lam : float
+    ///     Cost weight λ, on the calibrated grid.
+    /// alpha : float
+    ///     Risk level α, calibrated.
+    /// encoder : EncoderInfo, optional
+    ///     The encoder at hand; another one than the router's is an error.
+    ///
+    /// Raises
+    /// ------
+    /// OperatingPointError
+    ///     (λ, α) off the grid; the nearest points are named.
+    /// ArtifactError
+    ///     A damaged, forged or newer file, or another encoder.
+    #[staticmethod]
+    #[pyo3(signature = (path, lam, alpha=0.01, encoder=None))]
+    fn load(
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        lam: f64,
+        alpha: f64,
+        encoder: Option<(String, String)>,
+    ) -> PyResult<Self> {
+        let router = open(py, &path, encoder)?;
+        Self::bind(&router, lam, alpha)
+    }
+
+    /// The same from a router in memory.
+    #[staticmethod]
+    #[pyo3(signature = (router, lam, alpha=0.01))]
+    fn from_router(router: &Router, lam: f64, alpha: f64) -> PyResult<Self> {
+        Self::bind(&router.0, lam, alpha)
+    }
+
+    /// Cost weight λ.
+    #[getter]
+    fn lam(&self) -> f64 {
+        self.0.lam()
+    }
+
+    /// Risk level α.
+    #[getter]
+    fn alpha(&self) -> f64 {
+        self.0.alpha()
+    }
+
+    /// Threshold, as a margin.
+    #[getter]
+    fn threshold(&self) -> f32 {
+        self.0.threshold()
+    }
+
+    /// Embedding width d.
+    #[getter]
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    /// Decide one query.
+    ///
+    /// Parameters
+    /// ----------
+    /// embedding : ndarray of float32, (d,)
+    ///
+    /// Returns
+    /// -------
+    /// Decision
+    fn route(&self, embedding: &Bound<'_, PyAny>) -> PyResult<Decision> {
+        let x = vector_f32(embedding, "embedding")?;
+        self.0.route(x.slice()).map(Decision).map_err(core)
+    }
+
+    /// Decide N queries: bool (N,), True for local. `threads` 0 is one per core.
+    #[pyo3(signature = (embeddings, threads=1))]
+    fn route_batch<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let x = check_width(embeddings, self.0.dim())?;
+        let values = x.slice();
+        let out = py.detach(|| self.0.route_batch(values, threads)).map_err(core)?;
+        Ok(out1(py, &out))
+    }
+
+    /// Decide one prompt.
+    ///
+    /// Parameters
+    /// ----------
+    /// text : str or list of dict
+    ///     A text, or chat messages; of messages the last user turn is embedded.
+    /// encoder : Encoder or StaticEncoder
+    ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
+    ///     static one, tokenizer, embedding and gate are one call that holds no lock.
+    ///
+    /// Returns
+    /// -------
+    /// Decision
+    fn route_text(
+        &self,
+        text: &Bound<'_, PyAny>,
+        encoder: &Bound<'_, PyAny>,
+    ) -> PyResult<Decision> {
+        if let Ok(table) = encoder.cast::<StaticEncoder>() {
+            let table = &table.get().0;
+            let text = one_text(text)?;
+            let decided = encoder.py().detach(|| self.0.route_text(&text, table));
+            return decided.map(Decision).map_err(core);
+        }
+        self.route(&self.encode(encoder, text, false)?)
+    }
+
+    /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
+    fn route_texts<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        encoder: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        if let Ok(table) = encoder.cast::<StaticEncoder>() {
+            let table = &table.get().0;
+            let (strings, true) = strings_of(texts)? else {
+                return Err(PyTypeError::new_err(MANY));
+            };
+            let out = py.detach(|| self.0.route_texts(&strings, table)).map_err(core)?;
+            return Ok(out1(py, &out));
+        }
+        self.route_batch(py, &self.encode(encoder, texts, true)?, 1)
+    }
+
+    /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
+    /// own executor, so the loop goes on.
+    fn route_text_async<'py>(
+        slf: &Bound<'py, Self>,
+        text: &Bound<'py, PyAny>,
+        encoder: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = slf.getattr("route_text")?;
+        slf.py().import("asyncio")?.call_method1("to_thread", (call, text, encoder))
+    }
+
+    /// Margins of N queries: float32 (N,), the same bits as from :meth:`route`.
+    #[pyo3(signature = (embeddings, threads=1))]
+    fn margins<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let x = check_width(embeddings, self.0.dim())?;
+        let values = x.slice();
+        let out = py.detach(|| self.0.margins(values, threads)).map_err(core)?;
+        Ok(out1(py, &out))
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "DeviceRouter(lam={}, alpha={}, threshold={})",
+            self.0.lam(),
+            self.0.alpha(),
+            self.0.threshold()
+        )
+    }
+}

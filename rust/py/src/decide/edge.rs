@@ -1,0 +1,271 @@
+//! `EdgeSelector` and `Selection`.
+
+use cr2fast_core::{Batch, Rule};
+use numpy::{PyArray1, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::base::arrays::{out1, real, same_shape, vector_f32};
+use crate::base::errors::{Cr2Error, core};
+use crate::pricing::{LinkState, LinkStates};
+use crate::router::{Router, check_width, open};
+
+/// A selected model, with the numbers behind it.
+///
+/// Attributes
+/// ----------
+/// model : str
+/// utility : float
+///     accuracy - λ · cost.
+/// accuracy : float
+///     The teacher's probability that the model answers correctly.
+/// cost : float
+///     Normalised cost c.
+#[pyclass(frozen, get_all, module = "cr2fast")]
+pub struct Selection {
+    model: String,
+    utility: f64,
+    accuracy: f32,
+    cost: f32,
+}
+
+#[pymethods]
+impl Selection {
+    fn __repr__(&self) -> String {
+        format!(
+            "Selection(model={:?}, utility={:.6}, accuracy={:.6}, cost={:.6})",
+            self.model, self.utility, self.accuracy, self.cost
+        )
+    }
+}
+
+/// Models selected for N queries; arrays are (N,).
+///
+/// Attributes
+/// ----------
+/// models : list of str
+///     Names that `index` points into, the device's first.
+/// index : ndarray of int64
+/// utility, accuracy, cost : ndarray
+///     As of :class:`Selection`.
+#[pyclass(frozen, get_all, module = "cr2fast")]
+pub struct Selections {
+    models: Vec<String>,
+    index: Py<PyArray1<i64>>,
+    utility: Py<PyArray1<f64>>,
+    accuracy: Py<PyArray1<f32>>,
+    cost: Py<PyArray1<f32>>,
+}
+
+#[pymethods]
+impl Selections {
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.index.bind(py).len()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        format!("Selections({} queries, models={:?})", self.index.bind(py).len(), self.models)
+    }
+}
+
+/// Stage two, at the edge: the allowed model of greatest utility p - λ·c (equations 33-35).
+///
+/// Immutable and safe to share between threads. Needs numpy alone.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct EdgeSelector {
+    inner: cr2fast_core::EdgeSelector,
+    models: Vec<String>,
+}
+
+fn rule(models: &[String], name: &str, fallback: Option<String>) -> PyResult<Rule> {
+    match (name, fallback) {
+        ("edge-only", None) => Ok(Rule::EdgeOnly),
+        ("inclusive", None) => Ok(Rule::Inclusive),
+        ("fallback", Some(model)) => Rule::fallback(models, &model).map_err(core),
+        (name, fallback) => Err(Cr2Error::new_err(format!(
+            "rule: expected \"edge-only\", \"inclusive\", or \"fallback\" with fallback=<edge model>, \
+             got {name:?} with fallback={fallback:?}"
+        ))),
+    }
+}
+
+impl EdgeSelector {
+    fn bind(
+        router: &cr2fast_core::Router,
+        lam: f64,
+        name: &str,
+        fallback: Option<String>,
+    ) -> PyResult<Self> {
+        let rule = rule(router.models(), name, fallback)?;
+        let inner = cr2fast_core::EdgeSelector::new(router, lam, rule).map_err(core)?;
+        Ok(Self { inner, models: router.models().to_vec() })
+    }
+
+    fn selection(&self, s: cr2fast_core::Selection) -> Selection {
+        Selection {
+            model: self.models[s.model].clone(),
+            utility: s.utility,
+            accuracy: s.accuracy,
+            cost: s.cost,
+        }
+    }
+
+    /// One flag a model from a set of names or a sequence of M booleans.
+    fn available(&self, obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<bool>>> {
+        let Some(obj) = obj else { return Ok(None) };
+        // An empty sequence is no names: nothing is up.
+        if let Ok(flags) = obj.extract::<Vec<bool>>()
+            && !flags.is_empty()
+        {
+            return Ok(Some(flags));
+        }
+        let names: Vec<String> =
+            obj.try_iter().and_then(|it| it.map(|x| x?.extract()).collect()).map_err(|_| {
+                Cr2Error::new_err(format!(
+                    "available: expected model names, or {} booleans, got {obj}",
+                    self.models.len()
+                ))
+            })?;
+        if let Some(unknown) = names.iter().find(|n| !self.models.contains(n)) {
+            return Err(Cr2Error::new_err(format!(
+                "available: expected names among {:?}, got {unknown:?}",
+                self.models
+            )));
+        }
+        Ok(Some(self.models.iter().map(|m| names.contains(m)).collect()))
+    }
+}
+
+#[pymethods]
+impl EdgeSelector {
+    /// Read a ``router.safetensors``.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : path
+    /// lam : float
+    ///     Cost weight λ; the device's.
+    /// rule : {"edge-only", "inclusive", "fallback"}
+    ///     Edge models; or all models, which may send a query back; or one fixed model.
+    /// fallback : str, optional
+    ///     The model of ``rule="fallback"``.
+    /// encoder : EncoderInfo, optional
+    ///     The encoder at hand; another one than the router's is an error.
+    #[staticmethod]
+    #[pyo3(signature = (path, lam, rule="edge-only", fallback=None, encoder=None))]
+    fn load(
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        lam: f64,
+        rule: &str,
+        fallback: Option<String>,
+        encoder: Option<(String, String)>,
+    ) -> PyResult<Self> {
+        let router = open(py, &path, encoder)?;
+        Self::bind(&router, lam, rule, fallback)
+    }
+
+    /// The same from a router in memory.
+    #[staticmethod]
+    #[pyo3(signature = (router, lam, rule="edge-only", fallback=None))]
+    fn from_router(
+        router: &Router,
+        lam: f64,
+        rule: &str,
+        fallback: Option<String>,
+    ) -> PyResult<Self> {
+        Self::bind(&router.0, lam, rule, fallback)
+    }
+
+    /// Cost weight λ.
+    #[getter]
+    fn lam(&self) -> f64 {
+        self.inner.lam()
+    }
+
+    /// Model names, the device's first.
+    #[getter]
+    fn models(&self) -> Vec<String> {
+        self.models.clone()
+    }
+
+    /// Select for one deferred query.
+    ///
+    /// Parameters
+    /// ----------
+    /// embedding : ndarray of float32, (d,)
+    /// n_input_tokens : float
+    ///     L_in.
+    /// state : LinkState
+    ///     ξ.
+    /// available : iterable of str, or M booleans, optional
+    ///     Models that are up; all by default.
+    /// n_output_tokens : array_like, (M,), optional
+    ///     Known output lengths; predicted when absent.
+    ///
+    /// Returns
+    /// -------
+    /// Selection
+    #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn select(
+        &self,
+        py: Python<'_>,
+        embedding: &Bound<'_, PyAny>,
+        n_input_tokens: f64,
+        state: &LinkState,
+        available: Option<&Bound<'_, PyAny>>,
+        n_output_tokens: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Selection> {
+        let x = vector_f32(embedding, "embedding")?;
+        let mask = self.available(available)?;
+        let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 1)).transpose()?;
+        let (values, n_out) = (x.slice(), n_out.as_ref().map(|o| o.0.as_slice()));
+        let s = py
+            .detach(|| self.inner.select(values, n_input_tokens, n_out, state.0, mask.as_deref()))
+            .map_err(core)?;
+        Ok(self.selection(s))
+    }
+
+    /// Select for N deferred queries: the arguments of :meth:`select` with a leading axis.
+    #[pyo3(signature = (embeddings, n_input_tokens, states, available=None, n_output_tokens=None, threads=1))]
+    #[allow(clippy::too_many_arguments)]
+    fn select_batch<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        n_input_tokens: &Bound<'py, PyAny>,
+        states: &LinkStates,
+        available: Option<&Bound<'py, PyAny>>,
+        n_output_tokens: Option<&Bound<'py, PyAny>>,
+        threads: usize,
+    ) -> PyResult<Selections> {
+        let x = check_width(embeddings, self.inner.dim())?;
+        let mask = self.available(available)?;
+        let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
+        same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
+        let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
+        if let Some((_, shape)) = &n_out {
+            same_shape("n_output_tokens", &[n_in.len(), self.models.len()], shape)?;
+        }
+        let batch = Batch {
+            embeddings: x.slice(),
+            n_input_tokens: &n_in,
+            n_output_tokens: n_out.as_ref().map(|o| o.0.as_slice()),
+            states: &states.0,
+            available: mask.as_deref(),
+        };
+        let s = py.detach(|| self.inner.select_batch(&batch, threads)).map_err(core)?;
+        let index: Vec<i64> = s.iter().map(|s| i64::try_from(s.model).unwrap_or(0)).collect();
+        Ok(Selections {
+            models: self.models.clone(),
+            index: out1(py, &index).unbind(),
+            utility: out1(py, &s.iter().map(|s| s.utility).collect::<Vec<_>>()).unbind(),
+            accuracy: out1(py, &s.iter().map(|s| s.accuracy).collect::<Vec<_>>()).unbind(),
+            cost: out1(py, &s.iter().map(|s| s.cost).collect::<Vec<_>>()).unbind(),
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("EdgeSelector(lam={}, models={:?})", self.inner.lam(), self.models)
+    }
+}
