@@ -16,5 +16,5 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["cr2fast"] = {
         "version": _core.__version__,
         "profile": _core.build_profile(),
-        "simd": _core.simd_level(),
+        "simd": _core.simd_isa(),
     }

@@ -70,7 +70,7 @@ def main():
     contenders["gate alone", 0] = (devices["static"].route, static.encode(PROMPT))
     calls = {k: (lambda f=f, a=a: f(*a)) for k, (f, *a) in contenders.items()}
     times = compare(calls, seconds=args.seconds, rounds=25)
-    print(f"cr2fast on {_core.simd_level()}, medians of 25 turns")
+    print(f"cr2fast on {_core.simd_isa()}, medians of 25 turns")
     medians = {key: t.median for key, t in times.items()}
     for (name, n), t in medians.items():
         ratio = medians["MiniLM int8", n] / t if n else float("nan")

@@ -19,7 +19,7 @@ def check_mean_risk(router, table, parts, lams, alphas, *, lengths, judge, draws
     states = router.costs.sample_states(len(pool), seed)
     c = router.decision_costs(pool, states, lengths)
     p = router.judged_accuracies(pool, judge)
-    prefers = _core.reference_margins(p, c, lams) < 0
+    prefers = _core.choice_margins(p, c, lams) < 0
     margins = router.margins(pool.embeddings, lams)
     rng = np.random.default_rng(seed)
     risks = []

@@ -53,7 +53,7 @@ class Calibrated:
         states = router.costs.sample_states(len(calibration), seeds.CALIBRATION + seed)
         costs = router.decision_costs(calibration, states, mode)
         p = router.accuracies(calibration.embeddings)
-        self._prefers_edge = _core.reference_margins(p, costs, self.lams) < 0
+        self._prefers_edge = _core.choice_margins(p, costs, self.lams) < 0
 
     def thresholds(self, rule):
         """(L, A') thresholds of a rule, and a label per column."""
@@ -84,7 +84,7 @@ class View:
 
     def __init__(self, calibrated, p, costs, margins):
         self.of, self.p, self.costs, self.margins = calibrated, p, costs, margins
-        self.prefers_edge = _core.reference_margins(p, costs, calibrated.lams) < 0
+        self.prefers_edge = _core.choice_margins(p, costs, calibrated.lams) < 0
 
     def choices(self, rule="CRC", path=EDGE_ONLY):
         """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device."""

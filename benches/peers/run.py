@@ -275,7 +275,7 @@ def main():
     about = {
         "machine": f"{machine()}, {len(CORES)} cores", "commit": commit(),
         "cr2fast": cr2fast.__version__, "profile": _core.build_profile(),
-        "python": platform.python_version(), "numpy": np.__version__, "simd": _core.simd_level(),
+        "python": platform.python_version(), "numpy": np.__version__, "simd": _core.simd_isa(),
         "threads": THREADS, "blas": sorted(blas), "load": load,
         "left out": "eager torch: its Linux wheel on the default index brings gigabytes of CUDA",
     }  # fmt: skip

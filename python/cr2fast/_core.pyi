@@ -1,12 +1,12 @@
 # Types of the extension module, checked against it by `make check` (mypy.stubtest).
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cr2fast.encoders.info import EncoderInfo, TextEncoder
+from cr2fast.encoders.info import TextEncoder
 from cr2fast.encoders.messages import Text
 
 __version__: str
@@ -18,6 +18,7 @@ __all__ = [
     "Decision",
     "DeviceRouter",
     "EdgeSelector",
+    "EncoderInfo",
     "InfeasibleAlphaError",
     "LinkState",
     "LinkStates",
@@ -28,14 +29,17 @@ __all__ = [
     "SplitOverlapError",
     "StaticEncoder",
     "__version__",
+    "allowed_counts",
     "allowed_false_acceptances",
     "build_profile",
+    "choice_margins",
     "choices",
     "crc_thresholds",
     "empirical_risk",
     "fit",
-    "reference_margins",
-    "simd_level",
+    "simd_isa",
+    "text_of",
+    "texts_of",
 ]
 
 class Cr2Error(ValueError): ...
@@ -44,6 +48,10 @@ class CostTableError(Cr2Error): ...
 class InfeasibleAlphaError(Cr2Error): ...
 class OperatingPointError(Cr2Error): ...
 class SplitOverlapError(Cr2Error): ...
+
+class EncoderInfo(NamedTuple):
+    id: str = "unknown"
+    sha256: str = ""
 
 @final
 class LinkState:
@@ -261,14 +269,14 @@ class Router:
     @property
     def dim(self) -> int: ...
     @property
-    def encoder(self) -> tuple[str, str]: ...
+    def encoder(self) -> EncoderInfo: ...
     @property
     def training(self) -> str: ...
     @property
     def costs(self) -> CostTable: ...
     @property
-    def weights(self) -> str: ...
-    def rounded(self, weights: str) -> Router: ...
+    def precision(self) -> str: ...
+    def rounded(self, precision: str) -> Router: ...
     @property
     def parameters(self) -> tuple[int, int]: ...
     @property
@@ -283,18 +291,21 @@ class Router:
     def predict_lengths(
         self, embeddings: NDArray[np.float32], n_input_tokens: ArrayLike
     ) -> NDArray[np.float64]: ...
-    def with_calibration(
+    def calibrate(
         self,
+        embeddings: NDArray[np.float32],
+        n_input_tokens: ArrayLike,
+        ids: Sequence[str],
         lams: Sequence[float],
         alphas: Sequence[float],
-        thresholds: NDArray[np.float32],
-        n: int,
-        reference: str,
-        lengths: str,
-        delta: float | None,
-        quantiles: NDArray[np.float32],
-        ids: Sequence[str],
-    ) -> Router: ...
+        *,
+        outcomes: NDArray[np.float32] | None = None,
+        n_output_tokens: ArrayLike | None = None,
+        on_infeasible: str = "raise",
+        delta: float | None = None,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> tuple[Router, dict[str, Any]]: ...
 
 def crc_thresholds(
     scores: NDArray[np.float32],
@@ -306,7 +317,7 @@ def crc_thresholds(
 def empirical_risk(
     scores: NDArray[np.float32], prefers_edge: NDArray[np.bool_], thresholds: NDArray[np.float32]
 ) -> NDArray[np.float64]: ...
-def reference_margins(
+def choice_margins(
     accuracies: NDArray[np.float32], costs: NDArray[np.float32], lams: ArrayLike
 ) -> NDArray[np.float64]: ...
 def choices(
@@ -314,7 +325,7 @@ def choices(
 ) -> NDArray[np.uint16]: ...
 def allowed_false_acceptances(alpha: float, n: int) -> int | None: ...
 def build_profile() -> str: ...
-def simd_level() -> str: ...
+def simd_isa() -> str: ...
 def fit(
     embeddings: NDArray[np.float32],
     correct: NDArray[np.bool_],
@@ -328,3 +339,8 @@ def fit(
     threads: int,
     progress: Callable[[str, float, int, float], Any] | None,
 ) -> Router: ...
+def text_of(value: Text) -> str: ...
+def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]: ...
+def allowed_counts(
+    n: int, alphas: Sequence[float], lams: int, delta: float | None = None
+) -> list[int | None]: ...

@@ -96,7 +96,7 @@ class Fitted:
     @property
     def encoder(self) -> EncoderInfo:
         """The encoder whose embeddings it was fitted on."""
-        return EncoderInfo(*self._core.encoder)
+        return self._core.encoder
 
     @property
     def costs(self) -> CostTable:
@@ -112,7 +112,7 @@ class Fitted:
     @property
     def precision(self) -> str:
         """Number type of the parameter matrices: "float32", "float16" or "bfloat16"."""
-        return self._core.weights
+        return self._core.precision
 
     weights = renamed.attribute("weights", "precision")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
-from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector
 from cr2fast._util import renamed, seeds
 from cr2fast._util.checks import check_threads
@@ -19,13 +19,11 @@ from cr2fast.calibration import (
     ALPHA,
     ALPHAS,
     CalibrationReport,
-    allowed_counts,
     ascending,
     check_delta,
     drift,
     index_of,
     lam_grid,
-    simultaneous_thresholds,
     statement,
 )
 from cr2fast.calibration.drift import DriftReport
@@ -164,39 +162,34 @@ class Router(Fitted):
         config = self.training["config"]
         grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
         levels = ascending(alphas, "alphas")
-        n = len(calibration)
-        states = self.costs.sample_states(n, seeds.CALIBRATION + seeds.check_seed(seed))
-        c = self.decision_costs(calibration, states, lengths)
-        p = self.judged_accuracies(calibration, judge)
-        prefers_edge = _core.reference_margins(p, c, grid) < 0
-        margins = self.margins(calibration.embeddings, grid, threads)
+        if judge not in ("teacher", "outcomes"):
+            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {judge!r}")
+        if lengths not in ("predicted", "known"):
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
         promised = check_delta(simultaneous, delta)
-        allowed = allowed_counts(n, levels.tolist(), len(grid), promised)
-        args = (margins, prefers_edge, levels)
-        thresholds = (
-            _core.crc_thresholds(*args, on_infeasible, threads)
-            if promised is None
-            else simultaneous_thresholds(*args, allowed, on_infeasible, threads)
-        )
-        self._core = self._core.with_calibration(
+        self._core, done = self._core.calibrate(
+            calibration.embeddings,
+            calibration.n_input_tokens,
+            list(calibration.query_ids),
             grid.tolist(),
             levels.tolist(),
-            thresholds,
-            n,
-            judge,
-            lengths,
-            promised,
-            drift.keep(margins),
-            list(calibration.query_ids),
+            outcomes=calibration.correct.astype(np.float32) if judge == "outcomes" else None,
+            n_output_tokens=calibration.n_output_tokens if lengths == "known" else None,
+            on_infeasible=on_infeasible,
+            delta=promised,
+            seed=seeds.CALIBRATION + seeds.check_seed(seed),
+            threads=threads,
         )
+        kept = self._core.calibration
+        assert kept is not None
         return CalibrationReport(
-            lams=grid,
-            alphas=levels,
-            thresholds=thresholds,
-            n=n,
-            allowed=allowed,
-            empirical_risk=_core.empirical_risk(margins, prefers_edge, thresholds),
-            local_rate=(margins[:, None, :] >= thresholds[:, :, None]).mean(axis=2),
+            lams=kept["lams"],
+            alphas=kept["alphas"],
+            thresholds=kept["thresholds"],
+            n=kept["n"],
+            allowed=tuple(done["allowed"]),
+            empirical_risk=done["empirical_risk"],
+            local_rate=done["local_rate"],
             judge=judge,
             lengths=lengths,
             delta=promised,

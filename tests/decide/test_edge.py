@@ -100,7 +100,7 @@ def test_availability_by_name_and_by_mask(edge, world):
     ("available", "words"),
     [
         ([], "available: expected at least one model"),
-        (["device-s"], "available: expected at least one model that the rule EdgeOnly allows"),
+        (["device-s"], 'available: expected at least one model that the rule "edge-only" allows'),
         (["gpt"], "available: expected names among .*gpt"),
         ([True, True], "available .*length 4, got length 2"),
         (5, "available: expected model names, or 4 booleans, got 5"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import cr2fast
-from cr2fast.encoders.messages import is_chat, text_of
+from cr2fast.encoders.messages import text_of, texts_of
 
 
 def turn(role, content):
@@ -34,9 +34,13 @@ def test_parts_of_text_are_joined_and_others_left_out():
 
 
 def test_lists_of_texts_and_of_chats_are_no_chat():
-    assert is_chat([turn("user", "a")])
-    for other in ("a", [], ["a"], [[turn("user", "a")]], b"a", None, {"role": "user"}):
-        assert not is_chat(other)
+    assert texts_of([turn("user", "a")]) == (["a"], False)
+    assert texts_of("a") == (["a"], False)
+    for many, texts in (([], []), (["a"], ["a"]), ([[turn("user", "a")], "b"], ["a", "b"])):
+        assert texts_of(many) == (texts, True)
+    for other in (b"a", None, {"role": "user"}):
+        with pytest.raises(TypeError, match="expected a string, chat messages, or a list of them"):
+            texts_of(other)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from cr2fast.calibration import largest_count
 from cr2fast.evaluation.intervals import binomial_interval, risk_tail
+from testing.calibrated import largest_count
 
 
 def tail_at_least(k, n, p):

@@ -62,7 +62,7 @@ def test_the_gate_follows_the_teachers_margin(fitted, splits):
     test = splits[2]
     states = fitted.costs.sample_states(len(test), 9)
     c = fitted.decision_costs(test, states, "predicted")
-    target = _core.reference_margins(fitted.accuracies(test.embeddings), c, [0.3, 1.0, 3.0])
+    target = _core.choice_margins(fitted.accuracies(test.embeddings), c, [0.3, 1.0, 3.0])
     margins = fitted.margins(test.embeddings, [0.3, 1.0, 3.0])
     for row in range(3):
         assert np.corrcoef(target[row], margins[row])[0, 1] > 0.5

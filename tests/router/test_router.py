@@ -147,7 +147,7 @@ def test_a_single_calibration_query(fresh, splits):
     # k = 0: the one query is kept only where it prefers the local model.
     states = fresh.costs.sample_states(1, 1_000_003)
     c = fresh.decision_costs(one, states, "predicted")
-    prefers = _core.reference_margins(fresh.accuracies(one.embeddings), c, report.lams)[:, 0] < 0
+    prefers = _core.choice_margins(fresh.accuracies(one.embeddings), c, report.lams)[:, 0] < 0
     np.testing.assert_array_equal(report.thresholds[:, 1] == -np.inf, ~prefers)
 
 

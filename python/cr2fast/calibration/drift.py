@@ -76,11 +76,6 @@ def ranks(n: int) -> npt.NDArray[np.int64]:
     return np.rint(np.arange(1, q + 1) * (n + 1) / (q + 1)).astype(np.int64)
 
 
-def keep(margins: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Keep order statistics (L, Q) of margins (L, N)."""
-    return np.sort(margins, axis=1)[:, ranks(margins.shape[1]) - 1]
-
-
 def check(
     live: npt.ArrayLike, quantiles: npt.NDArray[np.float32], n: int, lam: float, level: float
 ) -> DriftReport:
@@ -95,7 +90,7 @@ def check(
     live : array_like, (n,)
         Margins.
     quantiles : ndarray of float32, (Q,)
-        What :func:`keep` kept, at one cost weight.
+        What a calibration kept, at one cost weight.
     n : int
         Calibration samples N.
     lam, level : float

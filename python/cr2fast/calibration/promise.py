@@ -1,24 +1,17 @@
 """What thresholds promise: how many false acceptances they allow, and the promise in words.
 
-In: number N of calibration samples, risk levels, perhaps a delta. Out: counts, thresholds, words.
+In: number N of calibration samples, risk levels, perhaps a delta. Out: counts, words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import lgamma
 
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import (
-    Cr2Error,
-    InfeasibleAlphaError,
-    allowed_false_acceptances,
-    crc_thresholds,
-)
-from cr2fast._util.binomial import log_gamma
+from cr2fast import _core
+from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
 
 
@@ -34,13 +27,11 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
     """Delta of a simultaneous promise, or None where each cell has a promise of its own."""
     if not simultaneous:
         if delta is not None:
-            raise Cr2Error(
-                f"delta: expected no delta without simultaneous=True, got {shown(delta)}"
-            )
+            raise Cr2Error(f"delta: expected no delta without simultaneous=True, got {delta!r}")
         return None
     delta = 0.1 if delta is None else delta
     if not (isinstance(delta, (int, float)) and 0 < delta < 1):
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
     return float(delta)
 
 
@@ -70,34 +61,7 @@ def allowed_counts(
     tuple of (int or None), (A,)
         None where alpha is infeasible.
     """
-    if bad := [a for a in alphas if not 0 < a < 1]:
-        raise Cr2Error(f"alpha: expected a risk level strictly between 0 and 1, got {bad[0]}")
-    if delta is None:
-        return tuple(allowed_false_acceptances(a, n) for a in alphas)
-    return tuple(largest_count(n, a, delta / (lams * len(alphas))) for a in alphas)
-
-
-@lru_cache(maxsize=4096)
-def largest_count(n: int, p: float, level: float) -> int | None:
-    """Largest k with P(X <= k) <= `level` for X binomial(n, p); None where even 0 is too likely.
-
-    Parameters
-    ----------
-    n : int
-        Trials, at least 1.
-    p, level : float
-        In (0, 1).
-    """
-    x = np.arange(n + 1)
-    log_pmf = (
-        lgamma(n + 1)
-        - log_gamma(x + 1)
-        - log_gamma(n - x + 1)
-        + x * np.log(p)
-        + (n - x) * np.log1p(-p)
-    )
-    fits = np.exp(log_pmf).cumsum() <= level
-    return int(fits.sum()) - 1 if fits[0] else None
+    return tuple(_core.allowed_counts(n, list(alphas), lams, delta))
 
 
 def statement(
@@ -146,34 +110,3 @@ def statement(
     if infeasible := tuple(a for a, k in pairs if k is None):
         text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
     return text
-
-
-def simultaneous_thresholds(
-    margins: npt.NDArray[np.float32],
-    prefers_edge: npt.NDArray[np.bool_],
-    alphas: npt.NDArray[np.float64],
-    allowed: Sequence[int | None],
-    on_infeasible: str,
-    threads: int,
-) -> npt.NDArray[np.float32]:
-    """Thresholds (L, A) that allow `allowed` (A,) false acceptances at each cost weight."""
-    if on_infeasible not in ("raise", "defer"):
-        raise Cr2Error(f"on_infeasible: expected 'raise' or 'defer', got {shown(on_infeasible)}")
-    n = margins.shape[1]
-    infeasible = [a for a, k in zip(alphas.tolist(), allowed, strict=True) if k is None]
-    if infeasible and on_infeasible == "raise":
-        raise InfeasibleAlphaError(
-            f"alpha={infeasible[0]} is infeasible with {n} calibration samples for "
-            f"{len(margins)} x {len(alphas)} cells at once; use more samples, fewer cells or a "
-            f"larger delta, or defer every query there: on_infeasible='defer'"
-        )
-    counts = sorted({k for k in allowed if k is not None})
-    out = np.full((len(margins), len(alphas)), np.inf, dtype=np.float32)
-    if counts:
-        # Half a count above k + 1, so that rounding cannot make it one less.
-        levels = [(k + 1.5) / (n + 1) for k in counts]
-        found = crc_thresholds(margins, prefers_edge, levels, "raise", threads)
-        for j, k in enumerate(allowed):
-            if k is not None:
-                out[:, j] = found[:, counts.index(k)]
-    return out

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from cr2fast._core import EncoderInfo as EncoderInfo
 
 
 def sha256_of(path: str | Path) -> str:
@@ -21,23 +23,6 @@ def sha256_of(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-class EncoderInfo(NamedTuple):
-    """Name and fingerprint of an encoder.
-
-    Attributes
-    ----------
-    id : str
-        A name for people, e.g. ``sentence-transformers/all-MiniLM-L6-v2``.
-    sha256 : str
-        SHA-256 of its files and settings, lower-case hex; empty when unknown. In that case only
-        names are compared, which tells neither files nor settings apart; `cr2fast fit` and
-        `cr2fast inspect` say so.
-    """
-
-    id: str = "unknown"
-    sha256: str = ""
 
 
 class TextEncoder(Protocol):

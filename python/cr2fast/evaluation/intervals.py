@@ -10,8 +10,7 @@ from functools import lru_cache
 from math import lgamma
 
 import numpy as np
-
-from cr2fast._util.binomial import log_gamma
+import numpy.typing as npt
 
 _STEPS = 60
 
@@ -79,3 +78,8 @@ def _solve(k: int, n: int, target: float) -> float:
         cdf = np.exp(log_choose + x * np.log(p) + (n - x) * np.log1p(-p)).sum()
         low, high = (p, high) if cdf > target else (low, p)
     return (low + high) / 2
+
+
+def log_gamma(x: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The logarithm of the gamma function, element by element."""
+    return np.array([lgamma(v) for v in x.tolist()])

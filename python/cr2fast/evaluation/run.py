@@ -88,7 +88,7 @@ def evaluate(
     believed = router.judged_accuracies(test, calibration["judge"])
     # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
-    prefers_edge = _core.reference_margins(believed, judged_costs, lams) < 0
+    prefers_edge = _core.choice_margins(believed, judged_costs, lams) < 0
     local = accepted(router.margins(test.embeddings, lams), calibration["thresholds"])
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
     chosen = np.where(local, 0, at_edge[:, None, :])

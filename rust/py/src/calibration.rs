@@ -1,5 +1,6 @@
 //! Functions on arrays: CRC thresholds and empirical risk.
 
+use cr2fast_core::Promise;
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
@@ -94,9 +95,23 @@ fn allowed_false_acceptances(alpha: f64, n: usize) -> PyResult<Option<usize>> {
     Ok(cr2fast_core::allowed_false_acceptances(alpha, n))
 }
 
+/// Counts k (A,) of false acceptances that N samples allow on a grid of L cost weights.
+#[pyfunction]
+#[pyo3(signature = (n, alphas, lams, delta=None))]
+fn allowed_counts(
+    n: usize,
+    alphas: Vec<f64>,
+    lams: usize,
+    delta: Option<f64>,
+) -> PyResult<Vec<Option<usize>>> {
+    let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });
+    promise.allowed(n, lams, &alphas).map_err(core)
+}
+
 /// Add the functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(crc_thresholds, m)?)?;
+    m.add_function(wrap_pyfunction!(allowed_counts, m)?)?;
     m.add_function(wrap_pyfunction!(empirical_risk, m)?)?;
     m.add_function(wrap_pyfunction!(allowed_false_acceptances, m)?)
 }

@@ -80,7 +80,7 @@ impl Calibration {
         check_len("quantiles (L·Q values)", self.lams.len() * q, self.quantiles.len())?;
         let expected = self.n.min(QUANTILES);
         if q != 0 && q != expected {
-            return Err(Error::argument("quantiles a λ", format!("{expected}, or none"), q));
+            return Err(Error::argument("quantiles per λ", format!("{expected}, or none"), q));
         }
         let good = |row: &[f32]| row.is_sorted() && row.iter().all(|v| v.is_finite());
         if q > 0 && !self.quantiles.chunks_exact(q).all(good) {
@@ -107,4 +107,45 @@ fn neighbours(grid: &[f64], x: f64) -> String {
         .map(f64::to_string)
         .collect();
     near.join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calibration(quantiles: Vec<f32>) -> Calibration {
+        Calibration {
+            lams: vec![0.5, 1.0],
+            alphas: vec![0.05],
+            thresholds: vec![0.0, 0.1],
+            n: 1000,
+            judge: "teacher".into(),
+            lengths: "predicted".into(),
+            delta: None,
+            quantiles,
+            ids: IdSet::default(),
+        }
+    }
+
+    #[test]
+    fn order_statistics_of_another_number_or_order_are_refused() {
+        let rising: Vec<f32> = (0..QUANTILES).map(|i| i as f32).collect();
+        assert!(calibration([&rising[..], &rising].concat()).check().is_ok());
+        assert!(calibration(Vec::new()).check().is_ok());
+        for width in [1, 100, QUANTILES + 1] {
+            let error = calibration(vec![0.0; 2 * width]).check().unwrap_err().to_string();
+            assert!(error.contains("quantiles per λ: expected 255, or none"), "{error}");
+        }
+        let falling: Vec<f32> = rising.iter().rev().copied().collect();
+        let error = calibration([falling, rising].concat()).check().unwrap_err().to_string();
+        assert!(error.contains("ascending margins"), "{error}");
+    }
+
+    #[test]
+    fn a_point_is_found_by_its_decimal_and_a_near_one_is_named() {
+        let c = calibration(Vec::new());
+        assert_eq!(c.threshold(1.0, 0.05).unwrap(), (1.0, 0.05, 0.1));
+        assert!(c.threshold(0.7, 0.05).unwrap_err().to_string().contains("nearest 0.5 and 1"));
+        assert!(c.threshold(1.0, 0.04).unwrap_err().to_string().contains("[0.05]"));
+    }
 }

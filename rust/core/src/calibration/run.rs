@@ -251,7 +251,9 @@ impl Work {
         let kept = std::mem::take(&mut self.kept);
         let mut quantiles = self.largest(margins, true, &kept);
         // The selection's answers lie just above the scores.
-        quantiles.iter_mut().for_each(|q| *q = q.next_down());
+        for q in &mut quantiles {
+            *q = q.next_down();
+        }
         quantiles.reverse();
         self.kept = kept;
         Line { thresholds, risk, local, quantiles }

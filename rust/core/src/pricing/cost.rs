@@ -46,7 +46,10 @@ impl CostTable {
             expected: "JSON text".into(),
             got,
         };
-        let bytes = disk::read(path, MAX_BYTES, wrong)?;
+        let bytes = disk::read(path, MAX_BYTES, wrong).map_err(|e| match e {
+            Error::Argument { got, .. } => wrong(got),
+            other => other,
+        })?;
         Self::from_json(std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?)
     }
 

@@ -100,6 +100,7 @@ pub struct Shares {
 
 /// The device's radio and idle power.
 #[derive(Clone, Copy, Debug, Deserialize)]
+#[allow(clippy::struct_field_names)] // The file's names.
 pub struct Ue {
     /// While it sends, W; null when unmeasured.
     pub p_tx_w: Option<f64>,

@@ -58,10 +58,11 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
         roles.push(get(message, "role")?);
     }
     let Some(last) = roles.iter().rposition(|role| role.eq("user").unwrap_or(false)) else {
-        let mut roles = roles.iter().take(8).map(ToString::to_string).collect::<Vec<_>>();
-        roles.iter_mut().for_each(|role| *role = role.chars().take(40).collect());
+        let short = |role: &Bound<'_, PyAny>| role.to_string().chars().take(40).collect::<String>();
+        let roles = roles.iter().take(8).map(|role| format!("'{}'", short(role)));
         return Err(Cr2Error::new_err(format!(
-            "{what}: expected a message with role 'user', got the roles {roles:?}"
+            "{what}: expected a message with role 'user', got the roles [{}]",
+            roles.collect::<Vec<_>>().join(", ")
         )));
     };
     let content = get(&messages[last], "content")?;
@@ -121,6 +122,12 @@ fn string(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
 
 fn name(obj: &Bound<'_, PyAny>) -> String {
     obj.get_type().name().map_or_else(|_| "another object".into(), |n| n.to_string())
+}
+
+/// The string to embed of one text or one chat; the rest as of :func:`texts_of`.
+#[pyfunction]
+pub fn text_of<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
+    Ok(PyString::new(py, &text(value, "text")?))
 }
 
 /// The strings of one text or of many, and whether they were many.

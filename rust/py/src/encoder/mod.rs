@@ -45,5 +45,6 @@ pub fn info<'py>(py: Python<'py>, info: &EncoderInfo) -> PyResult<Bound<'py, PyA
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("EncoderInfo", info_class(m.py())?)?;
     m.add_class::<static_encoder::StaticEncoder>()?;
+    m.add_function(wrap_pyfunction!(messages::text_of, m)?)?;
     m.add_function(wrap_pyfunction!(messages::texts_of, m)?)
 }
