@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,10 +61,10 @@ def test_any_size_seed_and_number_of_threads(fitted, splits, data):
 def test_ties_stand_or_fall_together(router, splits):
     """Every embedding eight times: margins tie in eights, r does not."""
     few = splits[1].take(np.arange(40))
-    rows = np.repeat(np.arange(40), 8)
-    from dataclasses import replace
-
-    split = replace(few.take(rows), query_ids=[f"tie-{i}" for i in range(320)])
+    arrays = {k: v for k, v in vars(few).items() if isinstance(v, np.ndarray)}
+    repeated = {k: np.repeat(v, 8, axis=0) for k, v in arrays.items()}
+    ids = [f"tie-{i}" for i in range(320)]
+    split = replace(few, **repeated | {"query_ids": tuple(ids), "categories": None, "extra": {}})
     lams, alphas = [0.3, 1.0], [0.01, 0.05, 0.3]
     expected = calibrated.calibrated(router, split, lams, alphas, judge="outcomes")
     check(router, split, expected, lams=lams, alphas=alphas, judge="outcomes")

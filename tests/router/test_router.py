@@ -9,8 +9,8 @@ import pytest
 
 import cr2fast
 from cr2fast import _core
-from cr2fast.calibration import largest_count
 from testing import oracle
+from testing.calibrated import largest_count
 
 
 @pytest.fixture
