@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import shown
 
 
 def accepted(
