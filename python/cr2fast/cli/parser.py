@@ -284,7 +284,7 @@ def _route(subparsers: Any) -> None:
     sub.add_argument(
         "--n-input-tokens",
         type=float,
-        help="input tokens of each query; with it, an edge model is subparsers for deferred queries",
+        help="input tokens of each query; with it, an edge model is chosen for deferred queries",
     )
     sub.add_argument("--rate-ul-bps", type=float, default=20e6, help="uplink rate (default 20e6)")
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")
