@@ -83,6 +83,7 @@ def test_a_deployment_with_its_version_in_the_query_and_its_own_header() -> None
         ("http://", "is the host or the port missing"),
         ("http://x:99999", "is the host or the port missing"),
         ("http://x y", "is the host or the port missing"),
+        ("http://x/v1#y", "# as %23"),
         ("", "expected http"),
     ],
 )

@@ -66,10 +66,11 @@ class Address:
             port, host = parts.port, parts.hostname
         except ValueError:
             port, host = None, None
-        if not host or not all(c >= "!" for c in text):
+        if not host or "#" in text or not all(c >= "!" for c in text):
             raise EndpointError(
                 f"url: expected http://HOST:PORT, got {safe_url(text)!r}; is the host or the port "
-                "missing or misspelt, or a sign in the password not escaped?"
+                "missing or misspelt, or a sign in the password not escaped (# as %23, @ as %40, "
+                "/ as %2F)?"
             )
         name = f"[{host}]" if ":" in host else host
         origin = f"{parts.scheme.lower()}://{name}{f':{port}' if port is not None else ''}"
@@ -84,8 +85,8 @@ class Address:
             user, password = unquote(parts.username or ""), unquote(parts.password or "")
             pair = f"{user}:{password}"
             basic = "Basic " + base64.b64encode(pair.encode()).decode()
-            # A user alone is a key too: some gateways take it so.
-            secrets += [pair, password or user, parts.password or parts.username or ""]
+            # A user alone may be a key: some gateways take it so.
+            secrets += [pair, password, user, parts.password or "", parts.username or ""]
         return cls(
             bases=_bases(origin, path, bool(call)),
             api=api,
