@@ -36,10 +36,16 @@ def draw(
     drift: float = 0.0,
     ascending: bool = False,
     chunk: int = 1,
+    grid: Grid = GRID,
+    outliers: float = 0.0,
+    burst: float = 3.0,
 ) -> Observations:
-    """`rounds` rounds of GRID with lognormal noise of mean 1, shared by a request's tokens."""
+    """`rounds` rounds of a grid with lognormal noise of mean 1, shared by a request's tokens.
+
+    A share `outliers` of the requests takes `burst` times as long.
+    """
     rng = np.random.default_rng(seed)
-    items = [i for r in range(rounds) for i in GRID.round(r, seed)]
+    items = [i for r in range(rounds) for i in grid.round(r, seed)]
     if ascending:
         items.sort(key=lambda i: (i.l_in, i.l_out))
     l_in = np.array([i.l_in for i in items], float) + rng.integers(-3, 4, len(items))
@@ -47,8 +53,10 @@ def draw(
     first = np.minimum(float(chunk), l_out)
     wander = 1 + drift * np.arange(len(items)) / (len(items) - 1)
     factors = np.exp(rng.normal(0, noise, (2, len(items))) - noise**2 / 2) * wander
+    factors[:, rng.permutation(len(items))[: round(outliers * len(items))]] *= burst
     at_first = truth.total(l_in, first)
     _, cell = np.unique([(i.l_in, i.l_out) for i in items], axis=0, return_inverse=True)
+    n_chunks = np.ceil(l_out / chunk)
     return Observations(
         l_in=l_in,
         l_out=l_out,
@@ -57,4 +65,9 @@ def draw(
         first_tokens=first,
         cell=cell.ravel(),
         start_s=np.arange(len(items), dtype=float),
+        chunk_tokens=float(chunk),
+        n_chunks=n_chunks,
+        n_arrivals=n_chunks,
+        reasoning_tokens=np.full(len(items), np.nan),
+        tail_s=np.zeros(len(items)),
     )

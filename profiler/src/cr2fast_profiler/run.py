@@ -278,7 +278,7 @@ def _plan(target: Target, options: Options, meter: Meter | None) -> dict[str, An
 def _tightness(rows: pl.DataFrame, options: Options) -> tuple[float, float] | None:
     """Relative half widths of β_pre's and β_dec's intervals; None while nothing can be fitted."""
     try:
-        f = fit_latency(observations(rows, options.rtt_s), options.seed, resamples=500)
+        f = fit_latency(observations(rows, options.rtt_s), left_out=False)
     except FitError:
         return None
     (a, b), (c, d) = f.intervals["beta_pre_s"], f.intervals["beta_dec_s"]
@@ -373,7 +373,9 @@ def _one(session: Session, prompts: Prompts, item: Item) -> None:
     # 0 and 1 are the probe's and the warm-up's; a seed's trailing zeros do not count.
     rng = np.random.default_rng([session.nonce, item.round + 2, item.position])
     session.gap(rng)
-    row = session.ask(prompts.make(item.l_in, rng), item.l_out, prompts.overhead)
+    l_in, l_out = item.asked
+    prompt = prompts.make(max(l_in, prompts.shortest), rng)
+    row = session.ask(prompt, l_out, prompts.overhead)
     session.keep(row | asdict(item))
 
 

@@ -1,13 +1,12 @@
 """τ_inf = tau0 + β_pre·Φ_pre(L_in) + β_dec·Φ_dec(L_out), from requests.
 
-In: :class:`Observations`. Out: :class:`LatencyFit`. Two regressions, each weighted by the inverse
-square of its own first fit, since the noise of a duration grows with the duration:
+In: :class:`Observations`. Out: :class:`LatencyFit`, of *one request alone*: stalls and bursts have
+no weight (`robust.py`); what they do on average is told beside it, as *served*.
 
-    t_last − t_first = β_dec·(Φ_dec(L_out) − Φ_dec(k₁))
-    t_first − t_sent = a + β_pre·Φ_pre(L_in) + β_dec·(Φ_dec(k₁) − Φ_dec(1))
-
-The TTFT contains token 1, so tau0 = a − β_dec·Φ_dec(1). Φ(L) = L, or L + κ·L², whichever predicts
-left-out cells better. Intervals: bootstrap over requests, 95 %, percentiles widened by √(n/(n−p)).
+The total time gives the coefficients however the text is streamed. TTFT and decode time give them
+more sharply where the text comes as it is made; where the two agree within noise and nothing else
+speaks against it (`stream.py`), the phases are taken, elsewhere the total. Φ(L) = L, or L + κ·L²:
+a curve must predict left-out cells better, be beyond noise, and matter.
 """
 
 from __future__ import annotations
@@ -17,15 +16,51 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cr2fast_profiler.errors import FitError
+from cr2fast_profiler.fit.estimates import (
+    COEFFICIENTS,
+    Estimate,
+    Forms,
+    by_phases,
+    by_total,
+    predict,
+    within_beat,
+)
 from cr2fast_profiler.fit.observations import Floats, Observations
+from cr2fast_profiler.fit.robust import Regression
+from cr2fast_profiler.fit.stream import LATE_WORD, Stream, examine
 
-RESAMPLES = 2000
-LEVEL = 0.95
 # A quadratic must predict left-out cells this much better to be taken: noise alone makes it a
 # little better half of the time.
 QUADRATIC_GAIN = 0.8
-COEFFICIENTS = ("tau0_s", "beta_pre_s", "beta_dec_s", "kappa_pre", "kappa_dec")
+# Its κ must be this many half widths off zero, and change some cell's time by this much.
+SURE_BEND, LEAST_BEND = 1.25, 0.01
+LINEAR: Forms = (False, False)
+WORDS = {False: "linear", True: "quadratic"}
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The same with every stall and burst in it: plain means.
+
+    Attributes
+    ----------
+    ratio : float
+        Mean time over that of one request alone.
+    outliers, slow : float
+        Share of requests that no noise of the others explains, and of those the slower ones.
+    outlier_ratio : float or None
+        Their median time over that of one request alone.
+    values, intervals : dict
+        tau0, β and κ fitted by plain means, and their 95 %.
+    """
+
+    ratio: float
+    outliers: float
+    slow: float
+    outlier_ratio: float | None
+    values: dict[str, float]
+    intervals: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -42,15 +77,25 @@ class LatencyFit:
         "linear" or "quadratic".
     intervals : dict of str to (float, float)
         95 %, of each coefficient.
+    estimated_by : str
+        "phases" or "total".
+    by_phases : dict of str to float, or None
+        What TTFT and decode time alone say; None where no time lies between chunks.
+    stream : Stream or None
+        How the text came; None where only totals are known.
+    served : Served
+        As served.
     loco_error : float or None
-        Mean over the cells of |predicted − mean| / mean of the total time, each cell predicted
-        by a fit without it.
+        Mean over the cells of |predicted − typical| / typical of the total time, each cell
+        predicted by a fit without it.
     loco_worst : float or None
         The largest of them. None where the rest of some cell determines nothing.
     form_errors : dict of str to float
         Leave-one-cell-out error of every pair of forms tried, "linear/linear" and so on.
     noise : float
-        Relative spread of a request's total time within its cell.
+        Relative spread of a request's total time within its cell, outliers left out.
+    spread : float
+        The same with them.
     lack_of_fit : float
         Relative distance of cell means from the curve (RMS), beyond what that noise explains.
     n_requests : int
@@ -65,181 +110,258 @@ class LatencyFit:
     phi_pre: str
     phi_dec: str
     intervals: dict[str, Interval]
+    estimated_by: str
+    by_phases: dict[str, float] | None
+    stream: Stream | None
+    served: Served
     loco_error: float | None
     loco_worst: float | None
     form_errors: dict[str, float]
     noise: float
+    spread: float
     lack_of_fit: float
     n_requests: int
     notes: tuple[str, ...] = field(default=())
 
     def predict(self, l_in: Floats, l_out: Floats) -> Floats:
         """τ_inf in s, (n,)."""
-        return _predict(vars(self), l_in, l_out)
+        return predict(vars(self), l_in, l_out)
 
 
-def _predict(c: dict[str, float], l_in: Floats, l_out: Floats) -> Floats:
-    pre = l_in + c["kappa_pre"] * l_in**2
-    dec = l_out + c["kappa_dec"] * l_out**2
-    return np.asarray(c["tau0_s"] + c["beta_pre_s"] * pre + c["beta_dec_s"] * dec)
+def _estimate(o: Observations, forms: Forms, phases: bool) -> Estimate:
+    return by_phases(o, forms) if phases else by_total(o, forms)[0]
 
 
-def _columns(low: Floats | float, high: Floats, quadratic: bool) -> Floats:
-    linear = high - low
-    return np.stack([linear, high**2 - low**2], 1) if quadratic else linear[:, None]
-
-
-def _solve(x: Floats, y: Floats, counts: Floats, what: str) -> Floats:
-    """Weighted least squares for each row of `counts`, (b, n) → (b, p); y is (n,) or (b, n)."""
-    w = _weights(x, y if y.ndim == 1 else y[0])
-    # Columns of very different size (1, L, L²) are scaled, or the normal equations lose digits.
-    scale = np.abs(x).max(0)
-    if not (scale > 0).all():
-        raise FitError(f"{what}: the rows do not vary; the grid is singular")
-    z = x / scale
-    gram = np.einsum("bn,ni,nj->bij", counts * w, z, z, optimize=True)
-    right = np.einsum(
-        "bn,ni,bn->bi", counts * w, z, np.broadcast_to(y, counts.shape), optimize=True
-    )
-    if np.linalg.cond(gram[0]) > 1e12:
-        raise FitError(f"{what}: the grid is singular: more distinct lengths are needed")
-    # A resample that drew too few distinct cells has no unique solution: pinv takes the least.
-    return np.asarray((np.linalg.pinv(gram) @ right[..., None])[..., 0] / scale)
-
-
-def _weights(x: Floats, y: Floats) -> Floats:
-    first = x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    floor = max(0.05 * float(np.abs(y).mean()), 1e-12)
-    return np.asarray(1.0 / np.maximum(first, floor) ** 2)
-
-
-def _coefficients(o: Observations, forms: tuple[bool, bool], counts: Floats) -> dict[str, Floats]:
-    """Every coefficient for every row of `counts`, each (b,)."""
-    many = o.l_out > o.first_tokens
-    if not many.any():
-        raise FitError("decode: every answer came in one chunk, so no time lies between tokens")
-    d = _solve(
-        _columns(o.first_tokens[many], o.l_out[many], forms[1]),
-        o.decode_s[many],
-        counts[:, many],
-        "decode",
-    )
-    curvature = d[:, 1] if forms[1] else np.zeros(len(d))
-    after_one = np.outer(d[:, 0], o.first_tokens - 1) + np.outer(curvature, o.first_tokens**2 - 1)
-    x = np.concatenate([np.ones((len(o), 1)), _columns(0.0, o.l_in, forms[0])], 1)
-    p = _solve(x, o.ttft_s - after_one, counts, "prefill")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {
-            "tau0_s": p[:, 0] - d[:, 0] - curvature,
-            "beta_pre_s": p[:, 1],
-            "beta_dec_s": d[:, 0],
-            "kappa_pre": p[:, 2] / p[:, 1] if forms[0] else np.zeros(len(p)),
-            "kappa_dec": curvature / d[:, 0],
-        }
-
-
-def _point(o: Observations, forms: tuple[bool, bool]) -> dict[str, float]:
-    return {k: float(v[0]) for k, v in _coefficients(o, forms, np.ones((1, len(o)))).items()}
-
-
-def _left_out(o: Observations, forms: tuple[bool, bool]) -> Floats:
-    """Relative error of each cell's mean total time, predicted without it; inf where unfittable."""
+def _left_out(o: Observations, forms: Forms, phases: bool) -> Floats:
+    """Relative error of each cell's typical time, predicted without it; inf where unfittable."""
     errors = []
     for cell in np.unique(o.cell):
         here = o.cell == cell
         try:
-            c = _point(o.take(~here), forms)
+            c = _estimate(o.take(~here), forms, phases).values
         except FitError:
             return np.array([np.inf])
-        said = _predict(c, o.l_in[here], o.l_out[here]).mean()
-        errors.append(abs(said / o.total_s[here].mean() - 1))
+        said = np.median(predict(c, o.l_in[here], o.l_out[here]))
+        errors.append(abs(float(said / np.median(o.total_s[here])) - 1))
     return np.array(errors)
 
 
-def _choose(o: Observations) -> tuple[tuple[bool, bool], dict[str, float]]:
-    """Forms of Φ_pre and Φ_dec, and the left-out error of every pair."""
+def _bends(o: Observations, forms: Forms, phases: bool) -> bool:
+    """Whether the fit of these forms has curves beyond noise that matter, and nothing negative."""
+    try:
+        e = _estimate(o, forms, phases)
+    except FitError:
+        return False
+    c = e.values
+    if not (c["beta_pre_s"] > 0 and c["beta_dec_s"] > 0):
+        return False
+    for name, slope, lengths, bent in (
+        ("kappa_pre", "beta_pre_s", o.l_in, forms[0]),
+        ("kappa_dec", "beta_dec_s", o.l_out, forms[1]),
+    ):
+        low, high = float(lengths.min()), float(lengths.max())
+        # Farthest from the chord, in the middle: β·κ·(span/2)².
+        bend = c[slope] * c[name] * ((high - low) / 2) ** 2
+        if bent and (
+            c[name] <= SURE_BEND * e.half_width(name)
+            or bend < LEAST_BEND * float(np.median(o.total_s))
+        ):
+            return False
+    return True
+
+
+def _choose(o: Observations, phases: bool) -> tuple[Forms, dict[Forms, Floats]]:
+    """Forms of Φ_pre and Φ_dec, and the left-out errors of the pairs that were compared."""
     many = [len(np.unique(np.round(v, -1))) >= 3 for v in (o.l_in, o.l_out)]
-    errors: dict[tuple[bool, bool], float] = {}
-    for pre in (False, True):
-        for dec in (False, True):
-            if (pre and not many[0]) or (dec and not many[1]):
-                continue
-            c = _point(o, (pre, dec))
-            rising = c["beta_pre_s"] > 0 and c["beta_dec_s"] > 0
-            if rising and c["kappa_pre"] >= 0 and c["kappa_dec"] >= 0:
-                errors[pre, dec] = float(_left_out(o, (pre, dec)).mean())
-    chosen = (False, False)
-    if chosen in errors:
-        # Fewest quadratics first: a richer pair must earn its place against the one chosen so far.
-        for forms in sorted(errors, key=sum):
-            gain = QUADRATIC_GAIN if sum(forms) > sum(chosen) else 1.0
-            if errors[forms] < gain * errors[chosen]:
-                chosen = forms
-    elif errors:
-        chosen = min(errors, key=lambda f: errors[f])
-    word = {False: "linear", True: "quadratic"}
-    return chosen, {f"{word[a]}/{word[b]}": e for (a, b), e in errors.items()}
+    pairs: list[Forms] = [(True, False), (False, True), (True, True)]
+    bent = [
+        f for f in pairs if (many[0] or not f[0]) and (many[1] or not f[1]) and _bends(o, f, phases)
+    ]
+    errors = {f: _left_out(o, f, phases) for f in (LINEAR, *bent)} if bent else {}
+    chosen = LINEAR
+    for forms in bent:
+        # A richer pair must earn its place against the one chosen so far.
+        gain = QUADRATIC_GAIN if sum(forms) > sum(chosen) else 1.0
+        if errors[forms].mean() < gain * errors[chosen].mean():
+            chosen = forms
+    return chosen, errors
 
 
-def _spread(o: Observations, predicted: Floats) -> tuple[float, float]:
-    """Noise within cells, and lack of fit of the cells' means beyond it; both relative."""
-    residual = o.total_s / predicted - 1
-    within, between = [], []
-    for cell in np.unique(o.cell):
-        r = residual[o.cell == cell]
-        if len(r) > 1:
-            within.append((r.var(ddof=1), len(r)))
-        between.append((r.mean() ** 2, len(r)))
-    noise = np.average([v for v, _ in within], weights=[n for _, n in within]) if within else 0.0
-    excess = np.mean([m - noise / n for m, n in between])
-    return float(np.sqrt(noise)), float(np.sqrt(max(excess, 0.0)))
+def _check(o: Observations) -> None:
+    cells = len(np.unique(o.cell))
+    if cells < 3 or len(o) < 6:
+        raise FitError(
+            f"{len(o)} answered requests in {cells} cells: at least 6 in 3 cells are needed"
+        )
+    for name, got in (("L_in", o.l_in), ("L_out", o.l_out)):
+        if np.ptp(got) == 0:
+            raise FitError(
+                f"every request has {name} = {got[0]:.0f}, whatever was asked: the grid is "
+                "singular. Does the server cut lengths off (its context, its bound on answers)?"
+            )
+    values = np.concatenate([o.total_s, o.l_in, o.l_out])
+    timed = np.isfinite(o.ttft_s).all() and np.isfinite(o.decode_s).all()
+    if not np.isfinite(values).all() or (o.total_s <= 0).any() or not timed:
+        raise FitError("a request has no positive, finite time; was the round trip overestimated?")
+    if (o.ttft_s <= 0).any() or (o.decode_s < 0).any():
+        raise FitError("a request has no positive TTFT; was the round trip overestimated?")
 
 
-def fit_latency(o: Observations, seed: int = 0, resamples: int = RESAMPLES) -> LatencyFit:
+def _served(o: Observations, e: Estimate, forms: Forms) -> Served:
+    ratio = o.total_s / predict(e.values, o.l_in, o.l_out)
+    out = e.weight <= 0
+    plain, _ = by_total(o, forms, plain=True)
+    return Served(
+        ratio=float(ratio.mean()),
+        outliers=float(out.mean()),
+        slow=float((out & (ratio > 1)).mean()),
+        outlier_ratio=float(np.median(ratio[out])) if out.any() else None,
+        values=plain.values,
+        intervals=_intervals(plain),
+    )
+
+
+def _intervals(e: Estimate) -> dict[str, Interval]:
+    widths = {k: e.half_width(k) for k in COEFFICIENTS}
+    return {k: (e.values[k] - w, e.values[k] + w) for k, w in widths.items()}
+
+
+def _within(o: Observations, said: Floats, used: np.ndarray) -> float:
+    """Relative spread of a request's total time within its cell."""
+    ratio = (o.total_s / said)[used]
+    cell = o.cell[used]
+    squares, degrees = 0.0, 0
+    for c in np.unique(cell):
+        r = ratio[cell == c]
+        squares += float(((r - r.mean()) ** 2).sum())
+        degrees += len(r) - 1
+    return float(np.sqrt(squares / degrees)) if degrees else 0.0
+
+
+def _pick(o: Observations) -> tuple[Estimate, Forms, dict[Forms, Floats], Stream, Estimate | None]:
+    """The estimate to take, by phases where nothing speaks against them."""
+    try:
+        forms, errors = _choose(o, True)
+        phases = by_phases(o, forms)
+    except FitError:
+        phases = None
+    if phases is not None:
+        total, _ = by_total(o, forms)
+        stream = examine(o, forms, total, phases)
+        if stream.sound:
+            return phases, forms, errors, stream, phases
+    forms, errors = _choose(o, False)
+    total, r = by_total(o, forms)
+    stream = examine(o, forms, total, phases)
+    if phases is not None and stream.sound:
+        # Sound with these forms, and not with those that the phases alone would choose.
+        phases = by_phases(o, forms)
+        return phases, forms, errors, stream, phases
+    if stream.beat_s:
+        # Rounding up makes curves of its own, which are none of the model's.
+        forms, errors = LINEAR, {}
+        total, r = by_total(o, forms)
+        total = within_beat(total, r, o, forms, stream.beat_s)
+    return total, forms, errors, stream, phases
+
+
+def fit_latency(o: Observations, left_out: bool = True) -> LatencyFit:
     """Fit one model's latency.
 
     Parameters
     ----------
     o : Observations
         Requests of at least three cells.
-    seed : int
-        Of the bootstrap.
-    resamples : int
-        Of the bootstrap.
+    left_out : bool
+        Also predict each cell from the others.
 
     Raises
     ------
     FitError
         Too few rows, a singular grid, or coefficients that no model has.
     """
-    if len(np.unique(o.cell)) < 3 or len(o) < 6:
-        raise FitError(
-            f"{len(o)} answered requests in {len(np.unique(o.cell))} cells: at least 6 in 3 cells "
-            "are needed"
-        )
-    values = np.concatenate([o.ttft_s, o.decode_s])
-    if not np.isfinite(values).all() or (o.ttft_s <= 0).any() or (o.decode_s < 0).any():
-        raise FitError("a request has no positive, finite time; was the round trip overestimated?")
-    forms, errors = _choose(o)
-    c = _point(o, forms)
+    _check(o)
+    if float(np.median(o.tail_s)) <= LATE_WORD * by_total(o, LINEAR)[0].values["beta_dec_s"]:
+        # Tokens without text end many an answer (an end token, stripped tags): they are part of it.
+        o = o.ended_at_word()
+    e, forms, errors, stream, phases = _pick(o)
+    taken = "phases" if e is phases else "total"
+    if left_out and forms not in errors:
+        errors[forms] = _left_out(o, forms, taken == "phases")
+    return _finished(o, e, forms, errors, stream, phases, taken)
+
+
+def fit_totals(o: Observations) -> LatencyFit:
+    """Fit requests of which only the total time is known, as ``decode_s`` with a TTFT of 0.
+
+    Parameters, errors: as of :func:`fit_latency`.
+    """
+    forms, errors = _choose(o, False)
+    if forms not in errors:
+        errors[forms] = _left_out(o, forms, False)
+    return _finished(o, by_total(o, forms)[0], forms, errors, None, None, "total")
+
+
+def _finished(
+    o: Observations,
+    e: Estimate,
+    forms: Forms,
+    errors: dict[Forms, Floats],
+    stream: Stream | None,
+    phases: Estimate | None,
+    taken: str,
+) -> LatencyFit:
+    c = dict(e.values)
     for name in ("beta_pre_s", "beta_dec_s"):
         if c[name] <= 0:
             raise FitError(
                 f"{name} = {c[name]:.3g}: time does not grow with tokens here. The noise drowns "
                 "it, or a cache answers: use longer cells or more rounds"
             )
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(o), np.full(len(o), 1 / len(o)), size=resamples).astype(float)
-    drawn = _coefficients(o, forms, counts)
-    widen = np.sqrt(len(o) / max(len(o) - 2 - sum(forms), 1))
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    intervals = {}
-    for name in COEFFICIENTS:
-        low, high = c[name] + widen * (np.quantile(drawn[name], tails) - c[name])
-        intervals[name] = (float(low), float(high))
-    left_out = _left_out(o, forms)
-    noise, lack = _spread(o, _predict(c, o.l_in, o.l_out))
+    intervals = _intervals(e)
+    said = predict(c, o.l_in, o.l_out)
+    total: Regression = by_total(o, forms)[1]
+    left_out = errors.get(forms, np.array([np.inf]))
+    whole = bool(np.isfinite(left_out).all())
+    served = _served(o, e, forms)
+    notes = _notes(c, intervals, stream, taken)
+    if c["tau0_s"] < 0:
+        c["tau0_s"], intervals["tau0_s"] = 0.0, (0.0, max(intervals["tau0_s"][1], 0.0))
+    return LatencyFit(
+        **c,
+        phi_pre=WORDS[forms[0]],
+        phi_dec=WORDS[forms[1]],
+        intervals=intervals,
+        estimated_by=taken,
+        by_phases=phases.values if phases else None,
+        stream=stream,
+        served=served,
+        loco_error=float(left_out.mean()) if whole else None,
+        loco_worst=float(left_out.max()) if whole else None,
+        form_errors={
+            f"{WORDS[a]}/{WORDS[b]}": float(x.mean())
+            for (a, b), x in errors.items()
+            if np.isfinite(x).all()
+        },
+        noise=_within(o, said, e.weight > 0),
+        spread=_within(o, said, np.ones(len(o), bool)),
+        lack_of_fit=total.lack_of_fit,
+        n_requests=len(o),
+        notes=tuple(notes),
+    )
+
+
+def _notes(
+    c: dict[str, float], intervals: dict[str, Interval], stream: Stream | None, taken: str
+) -> list[str]:
     notes = []
+    if stream and stream.causes:
+        told = "; ".join(stream.causes)
+        if taken == "total":
+            told += (
+                ". Coefficients are those of the total time, which holding text back does not move"
+            )
+        notes.append(told)
     if c["tau0_s"] < 0:
         low, high = intervals["tau0_s"]
         notes.append(
@@ -247,23 +369,9 @@ def fit_latency(o: Observations, seed: int = 0, resamples: int = RESAMPLES) -> L
             "the first token costs less than a later one here, so short answers are predicted too "
             "slow by that much"
         )
-        c["tau0_s"], intervals["tau0_s"] = 0.0, (0.0, max(high, 0.0))
     notes += [
         f"{name}: its interval reaches zero; use longer cells or more rounds"
         for name in ("beta_pre_s", "beta_dec_s")
         if intervals[name][0] <= 0
     ]
-    word = {False: "linear", True: "quadratic"}
-    return LatencyFit(
-        **c,
-        phi_pre=word[forms[0]],
-        phi_dec=word[forms[1]],
-        intervals=intervals,
-        loco_error=float(left_out.mean()) if np.isfinite(left_out).all() else None,
-        loco_worst=float(left_out.max()) if np.isfinite(left_out).all() else None,
-        form_errors={k: v for k, v in errors.items() if np.isfinite(v)},
-        noise=noise,
-        lack_of_fit=lack,
-        n_requests=len(o),
-        notes=tuple(notes),
-    )
+    return notes

@@ -1,10 +1,10 @@
 """One linear regression that a few slow requests do not move, with honest standard errors.
 
 In: columns x (n, p), times y (n,), and which cell of the grid each row belongs to. Out:
-:class:`Regression`. Noise is taken relative to the time itself, r = y/ŷ − 1, since it grows with
-the duration. An MM-estimate: least absolute deviations first (no slow tenth of the rows moves it),
-whose residuals give the scale s; then Tukey's bisquare ψ, which ends at 4.685·s, so that a stalled
-request has no weight at all.
+:class:`Regression`. Noise is taken to grow with the duration, as ŷ + q, q being 0 unless the rows
+say otherwise: r = (y − ŷ)/(ŷ + q). An MM-estimate: least absolute deviations first (no slow tenth
+of the rows moves it), whose residuals give the scale s; then Tukey's bisquare ψ, which ends at
+4.685·s, so that a stalled request has no weight at all.
 
 Standard errors come from each row's influence A⁻¹·z·ψ(r), A = Σ ψ′·z·zᵀ, enlarged by its leverage
 (HC3 of MacKinnon and White, 1985), so that noise of unequal size is covered; and from the distance
@@ -36,6 +36,9 @@ MOST_MISFIT = 0.5
 """A cell this far off the curve is ill, not misfitted."""
 LEAST_ROWS = 3
 """Rows a coefficient, below which nothing tells an outlier from the rest."""
+BASES = (0.25, 1.0, 4.0, 16.0)
+BASE_GAIN = 3.0
+"""Of log-likelihood, that noise of another growth must bring."""
 STARTS, ROUNDS = 40, 100
 SINGULAR = 1e-9
 
@@ -56,12 +59,8 @@ class Regression:
         Of freedom, of the two.
     gradient : ndarray of float64, (p, n)
         Change of b by a change of a row's y, a second.
-    residual : ndarray of float64, (n,)
-        y/ŷ − 1.
     weight : ndarray of float64, (n,)
         0 (an outlier) to 1.
-    noise : float
-        Relative spread of a row within its cell, outliers left out.
     lack_of_fit : float
         Relative distance of a cell's mean from the curve, beyond noise.
     """
@@ -71,9 +70,7 @@ class Regression:
     misfit: Floats
     degrees: tuple[float, float]
     gradient: Floats
-    residual: Floats
     weight: Floats
-    noise: float
     lack_of_fit: float
 
 
@@ -101,37 +98,30 @@ def solve(x: Floats, y: Floats, cell: Cells, what: str, plain: bool = False) -> 
     b, size, sigma, weight, slope = _fit(x, y, cell, what, plain)
     u = x / size / sigma[:, None]
     residual = y / sigma - u @ b
+    said = np.maximum(np.abs(x / size @ b), 1e-12)
     bread = np.linalg.pinv((u * slope[:, None]).T @ u)
     hat = np.linalg.pinv((u * weight[:, None]).T @ u)
     leverage = np.einsum("ni,ij,nj->n", u * weight[:, None], hat, u, optimize=True)
     floor = (weight > 0) * RESOLUTION_S / sigma
     noise = np.copysign(np.hypot(weight * residual, floor), residual)
     left = np.maximum(1 - leverage, 1 / len(y))
-    within, lack, pulls = _lack_of_fit(u * slope[:, None], residual, weight, cell, x.shape[1])
-    kept = float((weight > 0).sum())
+    lack, pulls = _lack_of_fit(u * slope[:, None], residual, weight, cell, x.shape[1])
+    kept, cells = float((weight > 0).sum()), float((pulls != 0).any(1).sum())
     return Regression(
         coefficients=b / size,
         influence=(u * (noise / left)[:, None]) @ bread / size,
         misfit=lack * (pulls @ bread) / size,
-        degrees=(max(kept - x.shape[1], 1.0), max(len(pulls) - x.shape[1], 1.0)),
+        degrees=(max(kept - x.shape[1], 1.0), max(cells - x.shape[1], 1.0)),
         gradient=(bread @ (u * (slope / sigma)[:, None]).T) / size[:, None],
-        residual=residual,
         weight=weight,
-        noise=within,
-        lack_of_fit=lack,
+        lack_of_fit=lack * float(np.median(sigma / said)),
     )
-
-
-def coefficients(x: Floats, y: Floats, cell: Cells, what: str) -> Floats:
-    """B of :func:`solve`, (p,), without what tells how sure it is."""
-    b, size, *_ = _fit(x, y, cell, what, False)
-    return np.asarray(b / size)
 
 
 def _fit(
     x: Floats, y: Floats, cell: Cells, what: str, plain: bool
 ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """B of scaled columns, their sizes, ŷ, and ψ(r)/r and ψ′(r) of each row."""
+    """Coefficients of scaled columns, their sizes, ŷ, and ψ(r)/r and ψ′(r) of each row."""
     n, p = x.shape
     # Columns of very different size (1, L, L²) are scaled, or the normal equations lose digits.
     size = np.abs(x).max(0) if n else np.zeros(p)
@@ -144,13 +134,16 @@ def _fit(
     floor = max(0.05 * float(np.median(y)), 1e-12)
     sigma = np.maximum(cell_medians(y, cell), floor)
     plain = plain or n < LEAST_ROWS * p
+    base = 0.0
     for _ in range(2):
         u, v = z / sigma[:, None], y / sigma
-        b = np.linalg.lstsq(u, v, rcond=None)[0] if plain else _least_absolute(u, v)
-        sigma = np.maximum(z @ b, floor)
+        b = _least_squares(u, v) if plain else _least_absolute(u, v)
+        said = np.maximum(z @ b, floor)
+        base = 0.0 if plain else _base(np.abs(y - z @ b), said, p)
+        sigma = said + base
     u, v = z / sigma[:, None], y / sigma
     if plain:
-        return np.linalg.lstsq(u, v, rcond=None)[0], size, sigma, ones, ones
+        return _least_squares(u, v), size, sigma, ones, ones
     residual = v - u @ b
     scale = max(_scale(residual, p), RESOLUTION_S / float(np.median(sigma)))
     centre = _misfits(residual, cell, scale)
@@ -163,7 +156,7 @@ def _fit(
     if np.linalg.eigvalsh((u * slope[:, None]).T @ u)[0] <= 0:
         slope = weight
     root = np.sqrt(weight)
-    b = np.linalg.lstsq(u * root[:, None], v * root, rcond=None)[0]
+    b = _least_squares(u * root[:, None], v * root)
     return b, size, sigma, weight, slope
 
 
@@ -175,17 +168,21 @@ def cell_medians(y: Floats, cell: Cells) -> Floats:
     return out
 
 
+def _least_squares(u: Floats, v: Floats) -> Floats:
+    return np.asarray(np.linalg.lstsq(u, v, rcond=None)[0], np.float64)
+
+
 def _weighted(u: Floats, v: Floats, weight: Floats) -> Floats:
     pulled = u * weight[:, None]
     try:
         return np.asarray(np.linalg.solve(pulled.T @ u, pulled.T @ v))
     except np.linalg.LinAlgError:
-        return np.asarray(np.linalg.lstsq(pulled.T @ u, pulled.T @ v, rcond=None)[0])
+        return _least_squares(pulled.T @ u, pulled.T @ v)
 
 
 def _least_absolute(u: Floats, v: Floats) -> Floats:
     """Least absolute deviations by reweighting."""
-    b = np.asarray(np.linalg.lstsq(u, v, rcond=None)[0])
+    b = _least_squares(u, v)
     for _ in range(STARTS):
         away = np.abs(v - u @ b)
         before, b = b, _weighted(u, v, 1 / np.maximum(away, 1e-7 + 1e-3 * float(away.mean())))
@@ -197,6 +194,20 @@ def _least_absolute(u: Floats, v: Floats) -> Floats:
 def _scale(residual: Floats, p: int) -> float:
     """Robust standard deviation; p rows lie on the curve by construction and do not count."""
     return 1.4826 * float(np.median(np.sort(np.abs(residual))[p:]))
+
+
+def _base(away: Floats, said: Floats, p: int) -> float:
+    """The q of a noise that grows with ŷ + q: 0 unless noise that does not grow is plain to see."""
+    typical = float(np.median(said))
+    scores = []
+    for q in (0.0, *(typical * f for f in BASES)):
+        t = away / (said + q)
+        scale = max(_scale(t, p), 1e-9)
+        scores.append(float((np.log(scale * (said + q)) + np.log1p((t / scale) ** 2)).sum()))
+    best = int(np.argmin(scores))
+    if best == 0 or scores[0] - scores[best] < BASE_GAIN:
+        return 0.0
+    return typical * BASES[best - 1]
 
 
 def _misfits(residual: Floats, cell: Cells, scale: float) -> Floats:
@@ -219,10 +230,11 @@ def _tukey(t: Floats) -> tuple[Floats, Floats]:
 
 def _lack_of_fit(
     pulled: Floats, residual: Floats, weight: Floats, cell: Cells, p: int
-) -> tuple[float, float, Floats]:
-    """Noise within cells; distance of cell means beyond it; (J, p) pull of each cell's shift."""
+) -> tuple[float, Floats]:
+    """Distance of cell means from the curve beyond noise; (J, p) pull of each cell's shift."""
     names = [c for c in np.unique(cell) if weight[cell == c].sum() > 0.5]
-    pulls = np.array([pulled[cell == c].sum(0) for c in names])
+    pulls = np.zeros((int(cell.max()) + 1, p))
+    np.add.at(pulls, cell, pulled)
     k = np.array([weight[cell == c].sum() for c in names])
     m = np.array([np.average(residual[cell == c], weights=weight[cell == c]) for c in names])
     within = sum(
@@ -231,12 +243,11 @@ def _lack_of_fit(
     )
     degrees = float(np.maximum(k - 1, 0).sum())
     if degrees < 1 or len(names) <= p:
-        rest = float((weight * residual**2).sum()) / max(float(weight.sum()) - p, 1.0)
-        return math.sqrt(rest), 0.0, pulls
+        return 0.0, pulls
     noise = within / degrees
     # By moments: E Σ k·m² ≈ (J − p)·(noise + mean k · misfit²).
     excess = float((k * m**2).sum()) / (len(names) - p) - noise
-    return math.sqrt(noise), math.sqrt(max(excess, 0.0) / float(k.mean())), pulls
+    return math.sqrt(max(excess, 0.0) / float(k.mean())), pulls
 
 
 def half_width(influence: Floats, misfit: Floats, degrees: tuple[float, float]) -> float:

@@ -28,7 +28,10 @@ class Item:
     phase : str
         "grid" or "reference".
     l_in, l_out : int
-        Tokens asked for.
+        The cell, tokens.
+    asked : (int, int)
+        Tokens to ask for: up to an eighth fewer than the cell's, drawn anew. Else a server that
+        writes at a beat of its own would round every answer of a cell alike.
     """
 
     round: int
@@ -36,6 +39,7 @@ class Item:
     phase: str
     l_in: int
     l_out: int
+    asked: Cell
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,21 @@ class Grid:
 
     def round(self, number: int, seed: int) -> list[Item]:
         """Items of round `number`."""
-        order = np.random.default_rng([seed, number]).permutation(len(self.cells))
+        rng = np.random.default_rng([seed, number])
+        order = rng.permutation(len(self.cells))
         cells = [self.reference, *(self.cells[i] for i in order), self.reference]
         last = len(cells) - 1
         return [
-            Item(number, at, "reference" if at in (0, last) else "grid", *cell)
-            for at, cell in enumerate(cells)
+            Item(
+                number,
+                at,
+                "reference" if at in (0, last) else "grid",
+                l_in,
+                l_out,
+                (
+                    l_in - int(rng.integers(0, l_in // 8 + 1)),
+                    l_out - int(rng.integers(0, l_out // 8 + 1)),
+                ),
+            )
+            for at, (l_in, l_out) in enumerate(cells)
         ]
