@@ -211,6 +211,8 @@ class Session:
                 f"{row['detail']}); is the server still there? The same command asks again for "
                 "what is missing"
             )
+        if row.get("rejected") == Rejected.BUSY.value:
+            raise RunError(f"{row['detail']}. The same command goes on with what is missing")
         if row.get("rejected"):
             self.rejected[f"{row['rejected']}: {row['detail']}"] += 1
         else:

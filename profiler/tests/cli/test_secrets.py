@@ -172,7 +172,13 @@ def test_slips_on_the_command_line_are_not_repeated(world, arguments, tmp_path, 
 
 def test_the_link_and_idle_commands_keep_secrets_too(tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setenv("CR2FAST_PROFILE_TOKEN", "token-secret-0123456789")
-    for url in (f"http://{USER}:{PASSWORD}@127.0.0.1:9", f"http://127.0.0.1:9/?key={QUERY}"):
+    for url in (
+        f"http://{USER}:{PASSWORD}@127.0.0.1:9",
+        f"http://127.0.0.1:9/?key={QUERY}",
+        f"{USER}:{PASSWORD}@127.0.0.1:9",
+        f"http://{USER}:{PASSWORD}",
+        f"ftp://{USER}:{KEY}@127.0.0.1",
+    ):
         assert main(["link", url, "--out", str(tmp_path / "link"), "--quiet"]) == 1
     assert main(["link", "http://127.0.0.1:9", "--out", str(tmp_path / "l"), "--quiet"]) == 1
     said = capfd.readouterr()

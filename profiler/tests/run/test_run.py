@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from fakes.known import said_json
 from fakes.virtual import Heater, World
 from runs import SMALL, run
 
@@ -140,6 +141,7 @@ def test_loads_feed_no_fit(tmp_path: Path) -> None:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
+from fakes.known import said_json
 from fakes.virtual import Heater, World
 from runs import run
 world = World()
@@ -343,3 +345,33 @@ def test_no_meter_no_number(tmp_path: Path) -> None:
     assert profile.energy is None
     assert profile.no_energy == "no meter was asked for"
     assert "| P_active | not measured | | W |" in markdown(profile)
+
+
+def test_a_server_that_stays_busy_ends_the_run_once_and_goes_on_later(tmp_path: Path) -> None:
+    world = World()
+    answer = world.transport.handle
+    busy = said_json(503, {"error": "Loading model"})
+    world.transport.handle = lambda r: busy if world.manners.served > 9 else answer(r)
+    start_ns = world.clock()
+    with pytest.raises(RunError, match="503: Loading model.*--wait-s 600.*same command goes on"):
+        run(world, tmp_path, grid=SMALL)
+    assert (world.clock() - start_ns) * 1e-9 < 700, "it is waited for once"
+    world.transport.handle = answer
+    assert run(world, tmp_path, grid=SMALL) in ("tight", "rounds")
+
+
+def test_a_pause_is_no_part_of_a_time_and_is_told(tmp_path: Path) -> None:
+    world = World(**SLOW)
+    answer, posts = world.transport.handle, iter(range(10**6))
+
+    def limited(request):
+        if request.method == "POST" and next(posts) % 5 == 4:
+            return said_json(429, {"error": "slow down"}, **{"Retry-After": "3"})
+        return answer(request)
+
+    world.transport.handle = limited
+    run(world, tmp_path, least_rounds=3, most_rounds=3)
+    profile = analyse(tmp_path)
+    assert profile.latency.beta_dec_s == pytest.approx(SLOW["beta_dec_s"], rel=1e-6)
+    assert profile.rejected == {}
+    assert "was busy or not ready" in markdown(profile)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from cr2fast_profiler.agent.wire import MAX_HEAD_BYTES
 from cr2fast_profiler.clock import SYSTEM, Now
 from cr2fast_profiler.errors import ProfilerError
+from cr2fast_profiler.redact import safe_url
 
 MAX_REPLY_BYTES = 1 << 20
 
@@ -119,16 +120,21 @@ class AgentClient:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as e:
-            raise RequestError("unreachable", f"agent URL {url!r}: {e}") from None
+        except ValueError:
+            raise RequestError(
+                "unreachable", f"agent URL: expected http://HOST:PORT, got {safe_url(url)!r}"
+            ) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RequestError(
-                "unreachable", f"agent URL: expected http://HOST:PORT or https://HOST, got {url!r}"
+                "unreachable",
+                f"agent URL: expected http://HOST:PORT or https://HOST, got {safe_url(url)!r}",
             )
         if parts.username is not None or parts.query or parts.fragment:
             raise RequestError("unreachable", "agent URL: expected no user, query or fragment")
         if not _is_plain(url):
-            raise RequestError("unreachable", f"agent URL: expected plain ASCII, got {url!r}")
+            raise RequestError(
+                "unreachable", f"agent URL: expected plain ASCII, got {safe_url(url)!r}"
+            )
         if token is not None and not _is_plain(token):
             raise RequestError("unauthorized", "token: expected printable ASCII without spaces")
         self.host = parts.hostname

@@ -294,7 +294,7 @@ class Connection:
         status, text = response.status_code, words.said(self.body(response))
         doing = "is busy" if status == 429 else "is not ready (loading its model, perhaps)"
         if re.search(r"insufficient[_ ]quota|billing|exceeded your current quota", text, re.I):
-            raise RejectedRequest(Rejected.HTTP_ERROR, f"{status}: {text}")
+            raise RejectedRequest(Rejected.BUSY, f"{status}: {text}")
         pause_s = _retry_after_s(response.headers)
         if pause_s is None:
             pause_s = min(2.0**patience.tries, MOST_PAUSE_S)
