@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector
 from cr2fast._util import renamed, seeds
-from cr2fast._util.checks import check_threads
+from cr2fast._util.checks import check_threads, shown
 from cr2fast.calibration import (
     ALPHA,
     ALPHAS,
@@ -163,9 +163,9 @@ class Router(Fitted):
         grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
         levels = ascending(alphas, "alphas")
         if judge not in ("teacher", "outcomes"):
-            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {judge!r}")
+            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
         if lengths not in ("predicted", "known"):
-            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {lengths!r}")
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
         promised = check_delta(simultaneous, delta)
         self._core, done = self._core.calibrate(
             calibration.embeddings,

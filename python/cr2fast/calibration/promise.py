@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import shown
 
 
 def accepted(
@@ -26,11 +27,13 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
     """Delta of a simultaneous promise, or None where each cell has a promise of its own."""
     if not simultaneous:
         if delta is not None:
-            raise Cr2Error(f"delta: expected no delta without simultaneous=True, got {delta!r}")
+            raise Cr2Error(
+                f"delta: expected no delta without simultaneous=True, got {shown(delta)}"
+            )
         return None
     delta = 0.1 if delta is None else delta
     if not (isinstance(delta, (int, float)) and 0 < delta < 1):
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {delta!r}")
+        raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
     return float(delta)
 
 
