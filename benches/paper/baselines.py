@@ -35,7 +35,8 @@ class Baseline:
 
 
 def _knn(train, features, config, seed):
-    index = NearestNeighbors(n_neighbors=config["k"], metric="cosine", algorithm="brute")
+    k = min(config["k"], len(train))
+    index = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
     index.fit(train.embeddings)
     correct = train.correct.astype(np.float32)
 

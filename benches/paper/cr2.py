@@ -86,13 +86,16 @@ class View:
         self.of, self.p, self.costs, self.margins = calibrated, p, costs, margins
         self.prefers_edge = _core.choice_margins(p, costs, calibrated.lams) < 0
 
-    def choices(self, rule="CRC", path=EDGE_ONLY):
-        """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device."""
+    def choices(self, rule="CRC", path=EDGE_ONLY, fallback=0):
+        """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device.
+
+        `fallback` is the edge model of that path; the last where it is the device's.
+        """
         thresholds, columns = self.of.thresholds(rule)
         local = self.margins[:, None, :] >= thresholds[:, :, None]
         lams, models = self.of.lams, self.p.shape[1]
         if path == FALLBACK:
-            edge = np.full((len(lams), len(self.p)), models - 1)
+            edge = np.full((len(lams), len(self.p)), fallback or models - 1)
         else:
             first = 0 if path == INCLUSIVE else 1
             edge = _core.choices(self.p, self.costs, lams, first).astype(np.int64)
@@ -122,8 +125,14 @@ def detour(table, states, costs, truth):
     ul_s = link["bits_per_input_token"] * table.n_input_tokens / np.asarray(states.rate_ul_bps)
     rtt_s = np.asarray(states.rtt_s)
     time_s = ul_s + rtt_s
-    energy_j = ue["p_tx_w"] * ul_s + ue["p_idle_w"] * rtt_s
     t0, e0 = costs.normalizers
     w_t, w_e = weights["latency"], weights["energy"]
-    reference = w_t * truth.latency_s[:, -1] / t0 + w_e * truth.energy_j[:, -1] / e0
-    return (w_t * time_s / t0 + w_e * energy_j / e0) / reference, time_s, energy_j
+    more = w_t * time_s / t0
+    reference = w_t * truth.latency_s[:, truth.reference] / t0
+    energy_j = np.full(len(table), np.nan)
+    if costs.has_energy:
+        energy_j = ue["p_tx_w"] * ul_s + ue["p_idle_w"] * rtt_s
+        if w_e:
+            more = more + w_e * energy_j / e0
+            reference = reference + w_e * truth.energy_j[:, truth.reference] / e0
+    return more / reference, time_s, energy_j

@@ -50,9 +50,19 @@ class Points:
 
 
 def targets(truth):
-    """Eight accuracies, from the best cheap model + .03 to the unit model - .01."""
+    """Eight accuracies, from the best other model + .03 to the unit model - .01.
+
+    Where the unit model is hardly better than another: from the device's model to it or, where
+    that is better still, from the worst model to the best.
+    """
     alone = truth.correct[truth.answerable].mean(axis=0)
-    return np.linspace(alone[:-1].max() + 0.03, alone[-1] - 0.01, TARGETS)
+    high = alone[truth.reference] - 0.01
+    low = np.delete(alone, truth.reference).max() + 0.03
+    if low >= high:
+        low = alone[0]
+    if low >= high:
+        low, high = alone.min(), alone.max()
+    return np.linspace(low, high, TARGETS)
 
 
 def ends(truth):

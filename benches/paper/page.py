@@ -10,6 +10,8 @@ import numpy as np
 from benches.paper.study import FULL, LEVELS, OURS
 from benches.paper.world import MODES
 
+# Categories that the page shows, the most frequent first.
+CATEGORIES = 20
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.25rem .6rem;
@@ -28,9 +30,14 @@ def _table(head, rows, classes=None):
     return "\n".join(out) + "</table>"
 
 
+def _number(value, form="{:.3f}"):
+    """A number, or a dash where there is none: JSON has null for what no query was measured on."""
+    return "–" if value is None or not np.isfinite(value) else form.format(value)
+
+
 def _pm(mean, half, form="{:.3f}"):
     known = half is not None and np.isfinite(half)
-    return form.format(mean) + (f" ± {form.format(half)}" if known else "")
+    return _number(mean, form) + (f" ± {form.format(half)}" if known else "")
 
 
 def _claims(results):
@@ -76,8 +83,8 @@ def _units(results, mode):
     for name, e in results["modes"][mode]["methods"].items():
         u = e["units"][3]
         t, j = u["latency_s"], u["energy_j"]
-        rows.append((name, *(f"{t[k]:.2f}" for k in ("mean", "p50", "p95")),
-                     *(f"{j[k]:.0f}" for k in ("mean", "p50", "p95"))))  # fmt: skip
+        rows.append((name, *(_number(t[k], "{:.2f}") for k in ("mean", "p50", "p95")),
+                     *(_number(j[k], "{:.0f}") for k in ("mean", "p50", "p95"))))  # fmt: skip
     head = (f"at accuracy {results['targets'][3]:.3f}", "latency s, mean", "p50", "p95",
             "energy J, mean", "p50", "p95")  # fmt: skip
     return _table(head, rows)
@@ -86,13 +93,17 @@ def _units(results, mode):
 def _categories(results, mode, level):
     methods = results["modes"][mode]["methods"]
     names = [n for n in methods if n != "oracle"]
-    categories = list(methods[OURS]["by_category"][str(level)])
+    # The first is "all"; a category may lack answerable queries in the test split of some seed.
+    every = list(methods[OURS]["by_category"][str(level)])
+    categories = every[: 1 + CATEGORIES]
     rows = [
-        (name, *(f"{methods[name]['by_category'][str(level)][c]:.3f}" for c in categories))
+        (name, *(_number(methods[name]["by_category"][str(level)].get(c)) for c in categories))
         for name in names
     ]
     css = ["ours" if n == OURS else "" for n in names]
-    return _table((f"accuracy at cost {level}", *categories), rows, css)
+    left = len(every) - len(categories)
+    note = f"<p class=note>{left} more categories are in results.json.</p>" if left else ""
+    return _table((f"accuracy at cost {level}", *categories), rows, css) + note
 
 
 def _ablations(results, mode):
@@ -132,15 +143,18 @@ def _chosen(results):
 
 def write(results, images, path):
     """Write the page."""
-    run, q = results["run"], results["queries"]
+    run, q, data = results["run"], results["queries"], results["data"]
     parts = [
         f"<!doctype html><meta charset=utf-8><title>cr2fast: the experiments</title>"
         f"<style>{STYLE}</style><h1>CR²: the paper's experiments on real answers</h1>",
-        f"<p>MMLU-Pro, answers of four open models; {q['train']} training, {q['calibration']} "
+        f"<p>{escape(data['folder'])}, answers of {len(data['models'])} models "
+        f"({escape(', '.join(data['models']))}; the first is the device's, "
+        f"{escape(data['reference'])} the unit of cost); {q['train']} training, {q['calibration']} "
         f"calibration and {q['test']} test queries per seed, {len(results['seeds'])} seeds. Costs "
-        f"are an <em>estimated</em> table. Accuracy and cost are on test queries that some model "
-        f"answers. <em>Predicted lengths</em> is how a router is deployed; <em>known lengths</em>, "
-        f"the paper's assumption, lets the edge see the lengths of answers not yet written. A "
+        f"are of a table that is <em>{data['costs']}</em>. Accuracy and cost are on test queries "
+        f"that some model answers. <em>Predicted lengths</em> is how a router is deployed; "
+        f"<em>known lengths</em>, the paper's assumption, lets the edge see the lengths of "
+        f"answers not yet written. A "
         f"method that reaches an accuracy at none of its {run['points']} operating points pays the "
         f"reference model's cost, 1.</p><h2>What was claimed, and what was found</h2>",
         _claims(results),
@@ -158,8 +172,8 @@ def write(results, images, path):
         ]  # fmt: skip
     parts += ["<h2>Table IV: size and speed of the heads</h2>", _complexity(results)]
     for title, file in images.values():
-        data = base64.b64encode(file.read_bytes()).decode()
-        parts.append(f'<h3>{escape(title)}</h3><img alt="" src="data:image/png;base64,{data}">')
+        image = base64.b64encode(file.read_bytes()).decode()
+        parts.append(f'<h3>{escape(title)}</h3><img alt="" src="data:image/png;base64,{image}">')
     opened = [r["opened"] for r in results["test_split"]]
     parts += [
         "<h2>How it was done</h2><ul>",

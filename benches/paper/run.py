@@ -71,13 +71,17 @@ def one_seed(problem, seed, repeats, key, folder, bar):
     return document, replicates
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="A run with five seeds takes about half an hour on two cores, one seed (--quick) "
         "a few minutes.",
     )
-    parser.add_argument("--data", default=os.environ.get("CR2FAST_DATA"), help="data folder")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("CR2FAST_DATA"),
+        help="data folder, as cr2fast.datasets.load_folder reads it",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, ... (default 5)")
     parser.add_argument(
         "--repeats",
@@ -87,7 +91,7 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="one seed, one hold-out")
     parser.add_argument("--out", type=Path, default=Path("target/paper"), help="output folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.data:
         sys.exit("paper: --data DIR or CR2FAST_DATA is needed: the experiments are on real answers")
     if args.seeds < 1 or args.repeats < 1:
@@ -104,6 +108,10 @@ def main():
         runs = [one_seed(problem, seed, repeats, key, args.out, bar) for seed in range(seeds)]
     results = summary.over_seeds([d for d, _ in runs], [r for _, r in runs])
     results["complexity"] = complexity.measure(problem)
+    results["data"] = {
+        "folder": Path(args.data).resolve().name, "models": list(problem.table.models),
+        "reference": problem.costs.reference_model, "costs": problem.costs.source,
+    }  # fmt: skip
     results["run"] = {
         "points": len(cr2.LAMS) * len(cr2.ALPHAS),
         "seeds": seeds, "repeats": repeats, "fingerprint": key,

@@ -159,7 +159,7 @@ def _describe(points, choices, truth, at):
         mixed = metrics.mix_at_cost(spanning, level) @ spanning.right
         by_category[str(level)] = {
             "all": float(mixed.mean()),
-            **{str(c): float(mixed[categories == c].mean()) for c in np.unique(categories)},
+            **{str(c): float(mixed[categories == c].mean()) for c in _by_frequency(categories)},
         }
     return {
         "labels": points.labels,
@@ -174,6 +174,12 @@ def _describe(points, choices, truth, at):
         "area": metrics.area(accuracy, cost, metrics.ends(truth)),
         "by_category": by_category,
     }
+
+
+def _by_frequency(values):
+    """Distinct values, the most frequent first."""
+    names, counts = np.unique(values, return_counts=True)
+    return names[np.argsort(-counts, kind="stable")]
 
 
 def _with_return(truth, detour):
@@ -202,7 +208,9 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
     wide = _with_return(truth, cr2.detour(test, states, pricer.costs, truth))
     draws = metrics.draw_counts(int(truth.answerable.sum()), BOOTSTRAP, seed)
     count = len(cr2.LAMS) * len(cr2.ALPHAS)
-    document = {"targets": at, "alone": _alone(truth), "modes": {}}
+    document = {
+        "targets": at, "alone": _alone(truth), "reference": truth.reference, "modes": {},
+    }  # fmt: skip
     replicates = {}
     for mode in MODES:
         methods = {}
@@ -227,7 +235,7 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
         add(
             "random mix",
             [(float(s), None) for s in share.ravel()],
-            np.where(draw < share, truth.correct.shape[1] - 1, 0),
+            np.where(draw < share, truth.reference, 0),
         )
         ours = {k[1]: c.view(test, states) for k, c in calibrated.items() if k[0] == mode}
         view = ours["chosen"]
@@ -235,7 +243,7 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
         labels, choices, local = view.choices()
         add(OURS, labels, choices)
         for path in (cr2.INCLUSIVE, cr2.FALLBACK):
-            add(f"CR² ({path})", *view.choices(path=path)[:2])
+            add(f"CR² ({path})", *view.choices(path=path, fallback=truth.reference)[:2])
         ablations = {rule: view.choices(rule)[:2] for rule in cr2.RULES}
         for name, other in ours.items():
             if name != "chosen":

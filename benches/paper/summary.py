@@ -25,6 +25,16 @@ def half_width(values):
     return student.ppf(0.975, n - 1) * np.std(values, axis=0, ddof=1) / np.sqrt(n)
 
 
+def _known(value):
+    """A number of a document, NaN where it has null."""
+    return np.nan if value is None else value
+
+
+def _share(part, whole):
+    """Part of a whole, NaN of nothing."""
+    return float(part / whole) if whole else float("nan")
+
+
 def _stack(documents, mode, kind, name, key):
     return np.array([d["modes"][mode][kind][name][key] for d in documents], dtype=float)
 
@@ -84,7 +94,7 @@ def over_seeds(documents, replicates):
         "area_range": metrics.AREA,
         "targets": np.mean([d["targets"] for d in documents], axis=0),
         "alone": {
-            key: np.mean([d["alone"][key] for d in documents], axis=0)
+            key: np.mean(np.array([d["alone"][key] for d in documents], dtype=float), axis=0)
             for key in documents[0]["alone"]
         },
         "test_split": [d["test_split"] for d in documents],
@@ -108,7 +118,7 @@ def over_seeds(documents, replicates):
             for d in documents:
                 points = d["modes"][mode]["methods"][name]
                 alone = d["alone"]
-                ends = [(alone["accuracy"][m], alone["cost"][m]) for m in (0, -1)]
+                ends = [(alone["accuracy"][m], alone["cost"][m]) for m in (0, d["reference"])]
                 hull = metrics.hull_with(
                     np.array(points["accuracy"]), np.array(points["cost"]), ends
                 )
@@ -116,13 +126,15 @@ def over_seeds(documents, replicates):
             entry["pareto"] = {"cost": grid, "accuracy": np.mean(curves, axis=0),
                                "half": half_width(np.array(curves))}  # fmt: skip
             own = [d["modes"][mode]["methods"][name] for d in documents]
+            each = [o["by_category"] for o in own]
             entry["by_category"] = {
-                level: {c: float(np.mean([o["by_category"][level].get(c, np.nan) for o in own]))
-                        for c in own[0]["by_category"][level]}
-                for level in own[0]["by_category"]
+                # A category that some seed's test split lacks is a mean over the others.
+                level: {c: float(np.mean([v[level][c] for v in each if c in v[level]]))
+                        for c in dict.fromkeys(c for v in each for c in v[level])}
+                for level in each[0]
             }  # fmt: skip
             entry["units"] = [
-                {unit: {k: float(np.mean([o["matched_units"][t][unit][k] for o in own]))
+                {unit: {k: float(np.mean([_known(o["matched_units"][t][unit][k]) for o in own]))
                         for k in ("mean", "p50", "p95")} for unit in ("latency_s", "energy_j")}
                 for t in range(metrics.TARGETS)
             ]  # fmt: skip
@@ -142,8 +154,8 @@ def over_seeds(documents, replicates):
             "gate": _gate(documents, mode),
             "savings": {m: _saving(documents, replicates, mode, m) for m in rivals},
             "hull_savings": {m: 1 - methods[OURS]["hull"] / methods[m]["hull"] for m in rivals},
-            "recovered": float(
-                np.sum(1 - methods[OURS]["matched"]) / np.sum(1 - methods[FULL]["matched"])
+            "recovered": _share(
+                np.sum(1 - methods[OURS]["matched"]), np.sum(1 - methods[FULL]["matched"])
             ),
         }
     out["claims"] = claims(out)

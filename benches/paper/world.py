@@ -52,9 +52,15 @@ class Truth:
 
 
 def text_features(table):
-    """Cheap features of the text, (N, 9): counts on a log scale, and shares of characters."""
+    """Cheap features of the text, (N, 9): counts on a log scale, and shares of characters.
+
+    Without texts, (N, 1): the input tokens.
+    """
+    texts = table.extra.get("text", [None])
+    if not all(isinstance(text, str) for text in texts):
+        return np.log1p(table.n_input_tokens[:, None]).astype(np.float32)
     rows = []
-    for text, tokens in zip(table.extra["text"], table.n_input_tokens.tolist(), strict=True):
+    for text, tokens in zip(texts, table.n_input_tokens.tolist(), strict=True):
         words = _WORD.findall(text)
         n = max(len(text), 1)
         rows.append(
@@ -119,8 +125,8 @@ class Pricer:
             table.correct,
             known.astype(np.float64),
             self.costs.latency_s(*true),
-            self.costs.energy_j(*true),
-            np.asarray(table.categories),
-            table.correct.shape[1] - 1,
+            self.costs.energy_j(*true) if self.costs.has_energy else np.full(known.shape, np.nan),
+            np.asarray(table.categories or ("none",) * len(table)),
+            self.costs.models.index(self.costs.reference_model),
         )
         return queries, truth
