@@ -20,7 +20,7 @@ def test_the_artifact_keeps_order_statistics(router, splits):
     lams, kept = router.calibration["lams"], router.calibration["quantiles"]
     n = len(splits[1])
     expected = np.sort(router.margins(splits[1].embeddings, lams), axis=1)
-    ranks = drift.ranks(n)
+    ranks = drift.ranks(n, 255)
     assert kept.shape == (len(lams), 255)
     assert (ranks[0], ranks[-1]) == (2, n - 1)
     np.testing.assert_array_equal(kept, expected[:, ranks - 1])
@@ -49,13 +49,13 @@ def test_the_statistic_is_the_largest_gap(router, splits):
     row = c["quantiles"][np.flatnonzero(c["lams"] == 1.0)[0]]
     gaps = [
         abs((live <= q).mean() - r / (c["n"] + 1))
-        for q, r in zip(row, drift.ranks(c["n"]), strict=True)
+        for q, r in zip(row, drift.ranks(c["n"], len(row)), strict=True)
     ]
     assert report.statistic == pytest.approx(max(gaps), abs=1 / len(live))
 
 
 def test_small_calibration_sets_keep_every_margin():
-    np.testing.assert_array_equal(drift.ranks(5), [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(drift.ranks(5, 5), [1, 2, 3, 4, 5])
     kept = order_statistics(np.array([[3.0, 1.0, 2.0]], dtype=np.float32))
     np.testing.assert_array_equal(kept, [[1, 2, 3]])
     assert drift.check([1.5], kept[0], 3, 1.0, 0.05).p_value > 0.05

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
 
-QUANTILES = 255
 _DRAWS = 9999
 _LEAST_LEVEL = 0.001
 
@@ -70,9 +69,8 @@ class DriftReport:
         )
 
 
-def ranks(n: int) -> npt.NDArray[np.int64]:
-    """Which order statistics of `n` margins are kept: their ranks (Q,), from 1."""
-    q = min(n, QUANTILES)
+def ranks(n: int, q: int) -> npt.NDArray[np.int64]:
+    """Which `q` order statistics of `n` margins a calibration keeps: their ranks (Q,), from 1."""
     return np.rint(np.arange(1, q + 1) * (n + 1) / (q + 1)).astype(np.int64)
 
 
@@ -109,13 +107,13 @@ def check(
         raise Cr2Error(
             f"level: expected a number from {_LEAST_LEVEL} to below 1, got {shown(level)}"
         )
-    r, x = ranks(n), np.sort(x)
+    r, x = ranks(n, len(quantiles)), np.sort(x)
     expected = r / (n + 1)
     below = np.searchsorted(x, quantiles, "left") / x.size
     upto = np.searchsorted(x, quantiles, "right") / x.size
     gap = np.maximum(np.maximum(below - expected, expected - upto), 0)
     at = int(gap.argmax())
-    p = (1 + (_null(x.size, n) >= gap[at] - 1e-12).sum()) / (_DRAWS + 1)
+    p = (1 + (_null(x.size, n, r.size) >= gap[at] - 1e-12).sum()) / (_DRAWS + 1)
     return DriftReport(
         drifted=bool(p <= level),
         p_value=float(p),
@@ -131,10 +129,10 @@ def check(
 
 
 @lru_cache(maxsize=32)
-def _null(live: int, n: int) -> npt.NDArray[np.float64]:
-    """Simulated statistics (_DRAWS,) of `live` and `n` draws from one continuous distribution."""
+def _null(live: int, n: int, q: int) -> npt.NDArray[np.float64]:
+    """Statistics (_DRAWS,) of `live` and `n` simulated draws from one continuous distribution."""
     rng = np.random.default_rng(0)
-    r = ranks(n)
+    r = ranks(n, q)
     # Spacings of uniform order statistics are gamma variables over their sum.
     steps = np.diff(np.concatenate(([0], r, [n + 1])))
     spacings = rng.standard_gamma(steps, size=(_DRAWS, steps.size))
