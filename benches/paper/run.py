@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import cr2fast
 from benches.paper import complexity, cr2, figures, page, study, summary
+from cr2fast import _core
 from cr2fast._util.jsontext import json_ready
 from cr2fast.datasets import load_folder
 
@@ -115,7 +116,7 @@ def main(argv=None):
     results["run"] = {
         "points": len(cr2.LAMS) * len(cr2.ALPHAS),
         "seeds": seeds, "repeats": repeats, "fingerprint": key,
-        "cr2fast": cr2fast.__version__, "cpus": os.cpu_count(),
+        "cr2fast": cr2fast.__version__, "cpus": _core.thread_count(),
         "seconds_of_seeds": sum(d["seconds"] for d, _ in runs),
         "seconds": time.perf_counter() - start,
     }  # fmt: skip

@@ -20,7 +20,6 @@ A text has the same tokens as under the encoder (:meth:`Encoder.tokens`), cut in
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error, StaticEncoder
+from cr2fast._core import Cr2Error, StaticEncoder, thread_count
 from cr2fast._util.checks import check_threads, check_type, shown
 from cr2fast._util.progress import item_bar
 from cr2fast.encoders.onnx import Encoder
@@ -242,7 +241,7 @@ def token_vectors(encoder: Encoder, *, threads: int = 0, progress: bool = True) 
 
     with (
         item_bar(progress, "vocabulary", n) as update,
-        ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(thread_count(threads)) as pool,
     ):
         for start in range(0, n, 512):
             part = range(start, min(start + 512, n))

@@ -20,7 +20,6 @@ and a :class:`StaticEncoder`, give the same bits everywhere.
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error
+from cr2fast._core import Cr2Error, thread_count
 from cr2fast._util.checks import check_threads, explained, shown
 from cr2fast._util.optional import require
 from cr2fast.encoders.configuration import Configuration
@@ -203,10 +202,11 @@ class Encoder:
             return self._one(strings[0])
         # Long texts first, so that threads end at about the same time; equal texts once.
         distinct = sorted(set(strings), key=len, reverse=True)
+        threads = thread_count(threads)
         if threads == 1 or len(distinct) < 2:
             vectors = [self._one(s) for s in distinct]
         else:
-            with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            with ThreadPoolExecutor(threads) as pool:
                 vectors = list(pool.map(self._one, distinct))
         found = dict(zip(distinct, vectors, strict=True))
         out = np.empty((len(strings), self.dim), dtype=np.float32)

@@ -22,6 +22,7 @@ pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_to
 pub use base::error::{Error, Result};
 pub use base::ids::IdSet;
 pub use base::limits::{MAX_WIDTH, QUANTILES};
+pub use base::threads::allowed as thread_count;
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };

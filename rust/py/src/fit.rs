@@ -26,6 +26,7 @@ type Training<'a, T> = &'a (dyn Fn(cr2fast_train::Report) -> cr2fast_train::Resu
 
 /// Train on threads of its own; call `progress` and look for signals on this one.
 fn watch<T: Send>(train: Training<T>, threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<T> {
+    let threads = cr2fast_core::thread_count(threads);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         PyRuntimeError::new_err(format!("training: expected threads to start, got {e}"))
     })?;

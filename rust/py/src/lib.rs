@@ -24,6 +24,14 @@ fn build_profile() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
+/// Threads for a call that allows `threads` (0: one per core), within the process's CPU affinity and
+/// its control group's quota.
+#[pyfunction]
+#[pyo3(signature = (threads=0))]
+fn thread_count(threads: usize) -> usize {
+    cr2fast_core::thread_count(threads)
+}
+
 /// The extension module.
 #[pymodule(gil_used = false)]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -43,5 +51,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     choice::register(m)?;
     fit::register(m)?;
     m.add_function(wrap_pyfunction!(build_profile, m)?)?;
+    m.add_function(wrap_pyfunction!(thread_count, m)?)?;
     m.add_function(wrap_pyfunction!(simd_isa, m)?)
 }

@@ -11,9 +11,14 @@ pub fn plan(threads: usize, rows: usize) -> usize {
     if threads == 1 {
         return 1;
     }
+    allowed(threads).min(rows / MIN_ROWS).max(1)
+}
+
+/// Threads for a call that allows `threads` (0: one per core): never more than may run at once by the
+/// process's CPU affinity and its control group's quota, whatever cores the machine has.
+pub fn allowed(threads: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let allowed = if threads == 0 { cores } else { threads.min(cores) };
-    allowed.min(rows / MIN_ROWS).max(1)
+    if threads == 0 { cores } else { threads.min(cores) }
 }
 
 /// Call `f(first_row, rows_of_out)` on contiguous parts of `out`, `width` values a row.
