@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -147,9 +148,10 @@ def test_demo_on_a_folder(folder, tmp_path, capsys, monkeypatch):
     assert str(folder) in json.loads((tmp_path / "demo" / "report.json").read_text())["source"]
 
 
-@pytest.mark.slow
 def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("CR2FAST_DATA", raising=False)
+    smaller = functools.partial(make_routing_problem, n=1500, d=32)
+    monkeypatch.setattr("cr2fast.data.datasets.make_routing_problem", smaller)
     code, out, err = run(capsys, "demo", "--out", tmp_path, "--json", *EPOCHS)
     assert code == 0
     assert "synthetic problem" in err

@@ -112,8 +112,10 @@ def test_ids_are_the_librarys_on_every_question(data_dir, vocabulary, minilm):
     same = cr2fast.Encoder.load("minilm", max_tokens=512)
     assert len(texts) == 12_032
     for text in texts:
-        assert wide.tokens(text) == same.tokens(text), text
-        assert wide.count_tokens(text) == same.count_tokens(text)
+        tokens = same.tokens(text)
+        assert wide.tokens(text) == tokens, text
+        uncut = len(tokens) < 512
+        assert wide.count_tokens(text) == (len(tokens) - 2 if uncut else same.count_tokens(text))
 
 
 @pytest.mark.parametrize("truncation", ["head-tail", "head"])
