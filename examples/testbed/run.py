@@ -18,7 +18,7 @@ from pathlib import Path
 
 import polars as pl
 from cr2fast_profiler.agent.server import Agent
-from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.analysis import profile_of
 from cr2fast_profiler.files import parquet_bytes, write_atomically
 from cr2fast_profiler.link.measurement import LinkMeasurement
 from cr2fast_profiler.link.run import LinkOptions, measure_link
@@ -61,9 +61,9 @@ def profile(name: str, url: str, out: Path, budget_s: float) -> None:
         profile_model(endpoint, out / name, options, meter=meter, absent=absent)
     if meter:
         meter.close()
-    text = markdown(analyse(out / name))
+    text = markdown(profile_of(out / name))
     write_atomically(out / name / "summary.md", text.encode())
-    plot_run(analyse(out / name), out / name / "plot.png")
+    plot_run(profile_of(out / name), out / name, out / name / "plot.png")
     print(text)
 
 
@@ -102,8 +102,8 @@ def build_table(out: Path) -> None:
         with Agent("127.0.0.1", 0, token, nothing) as agent:
             link = measure_link(agent.url, token, out=out / "link", options=LINK)
     models = [
-        model_entry(analyse(out / DEVICE), "device"),
-        model_entry(analyse(out / EDGE), "edge"),
+        model_entry(profile_of(out / DEVICE), "device"),
+        model_entry(profile_of(out / EDGE), "edge"),
     ]
     powered = all(m["p_active_w"] is not None for m in models)
     table = cost_table(
@@ -196,7 +196,7 @@ def main() -> None:
     routing_table(asked, traces, out)
     found = route(out)
     for name in (DEVICE, EDGE):
-        error = analyse(out / name).latency.loco_error
+        error = profile_of(out / name).latency.loco_error
         found[f"leave_one_cell_out_error_{name}"] = error
         if error is None or error > 0.15:
             raise SystemExit(f"{name}: a cell left out is predicted within {error} only")

@@ -301,16 +301,31 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", required=True, metavar="RUN[=NAME]", help="the device's run")
     sub.add_argument(
         "--edge",
-        required=True,
         action="append",
+        default=[],
         metavar="RUN[=NAME]",
         help="a run of an edge model; may be given again",
+    )
+    sub.add_argument(
+        "--cloud",
+        action="append",
+        default=[],
+        metavar="RUN[=NAME]",
+        help="a run (or `log`'s folder) of a model behind an API, or its name alone where --price "
+        "has it and latency no share; may be given again",
+    )
+    sub.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=IN,OUT[,REQUEST]",
+        help="dollars per million input and output tokens, and per request; may be given again",
     )
     sub.add_argument(
         "--link",
         required=True,
         metavar="PATH",
-        help="folder or link.json of `link`, or a cost table whose link constants to take",
+        help="folder or link.json of `link`, a cost table whose link constants to take, or none",
     )
     sub.add_argument("-o", "--out", required=True, metavar="FILE", help="cost_table.json")
     sub.add_argument("--name", default="testbed", help="of the testbed")
@@ -325,7 +340,14 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
         "--energy-weight",
         type=_at_least(0),
         metavar="W",
-        help="weight of energy in the cost, 0 to 1; 1/2 where every power is known",
+        help="weight of energy in the cost, 0 to 1; 1/2 where every power is known, 1/3 beside "
+        "prices",
+    )
+    sub.add_argument(
+        "--price-weight",
+        type=_at_least(0),
+        metavar="W",
+        help="weight of dollars in the cost, 0 to 1; as much as latency where prices are given",
     )
     sub.add_argument(
         "--reference-model", metavar="NAME", help="unit of cost; the slowest by default"

@@ -15,7 +15,7 @@ from typing import Any
 from cr2fast_profiler.agent.meter import AgentMeter
 from cr2fast_profiler.agent.server import Agent, serve_agent
 from cr2fast_profiler.agent.wire import read_token
-from cr2fast_profiler.analysis import analyse
+from cr2fast_profiler.analysis import profile_of
 from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import EndpointError, ProfilerError, TableError
 from cr2fast_profiler.files import check_writable, write_atomically
@@ -27,8 +27,16 @@ from cr2fast_profiler.meters.probe import open_meter, survey
 from cr2fast_profiler.meters.selftest import cpu_work, gpu_work, run_selftest
 from cr2fast_profiler.redact import printable
 from cr2fast_profiler.report.plots import plot_link, plot_run
+from cr2fast_profiler.report.prices import Prices, parse_prices
 from cr2fast_profiler.report.summary import markdown
-from cr2fast_profiler.report.table import cost_table, model_entry, write_table
+from cr2fast_profiler.report.table import (
+    NO_LINK,
+    cost_table,
+    model_entry,
+    told,
+    unmeasured_entry,
+    write_table,
+)
 from cr2fast_profiler.run import Options, profile_model
 from cr2fast_profiler.workload.callable import InProcess
 from cr2fast_profiler.workload.endpoint import Endpoint
@@ -201,7 +209,7 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
         target.close()
         if meter:
             meter.close()
-    profile = analyse(args.out, args.seed)
+    profile = profile_of(args.out)
     text = markdown(profile)
     write_atomically(Path(args.out) / "summary.md", text.encode())
     print(text)
@@ -210,13 +218,15 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
         "budget": "the budget is spent",
         "rounds": "all rounds are done",
     }
-    print(f"Ended because {why[ended]}. Rows, readings and summary.md: {args.out}")
+    print(f"Ended because {why[ended]}. Rows, readings, profile.json and summary.md: {args.out}")
     return {
         "ended": ended,
         "latency": asdict(profile.latency),
         "energy": asdict(profile.energy) if profile.energy else None,
         "no_energy": profile.no_energy,
+        "energy_coverage": profile.energy_coverage,
         "rejected": profile.rejected,
+        "notes": list(profile.notes),
     }
 
 
@@ -290,6 +300,8 @@ def _run_and_name(text: str) -> tuple[str, str | None]:
 
 
 def _link_section(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    if args.link == "none":
+        return dict(NO_LINK), True
     path = Path(args.link)
     if path.is_dir():
         path = path / "link.json"
@@ -305,27 +317,39 @@ def _link_section(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     return measured.section(args.bits_per_input_token, args.bits_per_output_token), True
 
 
+def _entry(text: str, tier: str, prices: dict[str, Prices]) -> dict[str, Any]:
+    """A model of the table: a run's, or one of which only the price is known."""
+    folder, name = _run_and_name(text)
+    if folder in prices and not Path(folder).is_dir():
+        return unmeasured_entry(name or folder, tier)
+    return model_entry(profile_of(folder), tier, name)
+
+
 def table(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs and a link into a cost table."""
+    """Runs, prices and a link into a cost table."""
     check_writable(args.out)
+    prices = parse_prices(args.price)
     section, measured = _link_section(args)
-    folder, name = _run_and_name(args.device)
     made = cost_table(
         name=args.name,
-        device=model_entry(analyse(folder), "device", name),
+        device=_entry(args.device, "device", prices),
         edge=[
-            model_entry(analyse(run), "edge", called)
-            for run, called in map(_run_and_name, args.edge)
+            *(_entry(run, "edge", prices) for run in args.edge),
+            *(_entry(run, "cloud", prices) for run in args.cloud),
         ],
         link=section,
         link_measured=measured,
         ue={"p_tx_w": args.ue_tx_w, "p_rx_w": args.ue_rx_w, "p_idle_w": args.ue_idle_w},
         energy_weight=args.energy_weight,
+        price_weight=args.price_weight,
+        prices=prices,
         reference_model=args.reference_model,
     )
     write_table(args.out, made)
     names = ", ".join(m["name"] for m in made["models"])
     print(f"{args.out}: {made['source']}; {names}; the unit of cost is {made['reference_model']}")
+    for line in told(made):
+        print(f"  {line}")
     for flag in section.get("flags", ()):
         print(f"  link: {flag['name']}: {flag['detail']}")
     for what in made["provenance"]["estimated"]:
@@ -356,6 +380,6 @@ def plot(args: argparse.Namespace) -> dict[str, Any]:
     if kinds[0] == "link":
         plot_link(LinkMeasurement.read(folder / "link.json"), out)
     else:
-        plot_run(analyse(folder), out)
+        plot_run(profile_of(folder), folder, out)
     print(out)
     return {"out": str(out)}

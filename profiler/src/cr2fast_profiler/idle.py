@@ -18,9 +18,9 @@ from cr2fast_profiler.clock import SYSTEM, Clock
 from cr2fast_profiler.errors import RunError
 from cr2fast_profiler.files import write_json
 from cr2fast_profiler.fit.energy import idle_power
+from cr2fast_profiler.host import host
 from cr2fast_profiler.meters.base import Meter
 from cr2fast_profiler.meters.recorder import Recorder
-from cr2fast_profiler.run import host
 
 SCHEMA = "cr2fast.idle/1"
 

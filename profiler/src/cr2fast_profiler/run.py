@@ -7,7 +7,6 @@ after a kill goes on with the first request that has no row.
 
 from __future__ import annotations
 
-import platform
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,15 +26,16 @@ from cr2fast_profiler.errors import FitError, RunError
 from cr2fast_profiler.fit.latency import fit_latency
 from cr2fast_profiler.fit.observations import observations
 from cr2fast_profiler.fit.trend import still_warming
+from cr2fast_profiler.host import host
 from cr2fast_profiler.meters.base import Fault, Meter, Unavailable
 from cr2fast_profiler.meters.recorder import Recorder
 from cr2fast_profiler.store import RunStore
 from cr2fast_profiler.workload.exchange import GONE, Rejected, RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid, Item
 from cr2fast_profiler.workload.load import Load, run_load
-from cr2fast_profiler.workload.prompts import Prompts, words_prompt
+from cr2fast_profiler.workload.probe import probe
+from cr2fast_profiler.workload.prompts import Prompts
 
-PROBE_WORDS = (8, 72)
 MOST_WARM_UP = 20
 TELLING = 8  # requests before "more than half rejected" means something
 MOST_GONE = 5  # requests in a row without an answer
@@ -83,23 +83,6 @@ class Options:
     unloaded_idle: dict[str, Any] | None = None
 
 
-def host() -> dict[str, str]:
-    """What this machine says of itself."""
-    cpu = ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            cpu = next((x.split(":", 1)[1].strip() for x in info if x.startswith("model name")), "")
-    except OSError:
-        pass
-    return {
-        "node": platform.node(),
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": cpu or platform.processor(),
-        "python": platform.python_version(),
-    }
-
-
 class Session:
     """One process's part of a run."""
 
@@ -140,6 +123,8 @@ class Session:
                 "host": host(),
                 "nonce": self.nonce,
                 "rtt_s": self.options.rtt_s,
+                "precision": self.options.precision,
+                "budget_s": self.options.budget_s,
                 "meter": meter,
                 "no_meter": [asdict(u) for u in self.absent],
             }
@@ -156,6 +141,11 @@ class Session:
             if self.recorder:
                 self.recorder.stop()
                 self._keep_readings()
+
+    def ended(self, why: str) -> None:
+        """Write down why the rounds ended."""
+        self.manifest["sessions"][self.number]["ended"] = why
+        self.store.write_manifest(self.manifest)
 
     def _keep_notes(self) -> None:
         """What the target has to say of its server, once it has been asked."""
@@ -222,22 +212,6 @@ class Session:
             told = "; ".join(f"{n} x {why}" for why, n in self.rejected.most_common(3))
             raise RunError(f"more than half of {all_sent} requests were rejected: {told}")
         return row
-
-    def probe(self) -> Prompts:
-        """Two short requests: whether the answers measure, and how many tokens a word has."""
-        rng = np.random.default_rng([self.nonce, 0])
-        try:
-            counted = [
-                self.target.generate(words_prompt(n, rng), 4).n_input_tokens for n in PROBE_WORDS
-            ]
-        except RejectedRequest as refusal:
-            raise RunError(
-                f"{self.target.name}'s first answers are no measurements: {refusal}"
-            ) from refusal
-        prompts = Prompts.from_probes(PROBE_WORDS, (counted[0], counted[1]))
-        for l_in, _ in self.options.grid.cells:
-            prompts.make(l_in, rng)  # refuses a cell that is too short, before anything is written
-        return prompts
 
     def warm_up(self, prompts: Prompts, rng: np.random.Generator) -> None:
         """Ask the reference cell until its times no longer fall."""
@@ -325,12 +299,14 @@ def profile_model(
     session = Session(target, store, options, meter, absent or [], clock)
     plan = _plan(target, options, meter)
     with store.open(plan) as resumed:
-        prompts = session.probe()
+        rng = np.random.default_rng([session.nonce, 0])
+        prompts = probe(target, options.grid, rng)
         with session.registered(plan, resumed):
             rng = np.random.default_rng([session.nonce, 1])
             session.warm_up(prompts, rng)
             session.sit_idle()
             ended = _rounds(session, prompts, progress)
+            session.ended(ended)
             for load in options.loads:
                 _under_load(session, prompts, load, rng)
     return ended

@@ -169,6 +169,14 @@ class RunStore:
         found = (self.folder / kind).glob("*.parquet")
         return sorted(p for p in found if p.stem.isascii() and p.stem.isdigit())
 
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.folder / "run.json").exists()
+
+    def n_rows(self) -> int:
+        """Rows so far."""
+        return len(self._files("rows"))
+
     def _next(self, kind: str) -> Path:
         last = max((int(p.stem) for p in self._files(kind)), default=0)
         return self.folder / kind / f"{last + 1:06d}.parquet"

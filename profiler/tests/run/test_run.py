@@ -19,8 +19,9 @@ from fakes.virtual import Heater, World
 from runs import SMALL, run
 
 from cr2fast_profiler import files
-from cr2fast_profiler.analysis import ModelProfile, analyse
+from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.errors import RunError, WriteError
+from cr2fast_profiler.profile import ModelProfile
 from cr2fast_profiler.report.summary import markdown
 from cr2fast_profiler.run import Options, profile_model
 from cr2fast_profiler.store import RunStore
@@ -131,7 +132,7 @@ def test_loads_feed_no_fit(tmp_path: Path) -> None:
     assert four["in_flight"].max() == 4
     profile = analyse(tmp_path)
     assert (
-        len(profile.observations)
+        profile.latency.n_requests
         == rows.filter(pl.col("phase").is_in(["grid", "reference"])).height
     )
     assert [x.n for x in profile.loads] == [24, 24]
@@ -162,7 +163,7 @@ def test_kill_9_and_resume_end_in_the_same_table(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL
     world = World()
     before = RunStore(killed).rows()
-    assert before.height == 25 - 2  # the probe's two leave no row
+    assert before.height == 25 - 3  # the probe's three leave no row
     run(world, killed, least_rounds=3, most_rounds=3)
     run(world, whole, least_rounds=3, most_rounds=3)
     key = ["round", "position", "phase", "l_in", "l_out", "n_input_tokens", "n_output_tokens"]
@@ -344,7 +345,7 @@ def test_no_meter_no_number(tmp_path: Path) -> None:
     profile = analyse(tmp_path)
     assert profile.energy is None
     assert profile.no_energy == "no meter was asked for"
-    assert "| P_active | not measured | | W |" in markdown(profile)
+    assert "| P_active | not measured | | | W |" in markdown(profile)
 
 
 def test_a_server_that_stays_busy_ends_the_run_once_and_goes_on_later(tmp_path: Path) -> None:

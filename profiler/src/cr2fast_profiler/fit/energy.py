@@ -28,6 +28,7 @@ RESAMPLES = 1000
 TICKS_A_BLOCK = 20
 MOST_BLOCKS = 400
 LEAST_BLOCKS = 8
+LEAST_COVERAGE = 0.9
 Interval = tuple[float, float]
 Spans = npt.NDArray[np.int64]
 
@@ -48,6 +49,8 @@ class EnergyFit:
         95 %.
     tick_s : float
         Median time between the counter's changes.
+    coverage : float
+        Share of the time in which requests were served that trusted blocks cover.
     n_blocks, n_invalid : int
         Blocks used, and blocks dropped because a reading in them cannot be trusted.
     sources : tuple of str
@@ -62,6 +65,7 @@ class EnergyFit:
     p_idle_w: float
     intervals: dict[str, Interval]
     tick_s: float
+    coverage: float
     n_blocks: int
     n_invalid: int
     sources: tuple[str, ...]
@@ -125,7 +129,7 @@ def blocks(trace: Trace, start_ns: int, end_ns: int, phases: tuple[Spans, Spans,
     step = max(TICKS_A_BLOCK, len(edges) // MOST_BLOCKS)
     if len(edges) < step * LEAST_BLOCKS:
         step = max(1, len(edges) // LEAST_BLOCKS)
-    marks = edges[::step]
+    marks = edges[::step] if len(edges) % step == 1 else np.append(edges[::step], edges[-1])
     t, total = trace.t_ns[marks], trace.total()
     trusted = np.isfinite(total)
     whole = np.array([bool(trusted[a : b + 1].all()) for a, b in itertools.pairwise(marks)], bool)
@@ -169,7 +173,71 @@ def idle_power(trace: Trace, seed: int = 0) -> tuple[float, Interval]:
     return float(cut.energy_j.sum() / cut.total_s.sum()), (float(low), float(high))
 
 
-def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> EnergyFit:
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A run's blocks.
+
+    Attributes
+    ----------
+    busy, idle : Blocks
+        While requests were served; while nothing was asked.
+    ticks_s : ndarray of float64
+        Times between the counter's changes.
+    served_s : float
+        Time from each session's first request to its last, s.
+    """
+
+    busy: Blocks
+    idle: Blocks
+    ticks_s: Floats
+    served_s: float
+
+    @property
+    def coverage(self) -> float:
+        """Share of the served time that trusted blocks cover: its ends lie between two ticks."""
+        if self.served_s <= 0:
+            return 0.0
+        tick_s = float(np.median(self.ticks_s)) if len(self.ticks_s) else 0.0
+        return min(float(self.busy.total_s.sum()) / max(self.served_s - 2 * tick_s, 1e-9), 1.0)
+
+
+def cut_run(rows: pl.DataFrame, traces: dict[int, Trace]) -> Cut:
+    """Cut a run into blocks; parameters as of :func:`fit_energy`."""
+    none = np.zeros(0)
+    busy = idle = Blocks(none, none, none, none, none, 0)
+    ticks: list[float] = []
+    empty = np.zeros((0, 2), np.int64)
+    served_s = 0.0
+    for (session,), here in rows.group_by("session", maintain_order=True):
+        asked = here.filter(pl.col("phase").is_in(["grid", "reference"])).sort("start_ns")
+        served = asked.filter(pl.col("rejected").is_null())
+        spans = _spans(asked, served)
+        if not served.is_empty():
+            start_ns, end_ns = int(served["start_ns"][0]), int(served["aside_ns"][-1])
+            served_s += (end_ns - start_ns) * 1e-9
+        trace = traces.get(int(session))
+        if trace is None:
+            continue
+        ticks.extend(np.diff(trace.t_ns[trace.edges()]) * 1e-9)
+        if not served.is_empty():
+            busy = busy.join(blocks(trace, start_ns, end_ns, spans))
+        for window in here.filter(pl.col("phase") == "idle").iter_rows(named=True):
+            idle = idle.join(blocks(trace, window["start_ns"], window["last_ns"], (empty,) * 3))
+    return Cut(busy, idle, np.array(ticks), served_s)
+
+
+def _spans(asked: pl.DataFrame, served: pl.DataFrame) -> tuple[Spans, Spans, Spans]:
+    s, f, e, a = (served[k].to_numpy() for k in ("start_ns", "first_ns", "last_ns", "aside_ns"))
+    # A rejected request kept the host busy as well, in a way that nothing tells apart.
+    lost = asked.filter(pl.col("rejected").is_not_null())
+    aside = np.concatenate([np.stack([e, a], 1), lost.select("start_ns", "aside_ns").to_numpy()])
+    aside = aside[np.argsort(aside[:, 0])]
+    return np.stack([s, f], 1), np.stack([f, e], 1), aside
+
+
+def fit_energy(
+    rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0, phases: bool = True
+) -> EnergyFit:
     """Fit one model's power.
 
     Parameters
@@ -177,61 +245,61 @@ def fit_energy(rows: pl.DataFrame, traces: dict[int, Trace], seed: int = 0) -> E
     rows : DataFrame
         A run's rows: "grid" and "reference" requests and "idle" windows.
     traces : dict of int to Trace
-        Of each session.
+        Of each session that had a meter.
     seed : int
         Of the bootstrap.
+    phases : bool
+        Whether the first text marks the end of the prefill: powers of phases need it.
 
     Raises
     ------
     FitError
-        No idle window, too few valid blocks, or a counter that does not move; says which.
+        No idle window, too few valid blocks or too little of the run in them, or a counter that
+        does not move; says which.
     """
-    busy: Blocks | None = None
-    idle: Blocks | None = None
-    ticks: list[float] = []
-    empty = np.zeros((0, 2), np.int64)
-    for session, trace in traces.items():
-        ticks.extend(np.diff(trace.t_ns[trace.edges()]) * 1e-9)
-        here = rows.filter(pl.col("session") == session)
-        asked = here.filter(pl.col("phase").is_in(["grid", "reference"])).sort("start_ns")
-        served = asked.filter(pl.col("rejected").is_null())
-        if not served.is_empty():
-            s, f, e, a = (
-                served[k].to_numpy() for k in ("start_ns", "first_ns", "last_ns", "aside_ns")
-            )
-            # A rejected request kept the host busy as well, in a way that nothing tells apart.
-            lost = asked.filter(pl.col("rejected").is_not_null())
-            aside = np.concatenate(
-                [np.stack([e, a], 1), lost.select("start_ns", "aside_ns").to_numpy()]
-            )
-            aside = aside[np.argsort(aside[:, 0])]
-            spans = (np.stack([s, f], 1), np.stack([f, e], 1), aside)
-            cut = blocks(trace, int(s[0]), int(a[-1]), spans)
-            busy = cut if busy is None else busy.join(cut)
-        for window in here.filter(pl.col("phase") == "idle").iter_rows(named=True):
-            cut = blocks(trace, window["start_ns"], window["last_ns"], (empty,) * 3)
-            idle = cut if idle is None else idle.join(cut)
+    cut = cut_run(rows, traces)
+    busy, idle = cut.busy, cut.idle
     sources = tuple(sorted({d.source for t in traces.values() for d in t.domains if d.in_total}))
     estimated = any(d.estimated for t in traces.values() for d in t.domains if d.in_total)
-    tick_s = float(np.median(ticks)) if ticks else 0.0
-    if busy is None or len(busy) < 2 or busy.prefill_s.sum() + busy.decode_s.sum() <= 0:
-        n, bad = (0, 0) if busy is None else (len(busy), busy.n_invalid)
-        faults = {f.detail for t in traces.values() for f in t.faults}
-        why = "; ".join(sorted(faults)[:2]) or "its counter hardly moves while requests are served"
-        raise FitError(f"energy: {n} usable blocks ({bad} invalid) of {', '.join(sources)}: {why}")
+    tick_s = float(np.median(cut.ticks_s)) if len(cut.ticks_s) else 0.0
+    faults = {f.detail for t in traces.values() for f in t.faults}
+    why = "; ".join(sorted(faults)[:2])
+    if len(busy) < 2 or busy.prefill_s.sum() + busy.decode_s.sum() <= 0:
+        raise FitError(
+            f"energy: {len(busy)} usable blocks ({busy.n_invalid} invalid) of "
+            f"{', '.join(sources)}: {why or 'its counter hardly moves while requests are served'}"
+        )
+    if cut.coverage < LEAST_COVERAGE:
+        raise FitError(
+            f"energy: trusted readings of {', '.join(sources)} cover {cut.coverage:.0%} of the "
+            f"time in which requests were served, and {LEAST_COVERAGE:.0%} are needed"
+            + (f": {why}" if why else "")
+        )
     if estimated:
         watts = float(busy.energy_j.sum() / busy.total_s.sum())
         return EnergyFit(
-            watts, None, None, 0.0, {}, tick_s, len(busy), busy.n_invalid, sources, True
+            watts,
+            None,
+            None,
+            0.0,
+            {},
+            tick_s,
+            cut.coverage,
+            len(busy),
+            busy.n_invalid,
+            sources,
+            True,
         )
-    if idle is None or not len(idle):
+    if not len(idle):
         raise FitError("energy: no idle window was measured; give --idle-s more seconds")
-    return _measured(busy, idle, tick_s, sources, seed)
+    return _measured(cut, tick_s, sources, seed, phases)
 
 
 def _measured(
-    busy: Blocks, idle: Blocks, tick_s: float, sources: tuple[str, ...], seed: int
+    cut: Cut, tick_s: float, sources: tuple[str, ...], seed: int, phases: bool
 ) -> EnergyFit:
+    busy, idle = cut.busy, cut.idle
+
     def estimate(b: Blocks, i: Blocks) -> tuple[float, ...]:
         watts = float(i.energy_j.sum() / i.total_s.sum())
         return (watts, *(np.nan if p is None else p for p in _phases(b, watts)))
@@ -257,7 +325,13 @@ def _measured(
             f"energy: {active:.3g} W ({low:.3g} to {high:.3g}) above idle while requests are "
             "served: the meter does not see the model. Does it run on this host, on this GPU?"
         )
-    apart = np.isfinite(pre)
+    apart = bool(np.isfinite(pre)) and phases
+    if not phases:
+        intervals = {k: v for k, v in intervals.items() if k not in ("p_prefill_w", "p_decode_w")}
+        notes.append(
+            "powers of prefill and decode are null: text is held back, so nothing shows where the "
+            "prefill ends"
+        )
     return EnergyFit(
         p_active_w=active,
         p_prefill_w=pre if apart else None,
@@ -265,6 +339,7 @@ def _measured(
         p_idle_w=idle_w,
         intervals=intervals,
         tick_s=tick_s,
+        coverage=cut.coverage,
         n_blocks=len(busy),
         n_invalid=busy.n_invalid + idle.n_invalid,
         sources=sources,

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from cr2fast_profiler.analysis import ModelProfile, traces
+from cr2fast_profiler.analysis import traces
 from cr2fast_profiler.errors import ProfilerError
 from cr2fast_profiler.files import write_atomically
+from cr2fast_profiler.fit.latency import LatencyFit
+from cr2fast_profiler.fit.observations import Floats, Observations, observations
 from cr2fast_profiler.link.measurement import LinkMeasurement
+from cr2fast_profiler.profile import ModelProfile
 from cr2fast_profiler.store import RunStore
 
 if TYPE_CHECKING:
@@ -34,34 +37,41 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def plot_run(profile: ModelProfile, path: str | Path) -> Path:
+def plot_run(profile: ModelProfile, folder: str | Path, path: str | Path) -> Path:
     """Draw a run into one PNG.
 
     Parameters
     ----------
     profile : ModelProfile
-        Of a run.
+        Of the run.
+    folder : path
+        Its rows and readings.
     path : path
         Of the PNG.
 
     Raises
     ------
     ProfilerError
-        matplotlib is missing.
+        matplotlib is missing, or the folder holds no rows.
     """
     plt = _pyplot()
-    store = RunStore(profile.folder)
-    read = traces(store, profile.manifest)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    _prefill(axes[0, 0], profile)
-    _decode(axes[0, 1], profile)
-    _residuals(axes[1, 0], profile)
+    store = RunStore(folder)
+    rows, read = store.rows(), traces(store, store.manifest())
+    o = observations(rows, profile.rtt_s)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
+    _prefill(axes[0, 0], o, profile.latency)
+    _decode(axes[0, 1], o, profile.latency)
+    _residuals(axes[1, 0], o, profile, over_run=False)
     if read:
         session = next(iter(read))
-        _power(axes[1, 1], read[session], store.rows().filter(pl.col("session") == session))
+        _power(axes[1, 1], read[session], rows.filter(pl.col("session") == session))
     else:
-        _order(axes[1, 1], profile)
-    figure.suptitle(profile.name)
+        _residuals(axes[1, 1], o, profile, over_run=True)
+    figure.suptitle(f"{profile.name}: {_verdict(profile)}", fontsize=11)
+    return _save(figure, plt, path)
+
+
+def _save(figure: Any, plt: Any, path: str | Path) -> Path:
     out = Path(path)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=120)
@@ -70,51 +80,98 @@ def plot_run(profile: ModelProfile, path: str | Path) -> Path:
     return out
 
 
-def _prefill(axis: Axes, profile: ModelProfile) -> None:
-    o, f = profile.observations, profile.latency
-    axis.plot(o.l_in, o.ttft_s * 1e3, ".", alpha=0.5, label="requests")
+def _verdict(profile: ModelProfile) -> str:
+    """What decides whether the table can be trusted, in a line."""
+    f = profile.latency
+    said = [
+        "cells left out not known"
+        if f.loco_error is None or f.loco_worst is None
+        else f"a cell left out is {f.loco_error:.1%} off on average, {f.loco_worst:.1%} at worst"
+    ]
+    if profile.drift and profile.drift.flagged:
+        said.append(f"drift {profile.drift.fraction:+.0%} over the run")
+    if f.served.outliers >= 0.005:
+        said.append(f"{f.served.outliers:.1%} outliers")
+    if f.estimated_by == "total":
+        said.append("text does not come as it is made: fitted to total time")
+    return "; ".join(said)
+
+
+def _legend(axis: Axes) -> None:
+    """Below the axis, where no data is."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=4, frameon=False)
+
+
+def _prefill(axis: Axes, o: Observations, f: LatencyFit) -> None:
     grid = np.linspace(0, o.l_in.max() * 1.05, 100)
-    curve = f.predict(grid, np.full(100, float(np.median(o.first_tokens))))
-    axis.plot(grid, curve * 1e3, label=f"fit, {f.phi_pre}")
-    axis.set(xlabel="L_in (tokens)", ylabel="TTFT (ms)", title="prefill", xlim=0, ylim=0)
-    axis.legend()
+    none = np.zeros(len(o))
+    if f.estimated_by == "phases":
+        said, y, title = "TTFT (ms)", o.ttft_s, "prefill: TTFT"
+        curve = f.predict(grid, np.full(100, float(np.median(o.first_tokens))))
+    else:
+        said, title = "total less decode by the fit (ms)", "prefill: total time less decode"
+        y = o.total_s - (f.predict(none, o.l_out) - f.predict(none, none))
+        curve = f.predict(grid, np.zeros(100))
+    _cloud(axis, o.l_in, y * 1e3, curve)
+    axis.plot(grid, curve * 1e3, color="tab:orange", label=f"fit, {f.phi_pre}")
+    axis.set(xlabel="L_in (tokens)", ylabel=said, title=title, xlim=0)
+    axis.set_ylim(bottom=0)
+    _legend(axis)
 
 
-def _decode(axis: Axes, profile: ModelProfile) -> None:
-    o, f = profile.observations, profile.latency
-    axis.plot(o.l_out, o.decode_s * 1e3, ".", alpha=0.5, label="requests")
-    k = float(np.median(o.first_tokens))
-    grid = np.linspace(k, o.l_out.max() * 1.05, 100)
+def _decode(axis: Axes, o: Observations, f: LatencyFit) -> None:
     none = np.zeros(100)
+    if f.estimated_by == "phases":
+        k = float(np.median(o.first_tokens))
+        y, title, label = o.decode_s, "decode: first to last text", "first to last text (ms)"
+    else:
+        k = 0.0
+        y = o.total_s - f.predict(o.l_in, np.zeros(len(o)))
+        title, label = "decode: total time less prefill", "total less prefill by the fit (ms)"
+    grid = np.linspace(k, o.l_out.max() * 1.05, 100)
     curve = f.predict(none, grid) - f.predict(none, np.full(100, k))
-    axis.plot(grid, curve * 1e3, label=f"fit, {f.phi_dec}")
-    axis.set(xlabel="L_out (tokens)", ylabel="first to last chunk (ms)", title="decode")
-    axis.set(xlim=0, ylim=0)
-    axis.legend()
+    _cloud(axis, o.l_out, y * 1e3, curve)
+    axis.plot(grid, curve * 1e3, color="tab:orange", label=f"fit, {f.phi_dec}")
+    axis.set(xlabel="L_out (tokens)", ylabel=label, title=title, xlim=0)
+    axis.set_ylim(bottom=0)
+    _legend(axis)
 
 
-def _residuals(axis: Axes, profile: ModelProfile) -> None:
-    o = profile.observations
+def _cloud(axis: Axes, x: Floats, y: Floats, curve: Floats) -> None:
+    """Requests; those far above the rest at the upper edge, so that the rest can be seen."""
+    top = max(1.3 * float(np.quantile(y, 0.85)), 1.1e3 * float(curve.max()))
+    inside = y <= top
+    axis.plot(x[inside], y[inside], ".", alpha=0.5, color="tab:blue", label="requests")
+    if not inside.all():
+        label = f"{(~inside).sum()} slower, beyond the axis"
+        axis.plot(x[~inside], np.full((~inside).sum(), top), "^", color="tab:red", label=label)
+    axis.set_ylim(top=top * 1.05)
+
+
+def _residuals(axis: Axes, o: Observations, profile: ModelProfile, over_run: bool) -> None:
     said = profile.latency.predict(o.l_in, o.l_out)
-    axis.plot(said * 1e3, (o.total_s / said - 1) * 100, ".", alpha=0.5)
+    off = (o.total_s / said - 1) * 100
+    x = o.start_s - o.start_s.min() if over_run else said * 1e3
+    reach = max(5 * 100 * profile.latency.noise, float(np.quantile(np.abs(off), 0.85)), 0.5) * 1.2
+    inside = np.abs(off) <= reach
+    axis.plot(x[inside], off[inside], ".", alpha=0.5, color="tab:blue", label="requests")
+    if not inside.all():
+        label = f"{(~inside).sum()} beyond the axis"
+        axis.plot(x[~inside], np.sign(off[~inside]) * reach, "^", color="tab:red", label=label)
     axis.axhline(0, color="grey", lw=1)
-    axis.set(xlabel="predicted total (ms)", ylabel="measured over predicted − 1 (%)")
-    error = profile.latency.loco_error
-    axis.set(title="residuals" + (f"; left-out cells within {error:.1%}" if error else ""))
-
-
-def _order(axis: Axes, profile: ModelProfile) -> None:
-    o = profile.observations
-    said = profile.latency.predict(o.l_in, o.l_out)
-    axis.plot(o.start_s - o.start_s.min(), (o.total_s / said - 1) * 100, ".", alpha=0.5)
-    axis.axhline(0, color="grey", lw=1)
-    axis.set(xlabel="time since the first request (s)", ylabel="measured over predicted − 1 (%)")
-    axis.set(title="over the run (no energy was measured)")
+    axis.set(ylabel="measured over predicted − 1 (%)", ylim=(-reach * 1.08, reach * 1.08))
+    if over_run:
+        title = "the same over the run (no energy was measured)"
+        axis.set(xlabel="time since the first request (s)", title=title)
+    else:
+        axis.set(xlabel="predicted total (ms)", title="residuals of the total time")
+    _legend(axis)
 
 
 def _power(axis: Axes, trace: Any, rows: pl.DataFrame) -> None:
     total, edges = trace.total(), trace.edges()
     t = trace.t_ns[edges] * 1e-9
+    axis.set(title="power and phases, the first seconds", xlabel="time (s)", ylabel="power (W)")
     if len(t) < 2:
         return
     asked = rows.filter(pl.col("phase").is_in(["grid", "reference"]))
@@ -129,9 +186,8 @@ def _power(axis: Axes, trace: Any, rows: pl.DataFrame) -> None:
         spans = (shown.select(start, end).to_numpy() * 1e-9 - origin).tolist()
         for at, (a, b) in enumerate(s for s in spans if s[0] < SHOWN_S):
             axis.axvspan(a, b, color=colour, alpha=0.25, label=name if at == 0 else None)
-    axis.set(xlim=(-1, SHOWN_S), ylim=0, xlabel="time (s)", ylabel="power (W)")
-    axis.set(title="power and phases, the first seconds")
-    axis.legend(loc="upper right")
+    axis.set(xlim=(-1, SHOWN_S), ylim=0)
+    _legend(axis)
 
 
 def plot_link(measured: LinkMeasurement, path: str | Path) -> Path:
@@ -158,9 +214,4 @@ def plot_link(measured: LinkMeasurement, path: str | Path) -> Path:
         axis.axvline(measured.summary[name].median * scale, color="grey", lw=1)
         axis.set(xlabel=f"{name.rsplit('_', 1)[0]} ({unit})", ylabel="share of rounds", ylim=(0, 1))
     figure.suptitle("link: one joint sample a round; the line is the median")
-    out = Path(path)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    plt.close(figure)
-    write_atomically(out, drawn.getvalue())
-    return out
+    return _save(figure, plt, path)

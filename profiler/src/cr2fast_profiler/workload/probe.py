@@ -1,0 +1,75 @@
+"""A few requests before a run: whether answers measure, and whether the grid's lengths can be had.
+
+In: a target and a grid. Out: :class:`Prompts`; or RunError, which names what the server cuts off
+before a whole run is spent on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cr2fast_profiler.errors import RunError
+from cr2fast_profiler.workload.exchange import Exchange, RejectedRequest, Target
+from cr2fast_profiler.workload.grid import Grid
+from cr2fast_profiler.workload.prompts import Prompts, words_prompt
+
+WORDS = (8, 72)
+SHORT = 0.85
+"""Of the tokens asked for, below which a length was not got."""
+ALIKE = 1.1
+"""Lengths within this factor are one and the same."""
+
+
+def probe(target: Target, grid: Grid, rng: np.random.Generator) -> Prompts:
+    """Two short requests, and one as long as the grid's longest.
+
+    Parameters
+    ----------
+    target : Target
+        To be profiled.
+    grid : Grid
+        Cells to come.
+    rng : Generator
+        Of the words.
+
+    Raises
+    ------
+    RunError
+        The answers are no measurements, a cell is too short, or the server cuts every length of
+        the grid to the same one.
+    """
+    counted = [_ask(target, words_prompt(n, rng), 4).n_input_tokens for n in WORDS]
+    prompts = Prompts.from_probes(WORDS, (counted[0], counted[1]))
+    for l_in, _ in grid.cells:
+        prompts.make(l_in, rng)  # refuses a cell that is too short, before anything is written
+    ins, outs = sorted({i for i, _ in grid.cells}), sorted({o for _, o in grid.cells})
+    # Twice where an answer is short: a model may stop early once.
+    for _ in range(2):
+        got = _ask(target, prompts.make(ins[-1], rng), outs[-1])
+        _refuse_cut_prompts(target, got.n_input_tokens, ins)
+        if got.n_output_tokens >= SHORT * outs[-1] or got.n_output_tokens > ALIKE * outs[0]:
+            return prompts
+    raise RunError(
+        f"{target.name} ends its answers after {got.n_output_tokens} tokens (finish_reason "
+        f"{got.finish_reason!r:.40}), and the grid asks for {outs[0]} to {outs[-1]}: they would "
+        "all be alike, and β_dec could not be told. Make it go on (where the server knows it, "
+        "--extra '{\"ignore_eos\": true}'), raise its bound on answers, or ask for shorter ones "
+        "(--grid)"
+    )
+
+
+def _refuse_cut_prompts(target: Target, got: int, ins: list[int]) -> None:
+    if got >= SHORT * ins[-1] or got > ALIKE * ins[0]:
+        return
+    raise RunError(
+        f"{target.name} counts {got} tokens of a prompt of {ins[-1]}, and the grid's shortest has "
+        f"{ins[0]}: prompts are cut, so all would be alike, and β_pre could not be told. Raise the "
+        "server's context length, or ask for shorter prompts (--grid)"
+    )
+
+
+def _ask(target: Target, prompt: str, max_tokens: int) -> Exchange:
+    try:
+        return target.generate(prompt, max_tokens)
+    except RejectedRequest as refusal:
+        raise RunError(f"{target.name}'s first answers are no measurements: {refusal}") from refusal
