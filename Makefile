@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-arm check bench bench-text bench-static counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-quick test-arm check bench bench-text bench-static bench-profiler counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,9 @@ counts: target/counts.json  ## instructions of the hot kernels under callgrind; 
 
 counts-accept: target/counts.json  ## commit to the present instruction counts
 	$(PYTHON) benches/counts.py --accept < $<
+
+bench-profiler: $(BUILT)  ## the profiler on this machine's own clock and sockets (a minute)
+	cd profiler && PYTHONPATH=tests:. ../$(BIN)/python -m benches.real_time
 
 bench-text: $(BUILT)  ## from text to decision: MiniLM beside a static encoder
 	$(BIN)/python -m benches.text_path
