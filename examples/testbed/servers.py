@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DEVICE, EDGE = "gemma3-270m", "smollm2-135m"
-START_S = 120.0
+START_S = 900.0
 
 
 def weights(name: str, folder: Path) -> Path:
@@ -63,7 +63,7 @@ def serve(name: str, folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
