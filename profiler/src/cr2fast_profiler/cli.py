@@ -6,15 +6,16 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cr2fast_profiler import __version__, commands
+from cr2fast_profiler.arguments import at_least, json_object, renamed, rounds, seed, sizes
 from cr2fast_profiler.errors import ProfilerError
 from cr2fast_profiler.link.run import LinkOptions
+from cr2fast_profiler.logcommand import log
 
 _DESCRIPTION = """\
 Measure what an answer costs: latency and energy of LLMs on a device, an edge server and the link
@@ -34,61 +35,6 @@ The usual order:
 Nothing is ever invented: what no sensor measured is null, and what a data sheet said is called
 estimated. A killed run goes on when the same command is given again.
 """
-
-
-def _rounds(text: str) -> tuple[int, int]:
-    low, _, high = text.partition("-")
-    try:
-        pair = int(low), int(high or low)
-    except ValueError:
-        pair = (0, 0)
-    if not 1 <= pair[0] <= pair[1] <= 1000:
-        raise argparse.ArgumentTypeError(f"expected N or LEAST-MOST, such as 3-20, got {text!r}")
-    return pair
-
-
-def _object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        # What came is not repeated: it may hold a secret.
-        raise argparse.ArgumentTypeError(
-            f'expected a JSON object such as {{"ignore_eos": true}}, got {len(text)} characters '
-            "that are none"
-        )
-    return value
-
-
-MOST = 1e7  # s, W: more is a slip of the keyboard
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(n) for n in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected bytes and commas, got {text!r}") from None
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
-def _at_least(least: float, *, above: bool = False) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= MOST or (above and value == least):
-            what = f"a number {'above' if above else 'of at least'} {least:g}, at most {MOST:g}"
-            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
-        return value
-
-    return number
 
 
 def _endpoint_options(sub: argparse.ArgumentParser) -> None:
@@ -114,21 +60,21 @@ def _endpoint_options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--wait-s",
-        type=_at_least(0),
+        type=at_least(0),
         default=600.0,
         metavar="S",
         help="how long to wait for a server that is loading its model or busy (600)",
     )
     sub.add_argument(
         "--extra",
-        type=_object,
+        type=json_object,
         default={},
         metavar="JSON",
         help='more request fields, such as {"ignore_eos": true, "cache_prompt": false}',
     )
     sub.add_argument(
         "--timeout-s",
-        type=_at_least(0, above=True),
+        type=at_least(0, above=True),
         default=300.0,
         metavar="S",
         help="bound on one request (300)",
@@ -195,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
     sub.add_argument(
-        "--seconds", type=_at_least(0, above=True), default=30.0, metavar="S", help="how long (30)"
+        "--seconds", type=at_least(0, above=True), default=30.0, metavar="S", help="how long (30)"
     )
     sub.add_argument("-o", "--out", required=True, metavar="FILE", help="idle.json")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -207,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rounds", type=int, default=30, metavar="N", help="joint samples (30)")
     sub.add_argument(
         "--sizes",
-        type=_sizes,
+        type=sizes,
         default=LinkOptions.sizes_bytes,
         metavar="B,...",
         help="payloads in bytes; larger ones for quick links (2048 to 131072)",
@@ -215,8 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--repeats", type=int, default=2, metavar="N", help="transfers a size, way and round (2)"
     )
-    sub.add_argument("--budget-s", type=_at_least(0, above=True), default=600.0, metavar="S")
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--budget-s", type=at_least(0, above=True), default=600.0, metavar="S")
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("agent", commands.agent, "serve this host's joules and a link to measure")
@@ -226,6 +172,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
 
     _add_table(command("table", commands.table, "runs and a link into a cost table"))
+
+    sub = command(
+        "log",
+        log,
+        "coefficients from a log of calls",
+        "A row per call: model, prompt_tokens, completion_tokens, seconds; usd and error where "
+        "there are any.\nJSON lines, CSV, Parquet or Arrow.",
+    )
+    sub.add_argument("file", metavar="FILE", help="the log")
+    sub.add_argument(
+        "--columns",
+        type=renamed,
+        nargs="+",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="its names for our columns, such as seconds=latency",
+    )
+    sub.add_argument("--out", metavar="DIR", help="write a profile.json per model there")
 
     sub = command("selftest", commands.selftest, "known loads: tick, sampled fraction, ratio")
     sub.add_argument("--meter", default="auto", metavar="SPEC", help="as of `model`")
@@ -253,25 +217,25 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
         help="tokens in and out: a cross, or cells such as '64x16 64x128 512x16'",
     )
     sub.add_argument(
-        "--rounds", type=_rounds, default=(3, 20), metavar="A-B", help="at least, at most (3-20)"
+        "--rounds", type=rounds, default=(3, 20), metavar="A-B", help="at least, at most (3-20)"
     )
     sub.add_argument(
         "--precision",
-        type=_at_least(0, above=True),
+        type=at_least(0, above=True),
         default=0.02,
         metavar="P",
         help="half width of the intervals at which it ends (0.02)",
     )
     sub.add_argument(
         "--budget-s",
-        type=_at_least(0, above=True),
+        type=at_least(0, above=True),
         default=900.0,
         metavar="S",
         help="start no request after this long (900)",
     )
     sub.add_argument(
         "--idle-s",
-        type=_at_least(0),
+        type=at_least(0),
         default=10.0,
         metavar="S",
         help="length of the idle window, with a meter (10)",
@@ -293,7 +257,7 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
     )
     meter.add_argument("--agent", metavar="URL", help="energy from an agent on the model's host")
     sub.add_argument("--token-file", metavar="FILE", help="the agent's token")
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -332,20 +296,20 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
     for which, what in (("tx", "while it sends"), ("rx", "while it receives"), ("idle", "waiting")):
         sub.add_argument(
             f"--ue-{which}-w",
-            type=_at_least(0),
+            type=at_least(0),
             metavar="W",
             help=f"the device's radio {what}, from its data sheet",
         )
     sub.add_argument(
         "--energy-weight",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="W",
         help="weight of energy in the cost, 0 to 1; 1/2 where every power is known, 1/3 beside "
         "prices",
     )
     sub.add_argument(
         "--price-weight",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="W",
         help="weight of dollars in the cost, 0 to 1; as much as latency where prices are given",
     )
@@ -355,7 +319,7 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
     for way in ("input", "output"):
         sub.add_argument(
             f"--bits-per-{way}-token",
-            type=_at_least(0, above=True),
+            type=at_least(0, above=True),
             default=32.0,
             metavar="B",
             help="payload of a token on a measured link (32)",

@@ -33,3 +33,7 @@ class LinkError(ProfilerError):
 
 class TableError(ProfilerError):
     """The runs do not make a cost table."""
+
+
+class LogError(ProfilerError):
+    """A log of calls cannot be read, or says too little."""

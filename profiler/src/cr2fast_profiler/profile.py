@@ -167,7 +167,7 @@ def _wrong(raw: dict[str, Any], p: ModelProfile) -> str:
     f = p.latency
     values = {k: getattr(f, k) for k in COEFFICIENTS}
     for name, value in values.items():
-        if value < 0 or (value == 0 and name.startswith("beta")):
+        if value < 0 or (value == 0 and name == "beta_dec_s"):
             return f"latency.{name}: {value:g} is no coefficient"
         low, high = f.intervals.get(name, (1.0, 0.0))
         if not low <= value <= high:

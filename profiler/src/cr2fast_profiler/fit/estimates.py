@@ -162,6 +162,24 @@ def by_total(o: Observations, forms: Forms, plain: bool = False) -> tuple[Estima
     return found, r
 
 
+def without_prefill(o: Observations) -> Estimate:
+    """From the total times with β_pre = 0 and linear Φ; errors as of :func:`by_total`."""
+    x = np.stack([np.ones(len(o)), o.l_out], 1)
+    r = solve(x, o.total_s, o.cell, "total time")
+
+    def with_none(columns: Floats) -> Floats:
+        return np.insert(columns, 1, 0.0, axis=-1)
+
+    return _estimate(
+        with_none(r.coefficients),
+        with_none(r.influence),
+        with_none(r.misfit),
+        r.degrees,
+        r.weight,
+        (False, False),
+    )
+
+
 def _decoded(o: Observations, forms: Forms) -> tuple[np.ndarray, Floats]:
     many = o.l_out > o.first_tokens
     if not many.any():

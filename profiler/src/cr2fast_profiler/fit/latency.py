@@ -11,7 +11,8 @@ a curve must predict left-out cells better, be beyond noise, and matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,8 +25,9 @@ from cr2fast_profiler.fit.estimates import (
     by_total,
     predict,
     within_beat,
+    without_prefill,
 )
-from cr2fast_profiler.fit.observations import Floats, Observations
+from cr2fast_profiler.fit.observations import Floats, Observations, check, check_lengths
 from cr2fast_profiler.fit.robust import Regression
 from cr2fast_profiler.fit.stream import LATE_WORD, Stream, examine
 
@@ -128,17 +130,17 @@ class LatencyFit:
         return predict(vars(self), l_in, l_out)
 
 
-def _estimate(o: Observations, forms: Forms, phases: bool) -> Estimate:
-    return by_phases(o, forms) if phases else by_total(o, forms)[0]
+def _way(forms: Forms, phases: bool) -> Callable[[Observations], Estimate]:
+    return lambda o: by_phases(o, forms) if phases else by_total(o, forms)[0]
 
 
-def _left_out(o: Observations, forms: Forms, phases: bool) -> Floats:
+def _left_out(o: Observations, fit: Callable[[Observations], Estimate]) -> Floats:
     """Relative error of each cell's typical time, predicted without it; inf where unfittable."""
     errors = []
     for cell in np.unique(o.cell):
         here = o.cell == cell
         try:
-            c = _estimate(o.take(~here), forms, phases).values
+            c = fit(o.take(~here)).values
         except FitError:
             return np.array([np.inf])
         said = np.median(predict(c, o.l_in[here], o.l_out[here]))
@@ -149,7 +151,7 @@ def _left_out(o: Observations, forms: Forms, phases: bool) -> Floats:
 def _bends(o: Observations, forms: Forms, phases: bool) -> bool:
     """Whether the fit of these forms has curves beyond noise that matter, and nothing negative."""
     try:
-        e = _estimate(o, forms, phases)
+        e = _way(forms, phases)(o)
     except FitError:
         return False
     c = e.values
@@ -177,7 +179,7 @@ def _choose(o: Observations, phases: bool) -> tuple[Forms, dict[Forms, Floats]]:
     bent = [
         f for f in pairs if (many[0] or not f[0]) and (many[1] or not f[1]) and _bends(o, f, phases)
     ]
-    errors = {f: _left_out(o, f, phases) for f in (LINEAR, *bent)} if bent else {}
+    errors = {f: _left_out(o, _way(f, phases)) for f in (LINEAR, *bent)} if bent else {}
     chosen = LINEAR
     for forms in bent:
         # A richer pair must earn its place against the one chosen so far.
@@ -185,26 +187,6 @@ def _choose(o: Observations, phases: bool) -> tuple[Forms, dict[Forms, Floats]]:
         if errors[forms].mean() < gain * errors[chosen].mean():
             chosen = forms
     return chosen, errors
-
-
-def _check(o: Observations) -> None:
-    cells = len(np.unique(o.cell))
-    if cells < 3 or len(o) < 6:
-        raise FitError(
-            f"{len(o)} answered requests in {cells} cells: at least 6 in 3 cells are needed"
-        )
-    for name, got in (("L_in", o.l_in), ("L_out", o.l_out)):
-        if np.ptp(got) == 0:
-            raise FitError(
-                f"every request has {name} = {got[0]:.0f}, whatever was asked: the grid is "
-                "singular. Does the server cut lengths off (its context, its bound on answers)?"
-            )
-    values = np.concatenate([o.total_s, o.l_in, o.l_out])
-    timed = np.isfinite(o.ttft_s).all() and np.isfinite(o.decode_s).all()
-    if not np.isfinite(values).all() or (o.total_s <= 0).any() or not timed:
-        raise FitError("a request has no positive, finite time; was the round trip overestimated?")
-    if (o.ttft_s <= 0).any() or (o.decode_s < 0).any():
-        raise FitError("a request has no positive TTFT; was the round trip overestimated?")
 
 
 def _served(o: Observations, e: Estimate, forms: Forms) -> Served:
@@ -280,26 +262,47 @@ def fit_latency(o: Observations, left_out: bool = True) -> LatencyFit:
     FitError
         Too few rows, a singular grid, or coefficients that no model has.
     """
-    _check(o)
+    check(o)
     if float(np.median(o.tail_s)) <= LATE_WORD * by_total(o, LINEAR)[0].values["beta_dec_s"]:
         # Tokens without text end many an answer (an end token, stripped tags): they are part of it.
         o = o.ended_at_word()
     e, forms, errors, stream, phases = _pick(o)
     taken = "phases" if e is phases else "total"
     if left_out and forms not in errors:
-        errors[forms] = _left_out(o, forms, taken == "phases")
+        errors[forms] = _left_out(o, _way(forms, taken == "phases"))
     return _finished(o, e, forms, errors, stream, phases, taken)
 
 
 def fit_totals(o: Observations) -> LatencyFit:
-    """Fit requests of which only the total time is known, as ``decode_s`` with a TTFT of 0.
+    """Fit calls of which only the total time is known, as ``decode_s`` beside a TTFT of 0.
 
-    Parameters, errors: as of :func:`fit_latency`.
+    Φ is linear: lengths that nobody chose show no curve.
+
+    Parameters
+    ----------
+    o : Observations
+        Calls; their cells are bins of lengths.
+
+    Raises
+    ------
+    FitError
+        As of :func:`fit_latency`.
     """
-    forms, errors = _choose(o, False)
-    if forms not in errors:
-        errors[forms] = _left_out(o, forms, False)
-    return _finished(o, by_total(o, forms)[0], forms, errors, None, None, "total")
+    check_lengths(o)
+    e = by_total(o, LINEAR)[0]
+    way, notes = _way(LINEAR, False), []
+    value, width = e.values["beta_pre_s"], e.half_width("beta_pre_s")
+    if value <= 0:
+        notes.append(
+            f"β_pre came out at {value:.2g} s per token (± {width:.2g}): long prompts were not "
+            "slower here, for reasons outside the log. It is written as 0, so longer prompts are "
+            "predicted too quick; `model` measures it"
+        )
+        e, way = without_prefill(o), without_prefill
+    fit = _finished(o, e, LINEAR, {LINEAR: _left_out(o, way)}, None, None, "total")
+    if notes:
+        fit = replace(fit, intervals=fit.intervals | {"beta_pre_s": (0.0, width)})
+    return replace(fit, notes=(*notes, *(n for n in fit.notes if not n.startswith("beta_pre_s"))))
 
 
 def _finished(
@@ -313,7 +316,7 @@ def _finished(
 ) -> LatencyFit:
     c = dict(e.values)
     for name in ("beta_pre_s", "beta_dec_s"):
-        if c[name] <= 0:
+        if c[name] < 0 or (c[name] == 0 and stream is not None):
             raise FitError(
                 f"{name} = {c[name]:.3g}: time does not grow with tokens here. The noise drowns "
                 "it, or a cache answers: use longer cells or more rounds"

@@ -171,3 +171,28 @@ def observations(rows: pl.DataFrame, rtt_s: float = 0.0) -> Observations:
         reasoning_tokens=get("reasoning_tokens"),
         tail_s=np.where(np.isnan(end), 0.0, end - last),
     )
+
+
+def check(o: Observations) -> None:
+    """Refuse requests that no fit can use; FitError says which and why."""
+    check_lengths(o)
+    timed = np.isfinite(o.ttft_s).all() and np.isfinite(o.decode_s).all()
+    if not timed or (o.total_s <= 0).any():
+        raise FitError("a request has no positive, finite time; was the round trip overestimated?")
+    if (o.ttft_s <= 0).any() or (o.decode_s < 0).any():
+        raise FitError("a request has no positive TTFT; was the round trip overestimated?")
+
+
+def check_lengths(o: Observations) -> None:
+    """Refuse too few requests, and lengths that never vary, with FitError."""
+    cells = len(np.unique(o.cell))
+    if cells < 3 or len(o) < 6:
+        raise FitError(
+            f"{len(o)} answered requests in {cells} cells: at least 6 in 3 cells are needed"
+        )
+    for name, got in (("L_in", o.l_in), ("L_out", o.l_out)):
+        if np.ptp(got) == 0:
+            raise FitError(
+                f"every request has {name} = {got[0]:.0f}, whatever was asked: the grid is "
+                "singular. Does the server cut lengths off (its context, its bound on answers)?"
+            )
