@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-arm check bench bench-text bench-static bench-profiler counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,10 +35,18 @@ test: $(BUILT)  ## all tests: Rust, Python, statistics, README
 	$(BIN)/python -m pytest
 	cd profiler && ../$(BIN)/python -m pytest
 
+# Side by side, since each runs on one core for most of its time.
 test-quick: $(BUILT)  ## what a change needs, in a minute: all but real data, many draws, a million rows
+	@$(MAKE) --no-print-directory -j2 -Otarget quick-python quick-profiler quick-rust
+
+quick-rust:
 	cargo test -q --profile checked -p cr2fast-core -p cr2fast-train -- --skip million
+
+quick-python:
 	$(BIN)/python -m pytest -q -m "not slow"
-	cd profiler && ../$(BIN)/python -m pytest -q -m "not slow"
+
+quick-profiler:
+	cd profiler && ../$(BIN)/python -m pytest -q -k "not intervals_cover and not intervals_hold"
 
 # Emulation is too slow for the million rows; the other tests compare NEON with scalar code, and both
 # with bits from x86-64.
