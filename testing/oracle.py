@@ -134,34 +134,63 @@ def work(form, tokens, kappa):
 
 
 def latency_energy(table, n_in, n_out, rate_ul, rate_dl, rtt):
-    """t (N, M) in s and e (N, M) in J (10-16); `table` is the parsed JSON."""
-    link, ue = table["link"], table["ue"]
+    """t (N, M) in s and e (N, M) in J (10-16); `table` is the parsed JSON.
+
+    A number that is null makes what needs it NaN.
+    """
+    link, ue = table["link"], table.get("ue", {})
+    some = {k: np.nan if ue.get(k) is None else ue[k] for k in ("p_tx_w", "p_rx_w", "p_idle_w")}
     t, e = [], []
     for k, m in enumerate(table["models"]):
+        tau0, pre, dec, watts = (
+            np.nan if m.get(name) is None else m[name]
+            for name in ("tau0_s", "beta_pre_s", "beta_dec_s", "p_active_w")
+        )
         inference = (
-            m["tau0_s"]
-            + m["beta_pre_s"] * work(m["phi_pre"], n_in, m.get("kappa_pre", 0))
-            + m["beta_dec_s"] * work(m["phi_dec"], n_out[:, k], m.get("kappa_dec", 0))
+            tau0
+            + pre * work(m.get("phi_pre", "linear"), n_in, m.get("kappa_pre", 0))
+            + dec * work(m.get("phi_dec", "linear"), n_out[:, k], m.get("kappa_dec", 0))
         )
         if m["tier"] == "device":
             t.append(inference)
-            e.append(m["p_active_w"] * inference)
+            e.append(watts * inference)
+            continue
+        if link["kind"] == "none":
+            t.append(inference)
+            e.append(some["p_idle_w"] * inference + watts * inference)
             continue
         up = n_in * link["bits_per_input_token"] / rate_ul
         down = n_out[:, k] * link["bits_per_output_token"] / rate_dl
         t.append(up + rtt + inference + down)
         e.append(
-            ue["p_tx_w"] * up
-            + ue["p_rx_w"] * down
-            + ue["p_idle_w"] * (rtt + inference)
-            + m["p_active_w"] * inference
+            some["p_tx_w"] * up
+            + some["p_rx_w"] * down
+            + some["p_idle_w"] * (rtt + inference)
+            + watts * inference
         )
     return np.stack(t, 1), np.stack(e, 1)
 
 
-def costs(table, t, e, t0, e0):
-    """c (N, M) (17-18)."""
-    raw = table["weights"]["latency"] * t / t0 + table["weights"]["energy"] * e / e0
+def usd(table, n_in, n_out):
+    """d (N, M) in dollars (ours)."""
+    return np.stack(
+        [
+            n_in * m["usd_per_input_token"]
+            + n_out[:, k] * m["usd_per_output_token"]
+            + m.get("usd_per_request", 0)
+            for k, m in enumerate(table["models"])
+        ],
+        axis=1,
+    )
+
+
+def costs(table, t, e, t0, e0, d=0.0, d0=1.0):
+    """c (N, M) (17-18), with a share of the price (ours); a share of 0 needs no number."""
+    shares = table["shares"] if "shares" in table else table["weights"]
+    raw = 0.0
+    for name, x, scale in (("latency", t, t0), ("energy", e, e0), ("price", d, d0)):
+        if shares.get(name, 0) > 0:
+            raw = raw + shares[name] * x / scale
     names = [m["name"] for m in table["models"]]
     return raw / raw[:, [names.index(table["reference_model"])]]
 

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from cr2fast._core import (
     ArtifactError,
+    BudgetError,
+    Choice,
+    Choices,
     CostTable,
     CostTableError,
     Cr2Error,
@@ -30,6 +33,7 @@ from cr2fast._core import (
     Selections,
     SplitOverlapError,
     StaticEncoder,
+    TwoStage,
     __version__,
     crc_thresholds,
     empirical_risk,
@@ -75,7 +79,10 @@ _MODULES = ("calibration", "data", "datasets", "distill", "encoders", "evaluatio
 
 __all__ = [
     "ArtifactError",
+    "BudgetError",
     "CalibrationReport",
+    "Choice",
+    "Choices",
     "CostTable",
     "CostTableError",
     "Cr2Error",
@@ -96,6 +103,7 @@ __all__ = [
     "Selections",
     "SplitOverlapError",
     "StaticEncoder",
+    "TwoStage",
     "__version__",
     "crc_thresholds",
     "default_lams",

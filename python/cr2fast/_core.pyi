@@ -1,5 +1,5 @@
 # Types of the extension module, checked against it by `make check` (mypy.stubtest).
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, final
 
@@ -12,6 +12,9 @@ from cr2fast.encoders.messages import Text
 __version__: str
 __all__ = [
     "ArtifactError",
+    "BudgetError",
+    "Choice",
+    "Choices",
     "CostTable",
     "CostTableError",
     "Cr2Error",
@@ -28,6 +31,7 @@ __all__ = [
     "Selections",
     "SplitOverlapError",
     "StaticEncoder",
+    "TwoStage",
     "__version__",
     "allowed_counts",
     "allowed_false_acceptances",
@@ -45,6 +49,7 @@ __all__ = [
 
 class Cr2Error(ValueError): ...
 class ArtifactError(Cr2Error): ...
+class BudgetError(Cr2Error): ...
 class CostTableError(Cr2Error): ...
 class InfeasibleAlphaError(Cr2Error): ...
 class OperatingPointError(Cr2Error): ...
@@ -87,6 +92,22 @@ class CostTable:
     def read(path: str | PathLike[str]) -> CostTable: ...
     @staticmethod
     def from_json(text: str) -> CostTable: ...
+    @staticmethod
+    def of_prices(
+        prices: Mapping[str, Mapping[str, float]], *, reference_model: str | None = None
+    ) -> CostTable: ...
+    @staticmethod
+    def from_log(
+        log: Any,
+        *,
+        local: str,
+        edge: Sequence[str],
+        columns: Mapping[str, str] | None = None,
+        shares: Mapping[str, float] | None = None,
+        reference_model: str | None = None,
+    ) -> CostTable: ...
+    @property
+    def notes(self) -> list[str]: ...
     def to_json(self) -> str: ...
     @property
     def models(self) -> list[str]: ...
@@ -97,11 +118,24 @@ class CostTable:
     @property
     def sha256(self) -> str: ...
     @property
-    def normalizers(self) -> tuple[float, float] | None: ...
+    def shares(self) -> dict[str, float]: ...
+    @property
+    def normalizers(
+        self,
+    ) -> tuple[float, float] | tuple[float | None, float | None, float | None] | None: ...
+    @property
+    def has_latency(self) -> bool: ...
     @property
     def has_energy(self) -> bool: ...
+    @property
+    def has_prices(self) -> bool: ...
     def select(self, models: Sequence[str]) -> CostTable: ...
-    def with_normalizers(self, latency_s: float, energy_j: float) -> CostTable: ...
+    def with_normalizers(
+        self,
+        latency_s: float | None = None,
+        energy_j: float | None = None,
+        usd: float | None = None,
+    ) -> CostTable: ...
     def normalized_on(
         self, n_input_tokens: ArrayLike, n_output_tokens: ArrayLike, states: LinkStates
     ) -> CostTable: ...
@@ -114,6 +148,12 @@ class CostTable:
     ) -> NDArray[np.float64]: ...
     def energy_j(
         self, n_input_tokens: ArrayLike, n_output_tokens: ArrayLike, states: LinkStates
+    ) -> NDArray[np.float64]: ...
+    def usd(
+        self,
+        n_input_tokens: ArrayLike,
+        n_output_tokens: ArrayLike,
+        states: LinkStates | None = None,
     ) -> NDArray[np.float64]: ...
 
 @final
@@ -206,6 +246,12 @@ class Selection:
     def accuracy(self) -> float: ...
     @property
     def cost(self) -> float: ...
+    @property
+    def latency_s(self) -> float | None: ...
+    @property
+    def energy_j(self) -> float | None: ...
+    @property
+    def usd(self) -> float | None: ...
 
 @final
 class Selections:
@@ -219,6 +265,12 @@ class Selections:
     def accuracy(self) -> NDArray[np.float32]: ...
     @property
     def cost(self) -> NDArray[np.float32]: ...
+    @property
+    def latency_s(self) -> NDArray[np.float64]: ...
+    @property
+    def energy_j(self) -> NDArray[np.float64]: ...
+    @property
+    def usd(self) -> NDArray[np.float64]: ...
     def __len__(self) -> int: ...
 
 @final
@@ -246,6 +298,22 @@ class EdgeSelector:
         state: LinkState,
         available: Iterable[str] | Sequence[bool] | None = None,
         n_output_tokens: ArrayLike | None = None,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+    ) -> Selection: ...
+    def select_text(
+        self,
+        text: Text,
+        encoder: TextEncoder,
+        state: LinkState | None = None,
+        available: Iterable[str] | Sequence[bool] | None = None,
+        *,
+        n_input_tokens: float | None = None,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
     ) -> Selection: ...
     def select_batch(
         self,
@@ -255,7 +323,147 @@ class EdgeSelector:
         available: Iterable[str] | Sequence[bool] | None = None,
         n_output_tokens: ArrayLike | None = None,
         threads: int = 1,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
     ) -> Selections: ...
+
+@final
+class Choice:
+    @property
+    def model(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def local(self) -> bool: ...
+    @property
+    def margin(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def forced(self) -> bool: ...
+    @property
+    def n_input_tokens(self) -> float: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def utility(self) -> float: ...
+    @property
+    def cost(self) -> float: ...
+    @property
+    def latency_s(self) -> float | None: ...
+    @property
+    def energy_j(self) -> float | None: ...
+    @property
+    def usd(self) -> float | None: ...
+
+@final
+class Choices:
+    @property
+    def models(self) -> list[str]: ...
+    @property
+    def index(self) -> NDArray[np.int64]: ...
+    @property
+    def local(self) -> NDArray[np.bool_]: ...
+    @property
+    def forced(self) -> NDArray[np.bool_]: ...
+    @property
+    def margin(self) -> NDArray[np.float32]: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def accuracy(self) -> NDArray[np.float64]: ...
+    @property
+    def cost(self) -> NDArray[np.float64]: ...
+    @property
+    def latency_s(self) -> NDArray[np.float64]: ...
+    @property
+    def energy_j(self) -> NDArray[np.float64]: ...
+    @property
+    def usd(self) -> NDArray[np.float64]: ...
+    def __len__(self) -> int: ...
+
+@final
+class TwoStage:
+    @staticmethod
+    def load(
+        path: str | PathLike[str],
+        lam: float,
+        alpha: float = 0.01,
+        rule: str = "edge-only",
+        fallback: str | None = None,
+        encoder: tuple[str, str] | None = None,
+    ) -> TwoStage: ...
+    @staticmethod
+    def from_router(
+        router: Router,
+        lam: float,
+        alpha: float = 0.01,
+        rule: str = "edge-only",
+        fallback: str | None = None,
+    ) -> TwoStage: ...
+    @property
+    def lam(self) -> float: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def models(self) -> list[str]: ...
+    @property
+    def typical_state(self) -> LinkState: ...
+    @property
+    def overrun(self) -> float: ...
+    def route(
+        self,
+        embedding: NDArray[np.float32],
+        n_input_tokens: float,
+        state: LinkState | None = None,
+        available: Iterable[str] | Sequence[bool] | None = None,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+    ) -> Choice: ...
+    def route_batch(
+        self,
+        embeddings: NDArray[np.float32],
+        n_input_tokens: ArrayLike,
+        states: LinkStates | None = None,
+        available: Iterable[str] | Sequence[bool] | None = None,
+        threads: int = 1,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+    ) -> Choices: ...
+    def route_text(
+        self,
+        text: Text,
+        encoder: TextEncoder,
+        state: LinkState | None = None,
+        n_input_tokens: float | None = None,
+        available: Iterable[str] | Sequence[bool] | None = None,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+    ) -> Choice: ...
+    def route_text_async(
+        self,
+        text: Text,
+        encoder: TextEncoder,
+        state: LinkState | None = None,
+        n_input_tokens: float | None = None,
+        available: Iterable[str] | Sequence[bool] | None = None,
+        *,
+        max_latency_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+    ) -> Coroutine[Any, Any, Choice]: ...
 
 @final
 class Router:
@@ -302,6 +510,7 @@ class Router:
         *,
         outcomes: NDArray[np.float32] | None = None,
         n_output_tokens: ArrayLike | None = None,
+        recorded: ArrayLike | None = None,
         on_infeasible: str = "raise",
         delta: float | None = None,
         seed: int = 0,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector
+from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, TwoStage
 from cr2fast._util import renamed, seeds
 from cr2fast._util.checks import check_threads, shown
 from cr2fast.calibration import (
@@ -35,8 +35,8 @@ class Router(Fitted):
     """A fitted router: gate, teacher, length predictor, cost table, thresholds.
 
     Made by :func:`cr2fast.fit` or :meth:`load`. :meth:`calibrate` gives it thresholds;
-    :meth:`device` and :meth:`edge` return immutable parts, which a later calibration does not
-    change.
+    :meth:`device`, :meth:`edge` and :meth:`two_stage` return immutable parts, which a later
+    calibration does not change.
     """
 
     @property
@@ -54,8 +54,9 @@ class Router(Fitted):
         """What was calibrated; None before :meth:`calibrate`.
 
         The grid (`lams`, `alphas`), `thresholds` (L, A), `n`, `judge`, `lengths`, `delta` (None
-        unless simultaneous), and `quantiles` (L, Q), the margins that :meth:`check_drift` compares
-        with.
+        unless simultaneous), `quantiles` (L, Q), the margins that :meth:`check_drift` compares
+        with, and `length_factors` (M,), by which a predicted output length becomes a bound that at
+        most 5 % of a model's answers exceed; empty where the calibration had no lengths.
         """
         kept = self._core.calibration
         if kept is None:
@@ -91,6 +92,29 @@ class Router(Fitted):
             Where deferred queries may go, as of :meth:`EdgeSelector.load`.
         """
         return EdgeSelector.from_router(self._core, lam, rule, fallback)
+
+    def two_stage(
+        self,
+        lam: float,
+        alpha: float = ALPHA,
+        rule: str = "edge-only",
+        fallback: str | None = None,
+    ) -> TwoStage:
+        """Both stages, which name a query's place and model in one call.
+
+        Parameters
+        ----------
+        lam, alpha : float
+            A calibrated operating point.
+        rule, fallback
+            Where deferred queries may go, as of :meth:`EdgeSelector.load`.
+
+        Raises
+        ------
+        OperatingPointError
+            Not calibrated, or not at this point; the message has the grid.
+        """
+        return TwoStage.from_router(self._core, lam, alpha, rule, fallback)
 
     @renamed.keywords(reference="judge")
     def calibrate(
@@ -175,6 +199,7 @@ class Router(Fitted):
             levels.tolist(),
             outcomes=calibration.correct.astype(np.float32) if judge == "outcomes" else None,
             n_output_tokens=calibration.n_output_tokens if lengths == "known" else None,
+            recorded=calibration.n_output_tokens,
             on_infeasible=on_infeasible,
             delta=promised,
             seed=seeds.CALIBRATION + seeds.check_seed(seed),

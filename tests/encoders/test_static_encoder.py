@@ -70,13 +70,18 @@ def encoder(vocabulary):
 
 
 @pytest.fixture(scope="module")
-def device(encoder):
+def router(encoder):
     problem = make_routing_problem(n=900, d=D, seed=4)
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split(seed=0)
     router = cr2fast.fit(
         train, problem.costs, hidden=16, teacher_epochs=1, gate_epochs=1, progress=False
     )
     router.calibrate(calibration, lams=[LAM], alphas=(ALPHA,))
+    return router
+
+
+@pytest.fixture(scope="module")
+def device(router):
     return router.device(LAM, ALPHA)
 
 
@@ -176,11 +181,86 @@ def test_routing_a_text_is_encode_then_route(device, encoder):
     assert asyncio.run(device.route_text_async("a", encoder)) == device.route_text("a", encoder)
 
 
-def test_what_is_no_text_or_no_encoder_of_the_router_is_refused(device, encoder, vocabulary):
+class Other:
+    """An encoder that is not a table: the same vectors by another way."""
+
+    def __init__(self, encoder):
+        self.info, self.encode, self.count_tokens = (
+            encoder.info,
+            encoder.encode,
+            encoder.count_tokens,
+        )
+
+
+def told(choice):
+    return (
+        choice.model, choice.margin, choice.n_input_tokens, choice.accuracy, choice.cost,
+        choice.latency_s, choice.energy_j,
+    )  # fmt: skip
+
+
+def test_place_and_model_of_a_text_are_those_of_its_embedding(router, device, encoder):
+    two, edge = router.two_stage(LAM, ALPHA), router.edge(LAM)
+    state = cr2fast.LinkState(2e7, 8e7, 0.018)
+    long = "a long text of many words " * 4000
+    for text in [*NASTY, long]:
+        x, n = encoder.encode(text), encoder.count_tokens(text)
+        expected = two.route(x, n, state)
+        for by in (encoder, Other(encoder)):
+            choice = two.route_text(text, by, state)
+            assert told(choice) == told(expected)
+            assert choice.margin == device.route_text(text, by).margin
+            chosen = edge.select_text(text, by, state)
+            if not choice.local:
+                assert (chosen.model, chosen.cost) == (choice.model, choice.cost)
+            given = two.route_text(text, by, state, n_input_tokens=n + 7)
+            assert told(given) == told(two.route(x, n + 7, state))
+            limited = {"max_latency_s": 1e6, "available": ["edge-2"]}
+            assert told(two.route_text(text, by, **limited)) == told(two.route(x, n, **limited))
+    # Without a state, the link's typical one.
+    assert told(two.route_text("a b", encoder)) == told(
+        two.route(encoder.encode("a b"), 2, two.typical_state)
+    )
+    got = asyncio.run(two.route_text_async("a b", encoder, state, max_latency_s=1e6))
+    assert told(got) == told(two.route_text("a b", encoder, state, max_latency_s=1e6))
+
+
+def test_all_turns_of_a_chat_are_read_though_the_last_is_embedded(router, encoder):
+    two = router.two_stage(LAM, ALPHA)
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "one two"}, {"type": "image_url"}]},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "three"},
+    ]
+    for by in (encoder, Other(encoder)):
+        choice = two.route_text(chat, by)
+        assert choice.n_input_tokens == 5
+        assert told(choice) == told(two.route(encoder.encode("three"), 5))
+    no_count = Other(encoder)
+    del no_count.count_tokens
+    with pytest.raises(TypeError, match="n_input_tokens: expected it with an encoder that has no"):
+        two.route_text("a", no_count)
+    assert two.route_text("a", no_count, n_input_tokens=1).n_input_tokens == 1
+
+
+def test_what_is_no_text_or_no_encoder_of_the_router_is_refused(
+    device, router, encoder, vocabulary
+):
     with pytest.raises(cr2fast.ArtifactError, match="margins of another encoder mean nothing"):
         device.route_text("a", build(vocabulary, seed=1))
     with pytest.raises(cr2fast.ArtifactError, match="another encoder"):
         device.route_texts(["a"], build(vocabulary, seed=1))
+    two = router.two_stage(LAM, ALPHA)
+    for call in (two.route_text, router.edge(LAM).select_text):
+        with pytest.raises(cr2fast.ArtifactError, match="margins of another encoder mean nothing"):
+            call("a", build(vocabulary, seed=1))
+        with pytest.raises(cr2fast.ArtifactError, match="margins of another encoder mean nothing"):
+            call("a", Other(build(vocabulary, seed=1)))
+        with pytest.raises(TypeError, match="got a list of them"):
+            call(["a"], encoder)
+        with pytest.raises(TypeError, match="encoder: expected an Encoder"):
+            call("a", None)
     for several in ([], ["a"]):
         with pytest.raises(TypeError, match="text: expected one text or one chat, got a list"):
             device.route_text(several, encoder)

@@ -133,7 +133,7 @@ def test_the_cheapest_point_of_an_accuracy(evaluation):
         point = evaluation.cheapest(least)
         assert point["cost"] == evaluation.cost[evaluation.accuracy >= least].min()
         assert point["accuracy"] >= least
-        assert point == evaluation.at(point["lam"], point["alpha"])
+        assert point == pytest.approx(evaluation.at(point["lam"], point["alpha"]), nan_ok=True)
     assert evaluation.cheapest(1.01) is None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, LinkState
+from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage
 from cr2fast._util import renamed
 from cr2fast.cli import inputs
 
@@ -199,39 +199,70 @@ def evaluate(args: argparse.Namespace) -> Any:
 
 def route(args: argparse.Namespace) -> Any:
     """Decide for texts, or for the embeddings of a file."""
-    from cr2fast.calibration import threshold_word
-
     if args.text and not args.encoder:
         raise Cr2Error("--text needs --encoder SOURCE, the router's encoder")
+    limits = {
+        k: v
+        for k in ("max_latency_s", "max_energy_j", "max_usd")
+        if (v := getattr(args, k)) is not None
+    }
+    if limits and not args.text and args.n_input_tokens is None:
+        raise Cr2Error(
+            "a limit on a query's cost needs --text, or --n-input-tokens with embeddings"
+        )
+    state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
     if args.text:
         encoder = inputs.encoder(args.encoder)
-        device = DeviceRouter.load(args.router, args.lam, args.alpha, encoder.info)
-        x = encoder.encode(args.text)
-    else:
-        x = inputs.embeddings(args.embeddings)
+        two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
+        n = args.n_input_tokens
+        choices = [two.route_text(t, encoder, state, n, **limits) for t in args.text]
+        return [_routed(args, i, two, c) for i, c in enumerate(choices)]
+    x = inputs.embeddings(args.embeddings)
+    if args.n_input_tokens is None:
+        # Without input tokens nothing has a price: stage one alone.
         device = DeviceRouter.load(args.router, args.lam, args.alpha)
-    rows: list[dict[str, Any]] = []
-    edge = None
-    state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
-    if args.n_input_tokens is not None:
-        edge = EdgeSelector.load(args.router, args.lam)
-    kept = zip(device.route_batch(x).tolist(), device.margins(x).tolist(), strict=True)
-    for i, (local, margin) in enumerate(kept):
-        row: dict[str, Any] = {
-            "row": i,
-            "local": local,
-            "margin": margin,
-            "threshold": threshold_word(device.threshold),
-            "lam": device.lam,
-            "alpha": device.alpha,
-        }
-        if edge is not None and not local:
-            chosen = edge.select(x[i], args.n_input_tokens, state)
-            row |= {"model": chosen.model, "accuracy": chosen.accuracy, "cost": chosen.cost}
-        rows.append(row)
-        place = "local" if local else row.get("model", "edge")
-        inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {device.threshold:+.4f}")
-    return rows
+        kept = zip(device.route_batch(x).tolist(), device.margins(x).tolist(), strict=True)
+        return [_row(args, i, device, local, margin) for i, (local, margin) in enumerate(kept)]
+    two = TwoStage.load(args.router, args.lam, args.alpha)
+    two.route_batch(x, [args.n_input_tokens] * len(x))
+    return [
+        _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits))
+        for i, row in enumerate(x)
+    ]
+
+
+def _row(
+    args: argparse.Namespace,
+    i: int,
+    point: DeviceRouter | TwoStage,
+    local: bool,
+    margin: float,
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One line for people, and what ``--json`` has of it."""
+    from cr2fast.calibration import threshold_word
+
+    more = more or {}
+    place = "local" if local else more.get("model", "edge")
+    note = "\tkept local by the limit only: alpha does not cover it" if more.get("forced") else ""
+    inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {point.threshold:+.4f}{note}")
+    return {
+        "row": i,
+        "local": local,
+        "margin": margin,
+        "threshold": threshold_word(point.threshold),
+        "lam": point.lam,
+        "alpha": point.alpha,
+    } | more
+
+
+def _routed(args: argparse.Namespace, i: int, two: TwoStage, choice: Choice) -> dict[str, Any]:
+    names = (
+        "model", "place", "forced", "n_input_tokens", "accuracy", "cost", "latency_s", "energy_j",
+        "usd",
+    )  # fmt: skip
+    more = {name: getattr(choice, name) for name in names}
+    return _row(args, i, two, choice.local, choice.margin, more)
 
 
 def inspect(args: argparse.Namespace) -> Any:

@@ -284,8 +284,15 @@ def _route(subparsers: Any) -> None:
     sub.add_argument(
         "--n-input-tokens",
         type=float,
-        help="input tokens of each query; with it, an edge model is chosen for deferred queries",
+        help="input tokens of each query (default with --text: the encoder's count; with "
+        "--embeddings, no model is chosen without it)",
     )
+    for name, unit in (("latency-s", "seconds"), ("energy-j", "joules"), ("usd", "dollars")):
+        sub.add_argument(
+            f"--max-{name}",
+            type=float,
+            help=f"most {unit} a query may take, by a bound that 5 %% of answers may exceed",
+        )
     sub.add_argument("--rate-ul-bps", type=float, default=20e6, help="uplink rate (default 20e6)")
     sub.add_argument("--rate-dl-bps", type=float, default=80e6, help="downlink rate (default 80e6)")
     sub.add_argument("--rtt-s", type=float, default=0.018, help="round trip, s (default 0.018)")

@@ -25,6 +25,7 @@ _COLUMNS = (
     ("cost", "cost", "{:.3f}"),
     ("latency s", "latency_s", "{:.2f}"),
     ("energy J", "energy_j", "{:.0f}"),
+    ("$ per 1,000", "usd_per_1000", "{:.3g}"),
     ("local", "local_rate", "{:.3f}"),
     ("risk", "risk", "{:.4f}"),
     ("needless", "needless_deferrals", "{:.3f}"),
@@ -42,13 +43,19 @@ def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
     rows : int
         About how many cost weights to show, the ends among them.
     """
+    unknown = {
+        key for key in ("latency_s", "energy_j", "usd") if np.isnan(getattr(evaluation, key)).all()
+    }
+    columns = [c for c in _COLUMNS if c[1].removesuffix("_per_1000") not in unknown]
+    interval = 1 + [key for _, key, _ in columns].index("risk")
     step = np.unique(np.linspace(0, len(evaluation.lams) - 1, rows).round().astype(int))
-    lines = [[name for name, _, _ in _COLUMNS]]
-    lines[0].insert(8, "95 % interval")
+    lines = [[name for name, _, _ in columns]]
+    lines[0].insert(interval, "95 % interval")
     for lam in evaluation.lams[step]:
         point = evaluation.at(float(lam), alpha)
-        cells = [form.format(point[key]) for _, key, form in _COLUMNS]
-        cells.insert(8, f"[{point['risk_low']:.4f}, {point['risk_high']:.4f}]")
+        point["usd_per_1000"] = 1000 * point["usd"]
+        cells = [form.format(point[key]) for _, key, form in columns]
+        cells.insert(interval, f"[{point['risk_low']:.4f}, {point['risk_high']:.4f}]")
         lines.append(cells)
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     return "\n".join(

@@ -36,6 +36,8 @@ class Evaluation:
         Mean normalised cost c.
     latency_s, latency_p50_s, latency_p95_s : ndarray
         Mean and quantiles, seconds per query.
+    usd, usd_p50, usd_p95 : ndarray
+        Dollars per query; NaN where the cost table has no prices.
     energy_j, energy_p50_j, energy_p95_j : ndarray
         Mean and quantiles, joules per query; NaN where the cost table has no power.
     local_rate : ndarray
@@ -75,6 +77,9 @@ class Evaluation:
     energy_j: F64
     energy_p50_j: F64
     energy_p95_j: F64
+    usd: F64
+    usd_p50: F64
+    usd_p95: F64
     local_rate: F64
     false_acceptances: npt.NDArray[np.int64]
     needless_deferrals: F64
@@ -135,8 +140,8 @@ class Evaluation:
         i, j = index_of(self.lams, lam, "lam"), index_of(self.alphas, alpha, "alpha")
         names = [
             "accuracy", "accuracy_answerable", "cost", "latency_s", "latency_p50_s",
-            "latency_p95_s", "energy_j", "energy_p50_j", "energy_p95_j", "local_rate", "risk",
-            "needless_deferrals",
+            "latency_p95_s", "energy_j", "energy_p50_j", "energy_p95_j", "usd", "usd_p50",
+            "usd_p95", "local_rate", "risk", "needless_deferrals",
         ]  # fmt: skip
         low, high = self.risk_interval[i, j]
         return {

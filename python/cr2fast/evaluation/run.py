@@ -98,7 +98,7 @@ def evaluate(
     full = _core.choices(accuracies, seen, lams).astype(np.int64)
     oracle = _core.choices(test.correct.astype(np.float32), world.cost, lams).astype(np.int64)
     everyone = np.arange(len(router.models))[:, None] * np.ones(len(test), dtype=np.int64)
-    keep = ("accuracy", "accuracy_answerable", "cost", "latency_s", "energy_j")
+    keep = ("accuracy", "accuracy_answerable", "cost", "latency_s", "energy_j", "usd")
     return Evaluation(
         lams=lams,
         alphas=alphas,
@@ -155,10 +155,10 @@ class _World:
         self.correct = test.correct
         self.answerable = test.answerable
         self.cost = table.cost(*args)
-        self.latency_s = table.latency_s(*args)
-        self.energy_j = (
-            table.energy_j(*args) if table.has_energy else np.full_like(self.latency_s, np.nan)
-        )
+        unknown = np.full(self.cost.shape, np.nan)
+        self.latency_s = table.latency_s(*args) if table.has_latency else unknown
+        self.energy_j = table.energy_j(*args) if table.has_energy else unknown
+        self.usd = table.usd(*args) if table.has_prices else unknown
 
     def outcome(self, chosen: npt.NDArray[np.int64]) -> dict[str, F64]:
         """Means and quantiles over the last axis of `chosen` (..., N) of model indices."""
@@ -167,6 +167,8 @@ class _World:
         latency, energy = self.latency_s[rows, chosen], self.energy_j[rows, chosen]
         latency_p50, latency_p95 = np.quantile(latency, (0.5, 0.95), axis=-1)
         energy_p50, energy_p95 = np.quantile(energy, (0.5, 0.95), axis=-1)
+        usd = self.usd[rows, chosen]
+        usd_p50, usd_p95 = np.quantile(usd, (0.5, 0.95), axis=-1)
         answerable = int(self.answerable.sum()) or np.nan
         return {
             "accuracy": correct.mean(axis=-1),
@@ -178,4 +180,7 @@ class _World:
             "energy_j": energy.mean(axis=-1),
             "energy_p50_j": energy_p50,
             "energy_p95_j": energy_p95,
+            "usd": usd.mean(axis=-1),
+            "usd_p50": usd_p50,
+            "usd_p95": usd_p95,
         }

@@ -17,8 +17,8 @@ use common::{Rng, gate, teacher};
 use cr2fast_core::LinkState;
 use cr2fast_core::Precision;
 use cr2fast_core::Teacher;
+use cr2fast_core::{Budget, EdgeSelector, Query, Rule, Selection};
 use cr2fast_core::{Decision, DeviceRouter};
-use cr2fast_core::{EdgeSelector, Rule, Selection};
 use cr2fast_core::{Film, Gate};
 use cr2fast_core::{Isa, Simd};
 use cr2fast_core::{LengthPredictor, LengthWeights};
@@ -130,7 +130,15 @@ fn crc_thresholds(input: (Vec<f32>, Vec<bool>)) -> (Vec<f32>, (Vec<f32>, Vec<boo
 #[bench::two_of_three_models(edge())]
 fn edge_select(input: (EdgeSelector, Vec<f32>)) -> (Selection, (EdgeSelector, Vec<f32>)) {
     let state = LinkState { rate_ul_bps: 2e7, rate_dl_bps: 8e7, rtt_s: 0.018 };
-    (black_box(input.0.select(black_box(&input.1), 120.0, None, state, None).unwrap()), input)
+    let query = Query {
+        embedding: &input.1,
+        n_input_tokens: 120.0,
+        n_output_tokens: None,
+        state,
+        available: None,
+        budget: Budget::default(),
+    };
+    (black_box(input.0.select(black_box(&query)).unwrap()), input)
 }
 
 #[library_benchmark]

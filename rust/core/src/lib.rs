@@ -27,11 +27,14 @@ pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };
 pub use calibration::grid::Calibration;
+pub use calibration::longest::OVERRUN;
 pub use calibration::promise::{Grid, OnInfeasible, Promise};
 pub use calibration::run::{Judge, Lengths, Report, Split};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};
+pub use decide::budget::Budget;
 pub use decide::device::{Decision, DeviceRouter};
-pub use decide::edge::{Batch, EdgeSelector, Rule, Selection};
+pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
+pub use decide::two_stage::{Call, Choice, TwoStage};
 pub use encoder::identity::EncoderInfo;
 pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
 pub use file::precision::Precision;
@@ -42,7 +45,8 @@ pub use networks::length::{
 pub use networks::teacher::{Teacher, TeacherWeights};
 pub use pricing::cost::{CostTable, Quantity};
 pub use pricing::link::LinkState;
-pub use pricing::schema::{Normalizers, Source};
+pub use pricing::scale::Normalizers;
+pub use pricing::schema::{Source, Version as CostTableVersion};
 pub use router::{Parts, Router};
 pub use simd::isa::{Isa, Simd};
 pub use simd::layers::{ERF_P, ERF_Q, LAYER_NORM_EPS};

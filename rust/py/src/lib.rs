@@ -45,6 +45,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<decide::edge::EdgeSelector>()?;
     m.add_class::<decide::edge::Selection>()?;
     m.add_class::<decide::edge::Selections>()?;
+    m.add_class::<decide::two_stage::TwoStage>()?;
+    m.add_class::<decide::two_stage::Choice>()?;
+    m.add_class::<decide::two_stage::Choices>()?;
     base::errors::register(m)?;
     encoder::register(m)?;
     calibration::register(m)?;

@@ -97,6 +97,7 @@ impl Router {
         out.set_item("judge", &c.judge)?;
         out.set_item("lengths", &c.lengths)?;
         out.set_item("delta", c.delta)?;
+        out.set_item("length_factors", c.length_factors.to_pyarray(py))?;
         out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
         Ok(Some(out))
     }
@@ -169,7 +170,7 @@ impl Router {
     }
 
     /// The router with thresholds, and what the calibration did, by name.
-    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, on_infeasible="raise", delta=None, seed=0, threads=0))]
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn calibrate<'py>(
         &self,
@@ -181,6 +182,7 @@ impl Router {
         alphas: Vec<f64>,
         outcomes: Option<&Bound<'py, PyAny>>,
         n_output_tokens: Option<&Bound<'py, PyAny>>,
+        recorded: Option<&Bound<'py, PyAny>>,
         on_infeasible: &str,
         delta: Option<f64>,
         seed: u64,
@@ -198,12 +200,17 @@ impl Router {
         if let Some((_, got)) = &n_output {
             same_shape("n_output_tokens", &shape, got)?;
         }
+        let recorded = recorded.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
+        if let Some((_, got)) = &recorded {
+            same_shape("n_output_tokens", &shape, got)?;
+        }
         let split = Split {
             embeddings: x.slice(),
             n_input_tokens: &n_input,
             ids: &ids,
             judge: y.as_ref().map_or(Judge::Teacher, |y| Judge::Outcomes(y.slice())),
             lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
+            recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
             seed,
         };
         let grid = Grid { lams, alphas, on_infeasible: self::on_infeasible(on_infeasible)? };

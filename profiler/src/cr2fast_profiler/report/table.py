@@ -263,7 +263,7 @@ def cost_table(
     weighed: dict[str, Any] = {"latency": shares.latency, "energy": shares.energy}
     normalizers: dict[str, Any] = {"T0_s": None, "E0_j": None}
     if wants_2:
-        normalizers["P0_usd"] = None
+        normalizers["D0_usd"] = None
     return {
         "schema": SCHEMA_2 if wants_2 else SCHEMA,
         "name": name,

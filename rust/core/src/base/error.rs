@@ -77,6 +77,19 @@ pub enum Error {
         /// What the artifact holds.
         known: Vec<f64>,
     },
+    /// No model that a call may use keeps the call's limits.
+    #[error(
+        "budget: expected limits that some model meets{}, got {limits}, which none does; the nearest \
+         is {nearest}", row.map_or_else(String::new, |i| format!(" in row {i}"))
+    )]
+    Budget {
+        /// The limits asked for.
+        limits: String,
+        /// The nearest model, in words.
+        nearest: String,
+        /// Row of a batch.
+        row: Option<usize>,
+    },
     /// The router has no thresholds yet.
     #[error(
         "router: expected a calibrated router, got one without thresholds; run Router.calibrate (or `cr2fast calibrate`) first"
@@ -160,6 +173,15 @@ impl Error {
         got: impl ToString,
     ) -> Self {
         Self::Argument { what: what.into(), expected: expected.into(), got: got.to_string() }
+    }
+
+    /// The same error, of row `i` of a batch.
+    #[must_use]
+    pub fn of_row(self, i: usize) -> Self {
+        match self {
+            Self::Budget { limits, nearest, .. } => Self::Budget { limits, nearest, row: Some(i) },
+            other => other,
+        }
     }
 
     /// An [`Error::Artifact`] from anything printable.

@@ -3,7 +3,7 @@
 //! In: the outcome of a calibration, or of reading one from a file. Out: the threshold of an operating
 //! point, or an error that names the nearest ones.
 
-use crate::base::checks::{check_alpha, check_lam, check_len};
+use crate::base::checks::{check_alpha, check_finite_f64, check_lam, check_len};
 use crate::base::error::{Error, Result};
 use crate::base::ids::IdSet;
 use crate::base::limits::{MAX_SAMPLES, QUANTILES};
@@ -29,6 +29,9 @@ pub struct Calibration {
     /// Order statistics (L, Q) of the calibration margins at each λ, ascending; Q is 0 in files of
     /// before they were kept.
     pub quantiles: Vec<f32>,
+    /// Conformal factors (M,) of output lengths ([`crate::calibration::longest`]); none where the split had
+    /// no lengths, or too few.
+    pub length_factors: Vec<f64>,
     /// Hashes of the queries used.
     pub ids: IdSet,
 }
@@ -71,6 +74,10 @@ impl Calibration {
             && !(delta > 0.0 && delta < 1.0)
         {
             return Err(Error::argument("delta", "a number in (0, 1)", delta));
+        }
+        check_finite_f64("length factors", &self.length_factors)?;
+        if let Some(f) = self.length_factors.iter().find(|f| **f < 0.0) {
+            return Err(Error::argument("length factors", "numbers, at least 0", f));
         }
         self.check_quantiles()
     }
@@ -123,6 +130,7 @@ mod tests {
             lengths: "predicted".into(),
             delta: None,
             quantiles,
+            length_factors: Vec::new(),
             ids: IdSet::default(),
         }
     }

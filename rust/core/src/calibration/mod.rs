@@ -2,5 +2,6 @@
 
 pub mod crc;
 pub mod grid;
+pub mod longest;
 pub mod promise;
 pub mod run;

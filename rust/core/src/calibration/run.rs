@@ -12,6 +12,7 @@ use crate::base::limits::QUANTILES;
 use crate::base::threads;
 use crate::calibration::crc::{accepts, just_above};
 use crate::calibration::grid::Calibration;
+use crate::calibration::longest::factors;
 use crate::calibration::promise::{Grid, OnInfeasible, Promise};
 use crate::choice;
 use crate::networks::gate::Gate;
@@ -70,6 +71,8 @@ pub struct Split<'a> {
     pub judge: Judge<'a>,
     /// Whose lengths price its choice.
     pub lengths: Lengths<'a>,
+    /// (N, M) output tokens as recorded, which tell how far predictions fall short; `None` without.
+    pub recorded: Option<&'a [f64]>,
     /// Seed of the sampled link states.
     pub seed: u64,
 }
@@ -149,6 +152,7 @@ pub fn run(
             .into(),
         delta: promise.delta(),
         quantiles,
+        length_factors: length_factors(fitted, split)?,
         ids: IdSet::new(split.ids),
     };
     Ok((calibration, report))
@@ -198,6 +202,16 @@ fn judged(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, V
         }
     };
     Ok((p, c))
+}
+
+/// Conformal factors of the recorded output lengths, where there are any.
+fn length_factors(fitted: &Fitted, split: &Split) -> Result<Vec<f64>> {
+    let Some(recorded) = split.recorded else { return Ok(Vec::new()) };
+    let models = fitted.costs.table().models.len();
+    check_len("n_output_tokens (N·M values)", split.n_input_tokens.len() * models, recorded.len())?;
+    check_tokens("n_output_tokens", recorded)?;
+    let predicted = fitted.length.predict(split.embeddings, split.n_input_tokens)?;
+    Ok(factors(&predicted, recorded, models))
 }
 
 /// A thread's buffers.

@@ -75,13 +75,22 @@ impl DeviceRouter {
 
     /// Decide one query.
     pub fn route(&self, embedding: &[f32]) -> Result<Decision> {
-        let margin = self.gate.margin(embedding, &self.film)?;
-        Ok(Decision {
+        Ok(self.decision(self.gate.margin(embedding, &self.film)?))
+    }
+
+    fn decision(&self, margin: f32) -> Decision {
+        Decision {
             local: accepts(margin, self.threshold),
             margin,
             threshold: self.threshold,
             score: 1.0 / (1.0 + libm::exp(-f64::from(margin) / self.temperature)),
-        })
+        }
+    }
+
+    /// Decide N queries, with the numbers behind each decision.
+    pub fn decide(&self, embeddings: &[f32], threads: usize) -> Result<Vec<Decision>> {
+        let margins = self.margins(embeddings, threads)?;
+        Ok(margins.into_iter().map(|m| self.decision(m)).collect())
     }
 
     /// The encoder of the router's embeddings.

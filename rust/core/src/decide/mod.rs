@@ -1,4 +1,6 @@
-//! Decisions: the device accepts or defers, the edge selects.
+//! Decisions: the device accepts or defers, the edge selects; or both in one call.
 
+pub mod budget;
 pub mod device;
 pub mod edge;
+pub mod two_stage;

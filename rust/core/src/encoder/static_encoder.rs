@@ -173,7 +173,11 @@ impl StaticEncoder {
 
     /// Ids of the tokens that are summed.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
-        let ids = self.tokenizer.encode_ends(text);
+        self.kept(&self.tokenizer.encode_ends(text))
+    }
+
+    /// Of a text's ids, those that are summed, special ones included.
+    fn kept(&self, ids: &[u32]) -> Vec<u32> {
         let inner = self.settings.max_tokens - 2;
         let (head, tail) = if ids.len() <= inner {
             (ids.len(), 0)
@@ -191,9 +195,12 @@ impl StaticEncoder {
     }
 
     fn embed(&self, text: &str, padded: &mut [f32]) -> Result<()> {
+        self.pool(&self.tokens(text), padded)
+    }
+
+    fn pool(&self, tokens: &[u32], padded: &mut [f32]) -> Result<()> {
         padded.fill(0.0);
-        let tokens = self.tokens(text);
-        let norm2 = self.simd.pool(&self.table, &self.scales, &tokens, padded);
+        let norm2 = self.simd.pool(&self.table, &self.scales, tokens, padded);
         if norm2 > 0.0 && norm2.is_finite() {
             return Ok(());
         }
@@ -206,6 +213,19 @@ impl StaticEncoder {
         self.embed(text, &mut out)?;
         out.truncate(self.d);
         Ok(out)
+    }
+
+    /// Embedding (d,) of a text, and its tokens, however many, special ones left out: the text is
+    /// tokenized once where the embedding reads all of it.
+    pub fn encode_counted(&self, text: &str) -> Result<(Vec<f32>, usize)> {
+        if WordPiece::reads_ends(text) {
+            return Ok((self.encode(text)?, self.count_tokens(text)));
+        }
+        let ids = self.tokenizer.encode(text);
+        let mut out = vec![0.0; self.stride];
+        self.pool(&self.kept(&ids), &mut out)?;
+        out.truncate(self.d);
+        Ok((out, ids.len()))
     }
 
     /// Embeddings (N, d) of texts, each the same bits as alone.

@@ -105,6 +105,11 @@ impl WordPiece {
         words.ids
     }
 
+    /// Whether [`Self::encode_ends`] of a text reads less than the whole text.
+    pub fn reads_ends(text: &str) -> bool {
+        ends(text).is_some()
+    }
+
     fn word(&self, word: &str, ids: &mut Vec<u32>) {
         let (first, mut start) = (ids.len(), 0);
         while start < word.len() {

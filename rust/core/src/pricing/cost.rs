@@ -1,12 +1,16 @@
 //! The cost table and what a request costs.
 //!
-//! In: `cost_table.json` (schema `cr2fast.cost_table/1`), token counts, link states. Out: latency
-//! t_m (s), energy e_m (J) and normalised cost c_m (equations 6–18):
+//! In: `cost_table.json` (schema `cr2fast.cost_table/1` or `/2`), token counts, link states. Out:
+//! latency t_m (s), energy e_m (J), price d_m ($) and normalised cost c_m (equations 6–18; the price
+//! is ours):
 //!
 //! τ_inf,m = τ0_m + β_pre,m·Φ_pre(L_in) + β_dec,m·Φ_dec(L_out,m)
 //! t_0 = τ_inf,0;  t_m = L_in·b_in/R_ul + τ_rtt + τ_inf,m + L_out,m·b_out/R_dl
 //! e_0 = P_act,0·τ_inf,0;  e_m = P_tx·τ_ul + P_rx·τ_dl,m + P_idle·(τ_rtt + τ_inf,m) + P_act,m·τ_inf,m
-//! c̄_m = ω_t·t_m/T0 + ω_e·e_m/E0;  c_m = c̄_m / c̄_ref
+//! d_m = L_in·π_in,m + L_out,m·π_out,m + π_request,m
+//! c̄_m = ω_t·t_m/T0 + ω_e·e_m/E0 + ω_p·d_m/D0;  c_m = c̄_m / c̄_ref
+//!
+//! With a link of kind `none`, τ_ul, τ_dl and τ_rtt are 0 whatever ξ is.
 
 use crate::base::checks::{check_finite, check_len, check_tokens, filled, room};
 use std::path::Path;
@@ -15,7 +19,8 @@ use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::file::disk;
 use crate::pricing::link::{Link, LinkState};
-use crate::pricing::schema::{Normalizers, Table};
+use crate::pricing::scale::Normalizers;
+use crate::pricing::schema::{Table, Version, bad};
 
 /// Largest table read: measured ones carry provenance, not data.
 const MAX_BYTES: u64 = 1 << 26;
@@ -55,7 +60,15 @@ impl CostTable {
 
     /// Parse and validate.
     pub fn from_json(json: &str) -> Result<Self> {
-        let table = Table::from_json(json)?;
+        Self::new(Table::from_json(json, false)?)
+    }
+
+    /// The table of an artifact: earlier versions kept fields that they did not know.
+    pub fn stored(json: &str) -> Result<Self> {
+        Self::new(Table::from_json(json, true)?)
+    }
+
+    fn new(table: Table) -> Result<Self> {
         let normalizers = table.normalizers()?;
         Ok(Self { table, normalizers })
     }
@@ -70,7 +83,7 @@ impl CostTable {
         self.table.models.iter().map(|m| m.name.clone()).collect()
     }
 
-    /// T0 and E0, when set.
+    /// T0, E0 and D0, when set.
     pub fn normalizers(&self) -> Option<Normalizers> {
         self.normalizers
     }
@@ -82,12 +95,22 @@ impl CostTable {
 
     /// The same table on another scale.
     pub fn with_normalizers(&self, n: Normalizers) -> Result<Self> {
-        for (name, v) in [("T0_s", n.latency_s), ("E0_j", n.energy_j)] {
-            if !(v.is_finite() && v > 0.0) {
-                return Err(Error::argument(format!("normalizers.{name}"), "a positive number", v));
-            }
-        }
-        Ok(Self { table: self.table.with_normalizers(n)?, normalizers: Some(n) })
+        Self::new(self.table.with_normalizers(n)?)
+    }
+
+    /// Whether every model's time is known.
+    pub fn has_latency(&self) -> bool {
+        self.table.require(true, false, false).is_ok()
+    }
+
+    /// Whether every model's time and power, and the device's radio and idle power, are known.
+    pub fn has_energy(&self) -> bool {
+        self.table.require(true, true, false).is_ok()
+    }
+
+    /// Whether every model's prices are known.
+    pub fn has_prices(&self) -> bool {
+        self.table.require(false, false, true).is_ok()
     }
 
     /// The same table with these models in this order, the device's first.
@@ -96,7 +119,7 @@ impl CostTable {
         Ok(Self { table, normalizers: self.normalizers })
     }
 
-    /// Set T0 and E0 to the reference model's means over these requests.
+    /// Set T0, E0 and D0 to the reference model's means over these requests.
     pub fn normalize_on(
         &self,
         n_input: &[f64],
@@ -113,21 +136,24 @@ impl CostTable {
                 (0..n_input.len()).map(|i| f(request(n_input, n_output, states, m, i))).sum();
             sum / n_input.len() as f64
         };
+        let w = self.table.shares;
+        let scale = |what: Quantity, share: f64| {
+            let mean = mean(&|q| self.quantity(what, r, &q));
+            // Where a scale never enters a cost, nothing is as good as nothing that is known.
+            Some(mean).filter(|x| share > 0.0 || (x.is_finite() && *x > 0.0))
+        };
+        let energy_j = scale(Quantity::EnergyJ, w.energy).filter(|_| self.has_energy());
         self.with_normalizers(Normalizers {
-            latency_s: mean(&|q| self.latency_s(r, &q)),
-            // Energy may be unmeasured everywhere; its scale then never enters a cost.
-            energy_j: if self.table.energy_known() { mean(&|q| self.energy_j(r, &q)) } else { 1.0 },
+            latency_s: scale(Quantity::LatencyS, w.latency),
+            // Schema /1 has no null beside a number.
+            energy_j: energy_j.or((self.table.version == Version::One).then_some(1.0)),
+            usd: scale(Quantity::Usd, w.price),
         })
     }
 
     /// Inference time τ_inf,m, s.
     fn inference_s(&self, m: usize, q: &Request) -> f64 {
-        let model = &self.table.models[m];
-        model.tau0_s
-            + model.beta_pre_s
-                * model.phi_pre.work(q.n_input_tokens, model.kappa_pre.unwrap_or(0.0))
-            + model.beta_dec_s
-                * model.phi_dec.work(q.n_output_tokens[m], model.kappa_dec.unwrap_or(0.0))
+        self.table.models[m].inference_s(q.n_input_tokens, q.n_output_tokens[m])
     }
 
     /// Uplink and downlink time of model `m`, s.
@@ -139,40 +165,62 @@ impl CostTable {
         )
     }
 
-    /// Latency t_m, s.
+    /// Latency t_m, s; NaN where a coefficient is unmeasured.
     pub fn latency_s(&self, m: usize, q: &Request) -> f64 {
         let inference = self.inference_s(m, q);
-        if m == 0 {
+        if m == 0 || self.table.link.is_none() {
             return inference;
         }
         let (up, down) = self.transfer_s(m, q);
         up + q.state.rtt_s + inference + down
     }
 
-    /// Energy e_m, J; NaN where a power it needs is unmeasured.
+    /// Energy e_m, J; NaN where a coefficient or a power it needs is unmeasured.
     pub fn energy_j(&self, m: usize, q: &Request) -> f64 {
         let inference = self.inference_s(m, q);
         let watts = |p: Option<f64>| p.unwrap_or(f64::NAN);
         let active = watts(self.table.models[m].p_active_w) * inference;
+        let ue = &self.table.ue;
         if m == 0 {
             return active;
         }
+        if self.table.link.is_none() {
+            return watts(ue.p_idle_w) * inference + active;
+        }
         let (up, down) = self.transfer_s(m, q);
-        let ue = &self.table.ue;
         watts(ue.p_tx_w) * up
             + watts(ue.p_rx_w) * down
             + watts(ue.p_idle_w) * (q.state.rtt_s + inference)
             + active
     }
 
+    /// Price d_m, $; NaN where it is unknown.
+    pub fn usd(&self, m: usize, q: &Request) -> f64 {
+        self.table.models[m].usd(q.n_input_tokens, q.n_output_tokens[m])
+    }
+
+    /// t_m, e_m or d_m; NaN where it is unknown.
+    pub fn quantity(&self, what: Quantity, m: usize, q: &Request) -> f64 {
+        match what {
+            Quantity::LatencyS => self.latency_s(m, q),
+            Quantity::EnergyJ => self.energy_j(m, q),
+            Quantity::Usd => self.usd(m, q),
+        }
+    }
+
     /// Normalised costs c_m of every model into `out`.
     pub fn costs_into(&self, q: &Request, out: &mut [f32]) -> Result<()> {
-        let n = self.normalizers.ok_or_else(no_normalizers)?;
-        let (w_t, w_e) = (self.table.shares.latency, self.table.shares.energy);
+        let n = self.normalizers.ok_or_else(|| self.no_normalizers())?;
+        let w = self.table.shares;
         let raw = |m: usize| {
-            let latency = w_t * self.latency_s(m, q) / n.latency_s;
-            // ω_e = 0 must not turn an unmeasured energy into a NaN cost.
-            if w_e == 0.0 { latency } else { latency + w_e * self.energy_j(m, q) / n.energy_j }
+            // A share of 0 must not turn an unknown quantity into a NaN cost.
+            let part = |share: f64, what: Quantity, scale: Option<f64>| match scale {
+                Some(scale) if share > 0.0 => share * self.quantity(what, m, q) / scale,
+                _ => 0.0,
+            };
+            part(w.latency, Quantity::LatencyS, n.latency_s)
+                + part(w.energy, Quantity::EnergyJ, n.energy_j)
+                + part(w.price, Quantity::Usd, n.usd)
         };
         let reference = raw(self.table.reference);
         for (m, c) in out.iter_mut().enumerate() {
@@ -191,7 +239,7 @@ impl CostTable {
     ) -> Result<Vec<f32>> {
         let m = self.table.models.len();
         self.check_batch(n_input, n_output, states)?;
-        self.normalizers.ok_or_else(no_normalizers)?;
+        self.normalizers.ok_or_else(|| self.no_normalizers())?;
         let mut out = filled("costs", n_input.len(), m, 0.0)?;
         threads::rows(threads, &mut out, m, |first, part| {
             for (i, row) in part.chunks_mut(m).enumerate() {
@@ -203,7 +251,7 @@ impl CostTable {
         Ok(out)
     }
 
-    /// t_m in s or e_m in J for a batch → (N, M).
+    /// t_m in s, e_m in J or d_m in $ for a batch → (N, M).
     pub fn physical(
         &self,
         what: Quantity,
@@ -213,18 +261,28 @@ impl CostTable {
     ) -> Result<Vec<f64>> {
         let m = self.table.models.len();
         self.check_batch(n_input, n_output, states)?;
-        if matches!(what, Quantity::EnergyJ) {
-            self.table.require_energy()?;
-        }
+        let (time, power, price) = match what {
+            Quantity::LatencyS => (true, false, false),
+            Quantity::EnergyJ => (true, true, false),
+            Quantity::Usd => (false, false, true),
+        };
+        self.table.require(time, power, price)?;
         let mut out = room("costs", n_input.len(), m)?;
         for i in 0..n_input.len() {
             let q = request(n_input, n_output, states, m, i);
-            out.extend((0..m).map(|k| match what {
-                Quantity::LatencyS => self.latency_s(k, &q),
-                Quantity::EnergyJ => self.energy_j(k, &q),
-            }));
+            out.extend((0..m).map(|k| self.quantity(what, k, &q)));
         }
         Ok(out)
+    }
+
+    fn no_normalizers(&self) -> Error {
+        let expected = match self.table.version {
+            Version::One => "T0_s and E0_j set",
+            Version::Two => "T0_s, E0_j and D0_usd set where their shares are not 0",
+        };
+        let got =
+            "null; call CostTable.normalized_on(train) (fit does it) or write them into the table";
+        bad("normalizers", expected, got)
     }
 
     fn check_batch(&self, n_input: &[f64], n_output: &[f64], states: &[LinkState]) -> Result<()> {
@@ -247,6 +305,8 @@ pub enum Quantity {
     LatencyS,
     /// e_m, J.
     EnergyJ,
+    /// d_m, $.
+    Usd,
 }
 
 /// Costs are finite.
@@ -265,14 +325,5 @@ fn request<'a>(
         n_input_tokens: n_input[i],
         n_output_tokens: &n_output[i * m..(i + 1) * m],
         state: states[i],
-    }
-}
-
-fn no_normalizers() -> Error {
-    Error::CostTable {
-        field: "normalizers".into(),
-        expected: "T0_s and E0_j set".into(),
-        got: "null; call CostTable.normalized_on(train) (fit does it) or write them into the table"
-            .into(),
     }
 }

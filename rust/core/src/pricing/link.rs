@@ -8,13 +8,16 @@
 //! Kind `empirical`: measured (R_ul, R_dl, τ_rtt), drawn uniformly with replacement, state i being
 //! samples[⌊u_i·n⌋] with u_i ∈ [0, 1) the seed's i-th uniform number.
 //!
-//! Either way a seed gives the same states on every platform.
+//! Kind `none`: no link is priced, nothing is drawn, and costs do not look at ξ.
+//!
+//! A seed gives the same states on every platform.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::base::checks::room;
 use crate::base::error::{Error, Result};
+use crate::pricing::schema::{Version, bad};
 
 /// Most samples of an empirical link: what a distribution needs and a table can carry.
 pub const MAX_SAMPLES: usize = 100_000;
@@ -110,6 +113,8 @@ enum Channel {
     Shannon(Shannon),
     /// Measured states: 1 to [`MAX_SAMPLES`].
     Empirical(Vec<LinkState>),
+    /// Transfers take no time.
+    None,
 }
 
 /// A fading channel and a constant round trip.
@@ -127,12 +132,12 @@ struct Shannon {
     rtt_s: f64,
 }
 
+/// States behind a typical one: an odd number.
+const TYPICAL: usize = 1001;
+/// A state without delay.
+const NO_LINK: LinkState = LinkState { rate_ul_bps: f64::MAX, rate_dl_bps: f64::MAX, rtt_s: 0.0 };
 /// Smallest |z|² drawn: a fade of 120 dB, so that a zero draw cannot make a rate of zero.
 const LEAST_FADING: f64 = 1e-12;
-
-fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
-    Error::CostTable { field: field.into(), expected: expected.into(), got: got.to_string() }
-}
 
 /// A positive number of an object; the path is made for the error alone.
 fn positive(object: &Value, field: &str, path: impl Fn() -> String) -> Result<f64> {
@@ -187,8 +192,15 @@ fn samples(link: &Value) -> Result<Vec<LinkState>> {
 
 impl Link {
     /// Read and check a link section; the first field out of range is named.
-    pub(crate) fn from_value(link: &Value) -> Result<Self> {
+    pub(crate) fn from_value(link: &Value, version: Version) -> Result<Self> {
         let channel = match link.get("kind") {
+            Some(Value::String(kind)) if kind == "none" && version == Version::Two => {
+                return Ok(Self {
+                    bits_per_input_token: 0.0,
+                    bits_per_output_token: 0.0,
+                    channel: Channel::None,
+                });
+            }
             Some(Value::String(kind)) if kind == "shannon" => Channel::Shannon(
                 Shannon::deserialize(link)
                     .map_err(|e| bad("link", "the fields of the schema", e))?,
@@ -201,7 +213,11 @@ impl Link {
                     }
                     v => kind_of(v).into(),
                 });
-                return Err(bad("link.kind", "\"shannon\" or \"empirical\"", got));
+                let kinds = match version {
+                    Version::One => "\"shannon\" or \"empirical\"",
+                    Version::Two => "\"shannon\", \"empirical\" or \"none\"",
+                };
+                return Err(bad("link.kind", kinds, got));
             }
         };
         if let Channel::Shannon(shannon) = &channel {
@@ -226,8 +242,29 @@ impl Link {
                 // u ≤ 1 − 2⁻⁵³, so the rounded product stays under the length.
                 samples[(uniform(seed, i) * samples.len() as f64) as usize]
             })),
+            Channel::None => states.extend((0..n).map(|_| NO_LINK)),
         }
         Ok(states)
+    }
+
+    /// Whether no link is priced.
+    pub fn is_none(&self) -> bool {
+        matches!(self.channel, Channel::None)
+    }
+
+    /// A state to expect when none is known: medians of rates and round trip over states of seed 0.
+    pub fn typical(&self) -> Result<LinkState> {
+        let states = self.sample(TYPICAL, 0)?;
+        let median = |of: &dyn Fn(&LinkState) -> f64| {
+            let mut values: Vec<f64> = states.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[TYPICAL / 2]
+        };
+        Ok(LinkState {
+            rate_ul_bps: median(&|s| s.rate_ul_bps),
+            rate_dl_bps: median(&|s| s.rate_dl_bps),
+            rtt_s: median(&|s| s.rtt_s),
+        })
     }
 }
 

@@ -1,5 +1,8 @@
-//! From token counts and a link state to seconds, joules and the normalised cost.
+//! From token counts and a link state to seconds, joules, dollars and the normalised cost.
 
 pub mod cost;
+mod fields;
 pub mod link;
+pub mod model;
+pub mod scale;
 pub mod schema;

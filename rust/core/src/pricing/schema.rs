@@ -1,7 +1,10 @@
-//! `cost_table.json`: schema `cr2fast.cost_table/1`, parsed and validated.
+//! `cost_table.json`: schemas `cr2fast.cost_table/1` and `/2`, parsed and validated.
 //!
 //! In: JSON text. Out: [`Table`]. Null is unmeasured, zero is a measurement; a field that costs need
-//! and that is null is named in the error. Extra fields (intervals, provenance) are kept.
+//! and that is null is named in the error. An unknown field is an error, too ([`fields`]).
+//!
+//! Schema /2 adds dollars: prices of each model, a share `price`, the scale D0, the tier `cloud`
+//! and a link of kind `none`. What no share of the cost needs may be null there.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,18 +13,53 @@ use sha2::{Digest, Sha256};
 use crate::base::error::{Error, Result};
 use crate::base::hash::hex;
 use crate::base::limits::MAX_MODELS;
+use crate::pricing::fields;
 use crate::pricing::link::Link;
+use crate::pricing::model::{Model, Tier, check_number};
 
-/// The schema this build reads.
-pub const SCHEMA: &str = "cr2fast.cost_table/1";
+/// The schemas this build reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Seconds and joules.
+    One,
+    /// Seconds, joules and dollars.
+    Two,
+}
 
-/// Mean latency and energy of the reference model: the scale of a raw cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalizers {
-    /// T0, s.
-    pub latency_s: f64,
-    /// E0, J.
-    pub energy_j: f64,
+impl Version {
+    /// Its name in the file.
+    pub fn schema(self) -> &'static str {
+        match self {
+            Self::One => "cr2fast.cost_table/1",
+            Self::Two => "cr2fast.cost_table/2",
+        }
+    }
+
+    /// What it calls the shares ω.
+    pub fn shares(self) -> &'static str {
+        match self {
+            Self::One => "weights",
+            Self::Two => "shares",
+        }
+    }
+
+    fn of(raw: &Value) -> Result<Self> {
+        let schema = raw.get("schema");
+        [Self::One, Self::Two]
+            .into_iter()
+            .find(|v| schema.and_then(Value::as_str) == Some(v.schema()))
+            .ok_or_else(|| {
+                let got = match schema {
+                    None => "no such field".into(),
+                    Some(Value::String(s)) => {
+                        format!("{:?}", s.chars().take(60).collect::<String>())
+                    }
+                    Some(_) => "no string".into(),
+                };
+                let [one, two] = [Self::One.schema(), Self::Two.schema()];
+                bad("schema", format!("\"{one}\" or \"{two}\""), got)
+            })
+    }
 }
 
 /// Whether a table was measured.
@@ -30,76 +68,48 @@ pub struct Normalizers {
 pub enum Source {
     /// By a profiler on real hardware.
     Measured,
-    /// From data sheets or published throughput.
+    /// From data sheets, price lists or published throughput.
     Estimated,
 }
 
-/// Form of a workload Φ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phi {
-    /// Φ(L) = L.
-    Linear,
-    /// Φ(L) = L + κ·L², the attention term.
-    Quadratic,
-}
-
-impl Phi {
-    /// Work of `tokens` tokens, in tokens.
-    pub fn work(self, tokens: f64, kappa: f64) -> f64 {
-        match self {
-            Self::Linear => tokens,
-            Self::Quadratic => tokens + kappa * tokens * tokens,
-        }
-    }
-}
-
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// On the UE.
-    Device,
-    /// On the server.
-    Edge,
-}
-
-/// One model's coefficients.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Model {
-    /// Its name in routing tables and artifacts.
-    pub name: String,
-    /// Where it runs.
-    pub tier: Tier,
-    /// Fixed part of the inference time, s.
-    pub tau0_s: f64,
-    /// Prefill, s a token.
-    pub beta_pre_s: f64,
-    /// Decode, s a token.
-    pub beta_dec_s: f64,
-    /// Prefill workload.
-    pub phi_pre: Phi,
-    /// Decode workload.
-    pub phi_dec: Phi,
-    /// κ of a quadratic prefill, 1/token; absent or null for a linear one.
-    pub kappa_pre: Option<f64>,
-    /// κ of a quadratic decode, 1/token; absent or null for a linear one.
-    pub kappa_dec: Option<f64>,
-    /// Power while it infers, W; null when unmeasured.
-    pub p_active_w: Option<f64>,
-}
-
-/// ω_t and ω_e.
+/// ω_t, ω_e and ω_p.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Shares {
     /// ω_t.
+    #[serde(default)]
     pub latency: f64,
     /// ω_e.
+    #[serde(default)]
     pub energy: f64,
+    /// ω_p.
+    #[serde(default)]
+    pub price: f64,
+}
+
+/// Which numbers costs need, and what the table calls the reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Coefficients of time.
+    pub time: bool,
+    /// Powers.
+    pub power: bool,
+    /// Prices.
+    pub price: bool,
+    word: &'static str,
+}
+
+impl Needs {
+    /// A power is at least 0, and null only where costs need no energy.
+    pub fn check_power(&self, field: String, watts: Option<f64>) -> Result<()> {
+        let w = self.word;
+        let expected = format!("watts, since {w}.energy > 0");
+        let null = format!("null (unmeasured); measure it or set {w} to latency 1, energy 0");
+        check_number(field, watts, self.power, &expected, &null)
+    }
 }
 
 /// The device's radio and idle power.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[allow(clippy::struct_field_names)] // The file's names.
 pub struct Ue {
     /// While it sends, W; null when unmeasured.
@@ -111,18 +121,18 @@ pub struct Ue {
 }
 
 impl Ue {
-    fn powers(&self) -> [(&'static str, Option<f64>); 3] {
-        [("p_tx_w", self.p_tx_w), ("p_rx_w", self.p_rx_w), ("p_idle_w", self.p_idle_w)]
+    /// The powers that energy needs: without a link, the radio's are none of them.
+    fn powers(&self, link: &Link) -> impl Iterator<Item = (&'static str, Option<f64>)> {
+        let all = [("p_idle_w", self.p_idle_w), ("p_tx_w", self.p_tx_w), ("p_rx_w", self.p_rx_w)];
+        all.into_iter().take(if link.is_none() { 1 } else { 3 })
     }
 }
 
 #[derive(Deserialize)]
 struct Parsed {
     source: Source,
-    /// The word of schema /1.
-    #[serde(rename = "weights")]
-    shares: Shares,
     reference_model: String,
+    #[serde(default)]
     ue: Ue,
     models: Vec<Model>,
 }
@@ -130,6 +140,8 @@ struct Parsed {
 /// A validated table.
 #[derive(Clone, Debug)]
 pub struct Table {
+    /// Its schema.
+    pub version: Version,
     /// Measured or estimated.
     pub source: Source,
     /// ω.
@@ -142,59 +154,57 @@ pub struct Table {
     pub ue: Ue,
     /// Models, the device's first.
     pub models: Vec<Model>,
-    raw: Value,
+    pub(super) raw: Value,
 }
 
-fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
+/// An [`Error::CostTable`] from anything printable.
+pub fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
     Error::CostTable { field: field.into(), expected: expected.into(), got: got.to_string() }
 }
 
-fn at_least_zero(field: String, v: f64) -> Result<()> {
+/// Refuse a number that is negative or not finite.
+pub fn at_least_zero(field: String, v: f64) -> Result<()> {
     if v.is_finite() && v >= 0.0 { Ok(()) } else { Err(bad(field, "a number, at least 0", v)) }
 }
 
-/// A power is at least 0, and null only where costs need no energy.
-fn check_power(field: String, watts: Option<f64>, shares: Shares) -> Result<()> {
-    match watts {
-        Some(p) => at_least_zero(field, p),
-        None if shares.energy > 0.0 => Err(bad(
-            field,
-            "watts, since weights.energy > 0",
-            "null (unmeasured); measure it or set weights to latency 1, energy 0",
-        )),
-        None => Ok(()),
-    }
-}
-
 impl Table {
-    /// Parse and validate.
-    pub fn from_json(json: &str) -> Result<Self> {
+    /// Parse and validate; of a table that an artifact holds, fields are not checked by name, since
+    /// earlier versions kept unknown ones.
+    pub fn from_json(json: &str, stored: bool) -> Result<Self> {
         let raw: Value = serde_json::from_str(json).map_err(|e| bad("file", "valid JSON", e))?;
-        Self::from_value(raw)
+        let version = Version::of(&raw)?;
+        if !stored {
+            fields::check(&raw, version)?;
+        }
+        Self::from_value(raw, version)
     }
 
-    fn from_value(raw: Value) -> Result<Self> {
-        match raw.get("schema") {
-            Some(Value::String(s)) if s == SCHEMA => {}
-            other => {
-                let got = other.map_or("no such field".into(), ToString::to_string);
-                return Err(bad("schema", format!("\"{SCHEMA}\""), got));
+    pub(super) fn from_value(raw: Value, version: Version) -> Result<Self> {
+        let wrong = |e| bad("file", "the fields of the schema", e);
+        let link = Link::from_value(&raw["link"], version)?;
+        if version == Version::One {
+            let of_models = ["tau0_s", "beta_pre_s", "beta_dec_s", "phi_pre", "phi_dec"];
+            present(&raw, "", &["weights", "ue"])?;
+            present(&raw["weights"], "weights.", &["latency", "energy"])?;
+            for (i, model) in raw["models"].as_array().into_iter().flatten().enumerate() {
+                present(model, &format!("models[{i}]."), &of_models)?;
             }
         }
-        let link = Link::from_value(raw.get("link").unwrap_or(&Value::Null))?;
-        if let Some(path) = null_coefficient(&raw) {
-            return Err(bad(path, "a number", "null (unmeasured); profile this model first"));
+        present(&raw, "", &[version.shares()])?;
+        let mut shares = Shares::deserialize(&raw[version.shares()]).map_err(wrong)?;
+        if version == Version::One {
+            shares.price = 0.0;
         }
-        let p: Parsed = serde_json::from_value(raw.clone())
-            .map_err(|e| bad("file", "the fields of the schema", e))?;
+        let p = Parsed::deserialize(&raw).map_err(wrong)?;
         let reference =
             p.models.iter().position(|m| m.name == p.reference_model).ok_or_else(|| {
                 let names: Vec<&str> = p.models.iter().map(|m| m.name.as_str()).collect();
                 bad("reference_model", format!("one of the models {names:?}"), &p.reference_model)
             })?;
         let table = Self {
+            version,
             source: p.source,
-            shares: p.shares,
+            shares,
             reference,
             link,
             ue: p.ue,
@@ -205,83 +215,60 @@ impl Table {
         Ok(table)
     }
 
-    fn check(&self) -> Result<()> {
-        let w = self.shares;
-        at_least_zero("weights.latency".into(), w.latency)?;
-        at_least_zero("weights.energy".into(), w.energy)?;
-        if (w.latency + w.energy - 1.0).abs() > 1e-9 {
-            return Err(bad("weights", "latency + energy = 1", w.latency + w.energy));
+    fn needs(&self) -> Needs {
+        let (w, one) = (self.shares, self.version == Version::One);
+        Needs {
+            time: one || w.latency > 0.0 || w.energy > 0.0,
+            power: w.energy > 0.0,
+            price: w.price > 0.0,
+            word: self.version.shares(),
         }
-        for (name, watts) in self.ue.powers() {
-            check_power(format!("ue.{name}"), watts, w)?;
+    }
+
+    fn check(&self) -> Result<()> {
+        let (w, word) = (self.shares, self.version.shares());
+        at_least_zero(format!("{word}.latency"), w.latency)?;
+        at_least_zero(format!("{word}.energy"), w.energy)?;
+        at_least_zero(format!("{word}.price"), w.price)?;
+        if (w.latency + w.energy + w.price - 1.0).abs() > 1e-9 {
+            let one = self.version == Version::One;
+            let sum = if one { "latency + energy = 1" } else { "latency + energy + price = 1" };
+            return Err(bad(word, sum, w.latency + w.energy + w.price));
+        }
+        let needs = self.needs();
+        for (name, watts) in self.ue.powers(&self.link) {
+            needs.check_power(format!("ue.{name}"), watts)?;
         }
         if !(2..=MAX_MODELS).contains(&self.models.len()) {
             return Err(bad("models", format!("2 to {MAX_MODELS} models"), self.models.len()));
         }
         for (i, m) in self.models.iter().enumerate() {
             let at = |f: &str| format!("models[{i}] ({}).{f}", m.name);
-            at_least_zero(at("tau0_s"), m.tau0_s)?;
-            at_least_zero(at("beta_pre_s"), m.beta_pre_s)?;
-            at_least_zero(at("beta_dec_s"), m.beta_dec_s)?;
-            for (name, phi, kappa) in
-                [("kappa_pre", m.phi_pre, m.kappa_pre), ("kappa_dec", m.phi_dec, m.kappa_dec)]
-            {
-                match (phi, kappa) {
-                    (Phi::Linear, None) => {}
-                    (Phi::Quadratic, Some(k)) => at_least_zero(at(name), k)?,
-                    (Phi::Linear, Some(k)) => {
-                        return Err(bad(at(name), "none, phi being linear", k));
-                    }
-                    (Phi::Quadratic, None) => {
-                        return Err(bad(at(name), "1/token, phi being quadratic", "none"));
-                    }
-                }
+            m.check(i, &needs)?;
+            if needs.price && self.raw["models"][i].get("usd_per_request") == Some(&Value::Null) {
+                return Err(bad(at("usd_per_request"), "dollars, or no such field", "null"));
             }
-            if m.name.is_empty() {
-                return Err(bad(at("name"), "a name", "an empty one"));
-            }
-            check_power(at("p_active_w"), m.p_active_w, w)?;
-            let expected = if i == 0 { Tier::Device } else { Tier::Edge };
-            if m.tier != expected {
-                return Err(bad(
-                    at("tier"),
-                    "the one device model first, then edge models",
-                    format!("{:?}", m.tier),
-                ));
+            let clouds = self.version == Version::Two;
+            if (i == 0) != (m.tier == Tier::Device) || (m.tier == Tier::Cloud && !clouds) {
+                let others = if clouds { "edge and cloud models" } else { "edge models" };
+                let expected = format!("the one device model first, then {others}");
+                return Err(bad(at("tier"), expected, format!("{:?}", m.tier)));
             }
             if self.models[..i].iter().any(|other| other.name == m.name) {
                 return Err(bad(at("name"), "distinct model names", &m.name));
             }
         }
         let r = &self.models[self.reference];
-        if r.tau0_s + r.beta_pre_s + r.beta_dec_s == 0.0 {
-            return Err(bad("reference_model", "a model that takes time", "all coefficients 0"));
+        let costs_time = needs.time && r.takes_time();
+        if !(costs_time || (needs.price && r.takes_money())) {
+            let (expected, got) = if needs.price {
+                ("a model that costs something", "one that costs nothing")
+            } else {
+                ("a model that takes time", "all coefficients 0")
+            };
+            return Err(bad("reference_model", expected, got));
         }
         Ok(())
-    }
-
-    /// T0 and E0 of the file, when both are numbers.
-    pub fn normalizers(&self) -> Result<Option<Normalizers>> {
-        let get = |k: &str| self.raw.pointer(&format!("/normalizers/{k}")).unwrap_or(&Value::Null);
-        let (t, e) = (get("T0_s"), get("E0_j"));
-        match (t.as_f64(), e.as_f64()) {
-            (Some(t), Some(e)) if t > 0.0 && e > 0.0 && t.is_finite() && e.is_finite() => {
-                Ok(Some(Normalizers { latency_s: t, energy_j: e }))
-            }
-            _ if t.is_null() && e.is_null() => Ok(None),
-            _ => Err(bad("normalizers", "two positive numbers, or two nulls", format!("{t}, {e}"))),
-        }
-    }
-
-    /// The same table with T0 and E0 written in.
-    pub fn with_normalizers(&self, n: Normalizers) -> Result<Self> {
-        let mut raw = self.raw.clone();
-        let old = raw["normalizers"].as_object().cloned().unwrap_or_default();
-        let mut new = old;
-        new.insert("T0_s".into(), n.latency_s.into());
-        new.insert("E0_j".into(), n.energy_j.into());
-        raw["normalizers"] = Value::Object(new);
-        Self::from_value(raw)
     }
 
     /// The same table with these models in this order.
@@ -297,24 +284,21 @@ impl Table {
             chosen.push(model.clone());
         }
         raw["models"] = Value::Array(chosen);
-        Self::from_value(raw)
+        Self::from_value(raw, self.version)
     }
 
-    /// Whether every model's power and the device's radio and idle power are known.
-    pub fn energy_known(&self) -> bool {
-        self.require_energy().is_ok()
-    }
-
-    /// An error that names the first unmeasured power.
-    pub fn require_energy(&self) -> Result<()> {
-        let unmeasured = |field| Err(bad(field, "watts", "null (unmeasured)"));
-        if let Some(m) = self.models.iter().find(|m| m.p_active_w.is_none()) {
-            return unmeasured(format!("{}.p_active_w", m.name));
+    /// Notes of the provenance: the table's, then each model's after its name.
+    pub fn notes(&self) -> Vec<String> {
+        let of = |object: &Value| -> Vec<String> {
+            let notes = object["provenance"]["notes"].as_array();
+            notes.into_iter().flatten().filter_map(|n| n.as_str().map(String::from)).collect()
+        };
+        let mut all = of(&self.raw);
+        for (m, raw) in self.models.iter().zip(self.raw["models"].as_array().into_iter().flatten())
+        {
+            all.extend(of(raw).into_iter().map(|note| format!("{}: {note}", m.name)));
         }
-        match self.ue.powers().iter().find(|(_, watts)| watts.is_none()) {
-            None => Ok(()),
-            Some((name, _)) => unmeasured(format!("ue.{name}")),
-        }
+        all
     }
 
     /// Canonical JSON: sorted keys, no white space.
@@ -330,14 +314,42 @@ impl Table {
         }
         hex(&Sha256::digest(raw.to_string()))
     }
+
+    /// An error that names the first number that is missing for latency, energy or price.
+    pub fn require(&self, time: bool, power: bool, price: bool) -> Result<()> {
+        let missing = |field: String, unit| Err(bad(field, unit, "null (unmeasured)"));
+        for m in &self.models {
+            let numbers = m
+                .coefficients()
+                .map(|c| (c, "seconds", time))
+                .into_iter()
+                .chain(m.token_prices().map(|p| (p, "dollars", price)));
+            let watts = (("p_active_w", m.p_active_w), "watts", power);
+            for ((name, x), unit, needed) in numbers.chain([watts]) {
+                if needed && x.is_none() {
+                    return missing(format!("{}.{name}", m.name), unit);
+                }
+            }
+        }
+        match self.ue.powers(&self.link).find(|(_, watts)| power && watts.is_none()) {
+            None => Ok(()),
+            Some((name, _)) => missing(format!("ue.{name}"), "watts"),
+        }
+    }
 }
 
-/// JSON path of the first coefficient that is null.
-fn null_coefficient(raw: &Value) -> Option<String> {
-    raw["models"].as_array()?.iter().enumerate().find_map(|(i, m)| {
-        ["tau0_s", "beta_pre_s", "beta_dec_s"]
-            .iter()
-            .find(|f| m.get(**f).is_some_and(Value::is_null))
-            .map(|f| format!("models[{i}].{f}"))
-    })
+/// Refuse an object that lacks a field.
+fn present(object: &Value, path: &str, names: &[&str]) -> Result<()> {
+    let forms = ["phi_pre", "phi_dec"];
+    let lacks = |name: &str| match object.get(name) {
+        None => Some("no such field"),
+        Some(Value::Null) if forms.contains(&name) => Some("null"),
+        Some(_) => None,
+    };
+    match names.iter().find_map(|name| Some((name, lacks(name)?))) {
+        Some((name, got)) if object.is_object() => {
+            Err(bad(format!("{path}{name}"), "the fields of the schema", got))
+        }
+        _ => Ok(()),
+    }
 }

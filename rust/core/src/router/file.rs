@@ -85,6 +85,10 @@ fn tensors(r: &Router) -> Vec<Tensor> {
             &c.thresholds,
         ));
         out.push(Tensor::u64s("ids.calibration", c.ids.hashes()));
+        if !c.length_factors.is_empty() {
+            let shape = [c.length_factors.len()];
+            out.push(Tensor::f64s("calibration.length_factors", &shape, &c.length_factors));
+        }
         if !c.quantiles.is_empty() {
             let shape = [c.lams.len(), c.quantiles.len() / c.lams.len()];
             out.push(Tensor::f32s("calibration.quantiles", &shape, &c.quantiles));
@@ -185,8 +189,9 @@ impl Reader<'_> {
     }
 
     fn calibration(&self, header: CalibrationHeader) -> Result<Calibration> {
-        // Files of before quantiles were kept have none.
+        // Files of before quantiles, or length factors, were kept have none.
         let kept = self.file.has("calibration.quantiles");
+        let factors = self.file.has("calibration.length_factors");
         Ok(Calibration {
             lams: self.file.f64s("calibration.lams")?.1,
             alphas: self.file.f64s("calibration.alphas")?.1,
@@ -196,6 +201,11 @@ impl Reader<'_> {
             lengths: header.lengths,
             delta: header.delta,
             quantiles: if kept { self.file.f32s("calibration.quantiles")?.1 } else { Vec::new() },
+            length_factors: if factors {
+                self.file.f64s("calibration.length_factors")?.1
+            } else {
+                Vec::new()
+            },
             ids: self.ids("ids.calibration")?,
         })
     }
@@ -206,7 +216,7 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
     let body: Body = Body::deserialize(&container.body)
         .map_err(|e| Error::artifact("the fields of the format", e))?;
     let reader = Reader { file: container, precision: body.precision };
-    let costs = CostTable::from_json(&body.cost_table)?;
+    let costs = CostTable::stored(&body.cost_table)?;
     if costs.table().hash() != body.cost_table_sha256 {
         return Err(Error::artifact(
             format!("a cost table with sha256 {}", body.cost_table_sha256),

@@ -201,6 +201,9 @@ impl Router {
     /// The same router with these thresholds.
     pub fn with_calibration(&self, calibration: Calibration) -> Result<Self> {
         calibration.check()?;
+        if !calibration.length_factors.is_empty() {
+            check_len("length factors", self.models.len(), calibration.length_factors.len())?;
+        }
         Ok(Self { calibration: Some(calibration), ..self.clone() })
     }
 

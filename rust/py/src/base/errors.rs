@@ -14,6 +14,7 @@ create_exception!(
     "A router file that is damaged, forged, newer, or another encoder's."
 );
 create_exception!(cr2fast, CostTableError, Cr2Error, "A cost table that breaks its schema.");
+create_exception!(cr2fast, BudgetError, Cr2Error, "Limits of one call that no model keeps.");
 create_exception!(
     cr2fast,
     InfeasibleAlphaError,
@@ -52,6 +53,7 @@ pub fn core(e: Error) -> PyErr {
         Error::LamOffGrid { .. } | Error::AlphaOffGrid { .. } | Error::NotCalibrated => {
             OperatingPointError::new_err(message)
         }
+        Error::Budget { .. } => BudgetError::new_err(message),
         Error::Overlap { .. } => SplitOverlapError::new_err(message),
         _ => Cr2Error::new_err(message),
     }
@@ -72,6 +74,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
     m.add("Cr2Error", py.get_type::<Cr2Error>())?;
     m.add("ArtifactError", py.get_type::<ArtifactError>())?;
+    m.add("BudgetError", py.get_type::<BudgetError>())?;
     m.add("CostTableError", py.get_type::<CostTableError>())?;
     m.add("InfeasibleAlphaError", py.get_type::<InfeasibleAlphaError>())?;
     m.add("OperatingPointError", py.get_type::<OperatingPointError>())?;

@@ -67,28 +67,27 @@ impl DeviceRouter {
     fn bind(router: &cr2fast_core::Router, lam: f64, alpha: f64) -> PyResult<Self> {
         cr2fast_core::DeviceRouter::new(router, lam, alpha).map(Self).map_err(core)
     }
+}
 
-    /// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
-    fn encode<'py>(
-        &self,
-        encoder: &Bound<'py, PyAny>,
-        texts: &Bound<'py, PyAny>,
-        many: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (id, sha256) =
-            encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
-                PyTypeError::new_err(format!(
-                    "encoder: expected an Encoder (with `info` and `encode`), got {}",
-                    encoder.get_type()
-                ))
-            })?;
-        self.0.encoder().check(&EncoderInfo { id, sha256 }).map_err(core)?;
-        let out = encoder.call_method1("encode", (texts,))?;
-        if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
-            return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
-        }
-        Ok(out)
+/// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
+pub fn encode<'py>(
+    expected: &EncoderInfo,
+    encoder: &Bound<'py, PyAny>,
+    texts: &Bound<'py, PyAny>,
+    many: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (id, sha256) = encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "encoder: expected an Encoder (with `info` and `encode`), got {}",
+            encoder.get_type()
+        ))
+    })?;
+    expected.check(&EncoderInfo { id, sha256 }).map_err(core)?;
+    let out = encoder.call_method1("encode", (texts,))?;
+    if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
+        return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
     }
+    Ok(out)
 }
 
 #[pymethods]
@@ -207,7 +206,7 @@ impl DeviceRouter {
             let decided = encoder.py().detach(|| self.0.route_text(&text, table));
             return decided.map(Decision).map_err(core);
         }
-        self.route(&self.encode(encoder, text, false)?)
+        self.route(&encode(self.0.encoder(), encoder, text, false)?)
     }
 
     /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
@@ -225,7 +224,7 @@ impl DeviceRouter {
             let out = py.detach(|| self.0.route_texts(&strings, table)).map_err(core)?;
             return Ok(out1(py, &out));
         }
-        self.route_batch(py, &self.encode(encoder, texts, true)?, 1)
+        self.route_batch(py, &encode(self.0.encoder(), encoder, texts, true)?, 1)
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's

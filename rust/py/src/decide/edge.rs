@@ -1,11 +1,12 @@
 //! `EdgeSelector` and `Selection`.
 
-use cr2fast_core::{Batch, Rule};
+use cr2fast_core::{Batch, Query, Rule};
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
+use crate::decide::{budget, of_text};
 use crate::pricing::{LinkState, LinkStates};
 use crate::router::{Router, check_width, open};
 
@@ -20,12 +21,17 @@ use crate::router::{Router, check_width, open};
 ///     The teacher's probability that the model answers correctly.
 /// cost : float
 ///     Normalised cost c.
+/// latency_s, energy_j, usd : float or None
+///     Expected seconds, joules and dollars; None where the cost table cannot tell.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Selection {
     model: String,
     utility: f64,
     accuracy: f32,
     cost: f32,
+    latency_s: Option<f64>,
+    energy_j: Option<f64>,
+    usd: Option<f64>,
 }
 
 #[pymethods]
@@ -45,8 +51,8 @@ impl Selection {
 /// models : list of str
 ///     Names that `index` points into, the device's first.
 /// index : ndarray of int64
-/// utility, accuracy, cost : ndarray
-///     As of :class:`Selection`.
+/// utility, accuracy, cost, latency_s, energy_j, usd : ndarray
+///     As of :class:`Selection`; NaN where the cost table cannot tell.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Selections {
     models: Vec<String>,
@@ -54,6 +60,9 @@ pub struct Selections {
     utility: Py<PyArray1<f64>>,
     accuracy: Py<PyArray1<f32>>,
     cost: Py<PyArray1<f32>>,
+    latency_s: Py<PyArray1<f64>>,
+    energy_j: Py<PyArray1<f64>>,
+    usd: Py<PyArray1<f64>>,
 }
 
 #[pymethods]
@@ -76,7 +85,7 @@ pub struct EdgeSelector {
     models: Vec<String>,
 }
 
-fn rule(models: &[String], name: &str, fallback: Option<String>) -> PyResult<Rule> {
+pub fn rule(models: &[String], name: &str, fallback: Option<String>) -> PyResult<Rule> {
     match (name, fallback) {
         ("edge-only", None) => Ok(Rule::EdgeOnly),
         ("inclusive", None) => Ok(Rule::Inclusive),
@@ -106,33 +115,40 @@ impl EdgeSelector {
             utility: s.utility,
             accuracy: s.accuracy,
             cost: s.cost,
+            latency_s: s.latency_s,
+            energy_j: s.energy_j,
+            usd: s.usd,
         }
     }
+}
 
-    /// One flag a model from a set of names or a sequence of M booleans.
-    fn available(&self, obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<bool>>> {
-        let Some(obj) = obj else { return Ok(None) };
-        // An empty sequence is no names: nothing is up.
-        if let Ok(flags) = obj.extract::<Vec<bool>>()
-            && !flags.is_empty()
-        {
-            return Ok(Some(flags));
-        }
-        let names: Vec<String> =
-            obj.try_iter().and_then(|it| it.map(|x| x?.extract()).collect()).map_err(|_| {
-                Cr2Error::new_err(format!(
-                    "available: expected model names, or {} booleans, got {obj}",
-                    self.models.len()
-                ))
-            })?;
-        if let Some(unknown) = names.iter().find(|n| !self.models.contains(n)) {
-            return Err(Cr2Error::new_err(format!(
-                "available: expected names among {:?}, got {unknown:?}",
-                self.models
-            )));
-        }
-        Ok(Some(self.models.iter().map(|m| names.contains(m)).collect()))
+/// (N,) numbers, NaN for `None`.
+pub fn some(py: Python<'_>, xs: impl Iterator<Item = Option<f64>>) -> Py<PyArray1<f64>> {
+    out1(py, &xs.map(|x| x.unwrap_or(f64::NAN)).collect::<Vec<_>>()).unbind()
+}
+
+/// One flag per model from a set of names or a sequence of M booleans.
+pub fn available(models: &[String], obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<bool>>> {
+    let Some(obj) = obj else { return Ok(None) };
+    // An empty sequence is no names: nothing is up.
+    if let Ok(flags) = obj.extract::<Vec<bool>>()
+        && !flags.is_empty()
+    {
+        return Ok(Some(flags));
     }
+    let names: Vec<String> =
+        obj.try_iter().and_then(|it| it.map(|x| x?.extract()).collect()).map_err(|_| {
+            Cr2Error::new_err(format!(
+                "available: expected model names, or {} booleans, got {obj}",
+                models.len()
+            ))
+        })?;
+    if let Some(unknown) = names.iter().find(|n| !models.contains(n)) {
+        return Err(Cr2Error::new_err(format!(
+            "available: expected names among {models:?}, got {unknown:?}"
+        )));
+    }
+    Ok(Some(models.iter().map(|m| names.contains(m)).collect()))
 }
 
 #[pymethods]
@@ -201,11 +217,23 @@ impl EdgeSelector {
     ///     Models that are up; all by default.
     /// n_output_tokens : array_like, (M,), optional
     ///     Known output lengths; predicted when absent.
+    /// max_latency_s, max_energy_j, max_usd : float, optional
+    ///     What the call may cost at most, s, J, $: only models that keep it are candidates, by a bound
+    ///     of their output length that at most 5 % of their answers exceed (a conformal quantile of the
+    ///     calibration split, on average over such splits).
     ///
     /// Returns
     /// -------
     /// Selection
-    #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None))]
+    ///
+    /// Raises
+    /// ------
+    /// BudgetError
+    ///     No candidate keeps the limits; the nearest is named.
+    /// Cr2Error, TypeError
+    ///     An argument out of range; a limit on what the cost table does not know, or with a router
+    ///     calibrated without output lengths.
+    #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
     #[allow(clippy::too_many_arguments)]
     fn select(
         &self,
@@ -215,19 +243,78 @@ impl EdgeSelector {
         state: &LinkState,
         available: Option<&Bound<'_, PyAny>>,
         n_output_tokens: Option<&Bound<'_, PyAny>>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
     ) -> PyResult<Selection> {
         let x = vector_f32(embedding, "embedding")?;
-        let mask = self.available(available)?;
+        let mask = self::available(&self.models, available)?;
         let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 1)).transpose()?;
-        let (values, n_out) = (x.slice(), n_out.as_ref().map(|o| o.0.as_slice()));
-        let s = py
-            .detach(|| self.inner.select(values, n_input_tokens, n_out, state.0, mask.as_deref()))
-            .map_err(core)?;
+        let query = Query {
+            embedding: x.slice(),
+            n_input_tokens,
+            n_output_tokens: n_out.as_ref().map(|o| o.0.as_slice()),
+            state: state.0,
+            available: mask.as_deref(),
+            budget: budget(max_latency_s, max_energy_j, max_usd),
+        };
+        let s = py.detach(|| self.inner.select(&query)).map_err(core)?;
+        Ok(self.selection(s))
+    }
+
+    /// Select for one prompt.
+    ///
+    /// Parameters
+    /// ----------
+    /// text : str or list of dict
+    ///     A text, or chat messages; of messages the last user turn is embedded.
+    /// encoder : Encoder or StaticEncoder
+    ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
+    ///     static one all of it is one call that holds no lock.
+    /// state : LinkState, optional
+    ///     ξ; by default the cost table's typical one, the medians of its states.
+    /// available, max_latency_s, max_energy_j, max_usd : optional
+    ///     As of :meth:`select`.
+    /// n_input_tokens : float, optional
+    ///     L_in; by default the encoder's count, over all turns of a chat.
+    ///
+    /// Returns
+    /// -------
+    /// Selection
+    #[pyo3(signature = (text, encoder, state=None, available=None, *, n_input_tokens=None, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn select_text(
+        &self,
+        text: &Bound<'_, PyAny>,
+        encoder: &Bound<'_, PyAny>,
+        state: Option<&LinkState>,
+        available: Option<&Bound<'_, PyAny>>,
+        n_input_tokens: Option<f64>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
+    ) -> PyResult<Selection> {
+        let mask = self::available(&self.models, available)?;
+        let state = state.map_or(self.inner.typical(), |s| s.0);
+        let budget = budget(max_latency_s, max_energy_j, max_usd);
+        let select = |x: Vec<f32>, n_input_tokens| {
+            let available = mask.as_deref();
+            let (embedding, n_output_tokens) = (&x[..], None);
+            self.inner.select(&Query {
+                embedding,
+                n_input_tokens,
+                n_output_tokens,
+                state,
+                available,
+                budget,
+            })
+        };
+        let s = of_text(self.inner.encoder(), text, encoder, n_input_tokens, select)?;
         Ok(self.selection(s))
     }
 
     /// Select for N deferred queries: the arguments of :meth:`select` with a leading axis.
-    #[pyo3(signature = (embeddings, n_input_tokens, states, available=None, n_output_tokens=None, threads=1))]
+    #[pyo3(signature = (embeddings, n_input_tokens, states, available=None, n_output_tokens=None, threads=1, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
     #[allow(clippy::too_many_arguments)]
     fn select_batch<'py>(
         &self,
@@ -238,9 +325,12 @@ impl EdgeSelector {
         available: Option<&Bound<'py, PyAny>>,
         n_output_tokens: Option<&Bound<'py, PyAny>>,
         threads: usize,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
     ) -> PyResult<Selections> {
         let x = check_width(embeddings, self.inner.dim())?;
-        let mask = self.available(available)?;
+        let mask = self::available(&self.models, available)?;
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
         let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
@@ -253,6 +343,7 @@ impl EdgeSelector {
             n_output_tokens: n_out.as_ref().map(|o| o.0.as_slice()),
             states: &states.0,
             available: mask.as_deref(),
+            budget: budget(max_latency_s, max_energy_j, max_usd),
         };
         let s = py.detach(|| self.inner.select_batch(&batch, threads)).map_err(core)?;
         let index: Vec<i64> = s.iter().map(|s| i64::try_from(s.model).unwrap_or(0)).collect();
@@ -262,6 +353,9 @@ impl EdgeSelector {
             utility: out1(py, &s.iter().map(|s| s.utility).collect::<Vec<_>>()).unbind(),
             accuracy: out1(py, &s.iter().map(|s| s.accuracy).collect::<Vec<_>>()).unbind(),
             cost: out1(py, &s.iter().map(|s| s.cost).collect::<Vec<_>>()).unbind(),
+            latency_s: some(py, s.iter().map(|s| s.latency_s)),
+            energy_j: some(py, s.iter().map(|s| s.energy_j)),
+            usd: some(py, s.iter().map(|s| s.usd)),
         })
     }
 

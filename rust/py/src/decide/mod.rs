@@ -1,4 +1,66 @@
-//! The two decisions: the device accepts or defers, the edge selects.
+//! Decisions: the device accepts or defers, the edge selects; or both in one call.
+
+use cr2fast_core::{Budget, EncoderInfo, Result};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use crate::base::arrays::vector_f32;
+use crate::base::errors::core;
+use crate::encoder::messages::{one_text, turns};
+use crate::encoder::static_encoder::StaticEncoder;
 
 pub mod device;
 pub mod edge;
+pub mod two_stage;
+
+/// The limits of a call.
+pub fn budget(latency_s: Option<f64>, energy_j: Option<f64>, usd: Option<f64>) -> Budget {
+    Budget { latency_s, energy_j, usd }
+}
+
+/// Call `decide` with the embedding and L_in of one text or chat; without `n_input_tokens`, L_in is
+/// counted, over all turns of a chat. With a static encoder nothing in it holds the GIL.
+fn of_text<T: Send>(
+    expected: &EncoderInfo,
+    text: &Bound<'_, PyAny>,
+    encoder: &Bound<'_, PyAny>,
+    n_input_tokens: Option<f64>,
+    decide: impl FnOnce(Vec<f32>, f64) -> Result<T> + Send,
+) -> PyResult<T> {
+    let py = text.py();
+    let history = if n_input_tokens.is_none() { turns(text)? } else { None };
+    if let Ok(table) = encoder.cast::<StaticEncoder>() {
+        let table = &table.get().0;
+        let text = one_text(text)?;
+        let run = || {
+            expected.check(table.info())?;
+            if n_input_tokens.is_none() && history.is_none() {
+                let (x, n) = table.encode_counted(&text)?;
+                return decide(x, n as f64);
+            }
+            let turns = history.iter().flatten();
+            let counted = || turns.map(|t| table.count_tokens(t) as f64).sum();
+            decide(table.encode(&text)?, n_input_tokens.unwrap_or_else(counted))
+        };
+        return py.detach(run).map_err(core);
+    }
+    let x = device::encode(expected, encoder, text, false)?;
+    let n_input = if let Some(n) = n_input_tokens {
+        n
+    } else {
+        let count = encoder.getattr("count_tokens").map_err(|_| {
+            PyTypeError::new_err(
+                "n_input_tokens: expected it with an encoder that has no `count_tokens`, got none",
+            )
+        })?;
+        match history {
+            None => count.call1((text,))?.extract()?,
+            Some(turns) => {
+                let counts = turns.iter().map(|turn| count.call1((&**turn,))?.extract::<f64>());
+                counts.sum::<PyResult<f64>>()?
+            }
+        }
+    };
+    let x = vector_f32(&x, "embedding")?.slice().to_vec();
+    py.detach(|| decide(x, n_input)).map_err(core)
+}

@@ -90,6 +90,40 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
     string(PyString::new(obj.py(), &parts.join("\n")).as_any(), what)
 }
 
+/// The texts of all turns of a chat, however old; `None` of what is no chat.
+pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
+    if obj.is_instance_of::<PyString>() || !is_chat(obj) {
+        return Ok(None);
+    }
+    let mut out = Vec::new();
+    for message in obj.try_iter()? {
+        let content = field(&message?, "content")?;
+        if content.is_instance_of::<PyString>() {
+            out.push(string(&content, "text")?);
+        } else {
+            for part in texts_of_parts(&content)? {
+                out.push(part);
+            }
+        }
+    }
+    Ok(Some(out))
+}
+
+/// The texts of a content that is a list of parts.
+fn texts_of_parts(content: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
+    let mut out = Vec::new();
+    for part in sequence(content).map(|items| items.try_iter()).transpose()?.into_iter().flatten() {
+        let part = part?;
+        if part.cast::<PyMapping>().is_ok() && field(&part, "type")?.eq("text")? {
+            let text = field(&part, "text")?;
+            if text.is_instance_of::<PyString>() {
+                out.push(string(&text, "text")?);
+            }
+        }
+    }
+    Ok(out)
+}
+
 fn field<'py>(message: &Bound<'py, PyAny>, key: &str) -> PyResult<Bound<'py, PyAny>> {
     message.call_method1("get", (key,))
 }

@@ -1,0 +1,224 @@
+"""A cost table of a log: one row per call, with its tokens, dollars and seconds.
+
+In: a log and the names of the models. Out: a table whose prices are those that the calls were
+billed by, and whose times are a least-squares fit. What the log cannot tell stands in its notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cr2fast._core import CostTable, Cr2Error
+from cr2fast._util.optional import require
+from cr2fast.pricing import regression
+from cr2fast.pricing.prices import PRICES, document
+from cr2fast.pricing.regression import F64, Coefficients
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# What a column may be called, the usual name first.
+GUESSES: dict[str, tuple[str, ...]] = {
+    "model": ("model", "model_name", "model_id"),
+    "prompt_tokens": ("prompt_tokens", "input_tokens", "n_input_tokens"),
+    "completion_tokens": ("completion_tokens", "output_tokens", "n_output_tokens"),
+    "usd": ("usd", "cost_usd", "price_usd", "dollars"),
+    "seconds": ("seconds", "latency_s", "duration_s", "elapsed_s"),
+    "error": ("error",),
+}
+_NEEDED = ("model", "prompt_tokens", "completion_tokens")
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_TIMES = ("beta_pre_s", "beta_dec_s", "tau0_s")
+
+
+def from_log(
+    log: Any,
+    *,
+    local: str,
+    edge: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    shares: Mapping[str, float] | None = None,
+    reference_model: str | None = None,
+) -> CostTable:
+    """Make a table of a log; :meth:`cr2fast.CostTable.from_log` documents it."""
+    if isinstance(edge, str) or not all(isinstance(m, str) for m in [local, *edge]):
+        raise TypeError("local, edge: expected a name and a list of names of models")
+    names = [local, *edge]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise Cr2Error(f"edge: expected other models than the local one, distinct, got {names}")
+    frame = _named(_frame(log), columns or {})
+    _check_models(frame, names)
+    models, exact = [], True
+    for k, name in enumerate(names):
+        entry, told = _model(frame, name, "cloud" if k else "device")
+        models.append(entry)
+        exact = exact and told
+    billed = all(m["usd_per_input_token"] is not None for m in models)
+    if shares is None:
+        shares = {"price": 1.0} if billed else {"latency": 1.0}
+    # Prices that every call agrees with were read off the bills; all else was estimated.
+    measured = exact and billed and all(v == 0 for k, v in shares.items() if k != "price")
+    text = document(
+        models,
+        source="measured" if measured else "estimated",
+        name="prices and times of a log",
+        shares=shares,
+        reference_model=reference_model,
+        provenance={"made_by": "CostTable.from_log", "calls": len(frame)},
+    )
+    return CostTable.from_json(text)
+
+
+def _frame(log: Any) -> pl.DataFrame:
+    polars = require("polars", "lab")
+    readers = {
+        ".jsonl": polars.read_ndjson,
+        ".ndjson": polars.read_ndjson,
+        ".csv": polars.read_csv,
+        ".parquet": polars.read_parquet,
+    }
+    if isinstance(log, (str, Path)):
+        path = Path(log)
+        if path.suffix not in readers:
+            raise Cr2Error(f"log: expected a file named {' or '.join(readers)}, got {path}")
+        if not path.is_file():
+            raise FileNotFoundError(f"log: expected a file, got none at {path}")
+        options = {} if path.suffix == ".parquet" else {"infer_schema_length": None}
+        try:
+            frame: pl.DataFrame = readers[path.suffix](path, **options)
+        except (polars.exceptions.PolarsError, OSError, ValueError) as error:
+            raise Cr2Error(f"log: expected {path.suffix} of calls, got {path}: {error}") from None
+    elif isinstance(log, polars.DataFrame):
+        frame = log
+    else:
+        raise TypeError(f"log: expected a path or polars.DataFrame, got {type(log).__name__}")
+    if frame.is_empty():
+        raise Cr2Error("log: expected at least one call, got none")
+    return frame
+
+
+def _named(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
+    """The columns that are read, under our names; those that a log may lack are null."""
+    polars = require("polars", "lab")
+    unknown = [c for c in columns if c not in GUESSES]
+    if unknown:
+        raise Cr2Error(f"columns: expected some of {list(GUESSES)}, got {unknown[0]!r}")
+    picked = {}
+    for ours, guesses in GUESSES.items():
+        tried = (columns[ours],) if ours in columns else guesses
+        theirs = next((c for c in tried if c in frame.columns), None)
+        if theirs is None and (ours in _NEEDED or ours in columns):
+            raise Cr2Error(
+                f"log: expected a column for {ours}, tried {list(tried)}; the log has "
+                f"{frame.columns[:30]}; pass columns={{{ours!r}: <its name>}}"
+            )
+        picked[ours] = polars.lit(None) if theirs is None else polars.col(theirs)
+    out = frame.select(**picked)
+    for name in (*_TOKENS, "usd", "seconds"):
+        if not (out[name].dtype.is_numeric() or out[name].dtype == polars.Null):
+            raise Cr2Error(f"log.{name}: expected numbers, got {out[name].dtype}")
+    return out.with_columns(
+        polars.col("model").cast(polars.String),
+        *(polars.col(c).cast(polars.Float64) for c in (*_TOKENS, "usd", "seconds")),
+    )
+
+
+def _check_models(frame: pl.DataFrame, names: list[str]) -> None:
+    known = sorted(set(frame["model"].drop_nulls().to_list()))
+    absent = [m for m in names if m not in known]
+    if absent:
+        raise Cr2Error(f"log: expected calls of {names}, got none of {absent}; it has {known[:30]}")
+
+
+def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], bool]:
+    """One entry of the table, and whether every call agrees with its prices."""
+    rows = frame.with_row_index("row").filter(frame["model"] == name)
+    failed = int(rows["error"].is_not_null().sum())
+    rows = rows.filter(rows["error"].is_null())
+    for column in (*_TOKENS, "usd", "seconds"):
+        bad = rows.filter(~(rows[column].is_finite() & (rows[column] >= 0)))
+        if len(bad):
+            raise Cr2Error(
+                f"log.{column}: expected numbers, at least 0, got {bad[column][0]} in row "
+                f"{bad['row'][0]}, of {name}"
+            )
+    notes = [f"{failed} failed calls left out"] if failed else []
+    billed = rows.filter(rows["usd"].is_not_null())
+    lacking = billed.filter(billed[_TOKENS[0]].is_null() | billed[_TOKENS[1]].is_null())
+    if len(lacking):
+        raise Cr2Error(
+            f"log: expected prompt_tokens and completion_tokens of every call with dollars, got "
+            f"none in row {lacking['row'][0]}, of {name} ({len(lacking)} such calls); count them, "
+            f"or leave these dollars out"
+        )
+    entry: dict[str, Any] = {"name": name, "tier": tier}
+    values, exact = _prices(_arrays(billed, "usd"), notes)
+    entry |= dict(zip(PRICES, values, strict=True))
+    if values[0] is None:
+        del entry["usd_per_request"]
+    counted = rows.drop_nulls([*_TOKENS, "seconds"])
+    entry |= dict(zip(_TIMES, _times(_arrays(counted, "seconds"), notes), strict=True))
+    entry["provenance"] = {"calls": len(rows), "notes": notes}
+    return entry, exact
+
+
+def _arrays(rows: pl.DataFrame, y: str) -> tuple[F64, F64, F64]:
+    n_input, n_output, values = (rows[c].to_numpy() for c in (*_TOKENS, y))
+    return n_input, n_output, values
+
+
+def _untold(found: Coefficients, names: Sequence[str], notes: list[str]) -> None:
+    if found.untold:
+        which = ", ".join(names[j] for j in found.untold)
+        notes.append(
+            f"{which} cannot be told apart: in the calls behind them, some token counts are the "
+            f"same throughout or move together"
+        )
+
+
+def _prices(calls: tuple[F64, F64, F64], notes: list[str]) -> tuple[list[float] | list[None], bool]:
+    """Prices, or three Nones; and whether every call agrees with them."""
+    n_input, n_output, usd = calls
+    if not len(usd):
+        notes.append("no dollars in the log: prices unknown")
+        return [None, None, None], False
+    found = regression.prices(n_input, n_output, usd)
+    if found is None:
+        found = regression.least_squares(n_input, n_output, usd)
+        notes.append(
+            f"dollars are not linear in tokens: prices are a least-squares fit (R2 {found.r2:.2f})"
+        )
+    elif found.agree < 1:
+        apart = round((1 - found.agree) * len(usd))
+        a, b, c = found.values
+        expected = float((a * n_input + b * n_output + c).sum())
+        notes.append(
+            f"{apart} of {len(usd)} calls were billed otherwise than these prices and their tokens "
+            f"say (${usd.sum():.4g} in all, where prices and tokens make ${expected:.4g}): what "
+            f"they did besides cannot be told"
+        )
+    _untold(found, PRICES, notes)
+    return [float(v) for v in found.values], found.agree == 1
+
+
+def _times(calls: tuple[F64, F64, F64], notes: list[str]) -> list[float] | list[None]:
+    """Seconds per input token, per output token and per call, or three Nones."""
+    n_input, n_output, seconds = calls
+    if len(seconds) < 3:
+        notes.append("fewer than three calls have seconds: times unknown")
+        return [None, None, None]
+    found = regression.least_squares(n_input, n_output, seconds)
+    fit = found.values[0] * n_input + found.values[1] * n_output + found.values[2]
+    off = np.median(np.abs(fit - seconds) / np.maximum(seconds, 1e-12))
+    notes.append(
+        f"times are a least-squares fit over {len(seconds)} calls, the network's part included "
+        f"(R2 {found.r2:.2f}; half of the calls are within {off:.0%})"
+    )
+    if found.values[0] == 0:
+        notes.append("seconds do not grow with the prompt: beta_pre_s cannot be told from 0")
+    _untold(found, _TIMES, notes)
+    return [float(v) for v in found.values]

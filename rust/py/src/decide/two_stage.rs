@@ -1,0 +1,498 @@
+//! `TwoStage`, `Choice` and `Choices`.
+
+use std::sync::{Arc, OnceLock};
+
+use cr2fast_core::{Call, OVERRUN};
+use numpy::{PyArray1, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::base::arrays::{out1, real, same_shape, vector_f32};
+use crate::base::errors::core;
+use crate::decide::edge::{available, rule, some};
+use crate::decide::{budget, of_text};
+use crate::pricing::{LinkState, LinkStates};
+use crate::router::{Router, check_width, open};
+
+/// Both stages and the names of their models, as choices keep them.
+struct Parts {
+    inner: cr2fast_core::TwoStage,
+    models: Vec<String>,
+    places: Vec<&'static str>,
+}
+
+/// Where a query goes: place and model, with the numbers behind them.
+///
+/// Attributes
+/// ----------
+/// model : str
+/// place : {"device", "edge", "cloud"}
+///     The model's tier in the cost table.
+/// local : bool
+///     Whether that is the device.
+/// margin, threshold, score : float
+///     Stage one's, as of :class:`Decision`.
+/// forced : bool
+///     Whether only the budget keeps a deferred query on the device. α promises nothing about it.
+/// n_input_tokens : float
+///     L_in, as it was given or counted.
+/// accuracy, utility, cost : float
+///     Stage two's, as of :class:`Selection`. Where stage one kept the query, stage two is asked when
+///     one of these is first read: keeping it needed none of them.
+/// latency_s, energy_j, usd : float or None
+///     Expected seconds, joules and dollars; None where the cost table cannot tell.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct Choice {
+    two: Arc<Parts>,
+    made: cr2fast_core::Choice,
+    embedding: Vec<f32>,
+    n_input_tokens: f64,
+    state: Option<cr2fast_core::LinkState>,
+    expected: OnceLock<cr2fast_core::Selection>,
+}
+
+impl Choice {
+    fn expected(&self) -> PyResult<cr2fast_core::Selection> {
+        if let Some(known) = self.made.selection.as_ref().or(self.expected.get()) {
+            return Ok(*known);
+        }
+        let (x, n) = (&self.embedding, self.n_input_tokens);
+        let made = self.two.inner.estimate(self.made.model, x, n, self.state).map_err(core)?;
+        Ok(*self.expected.get_or_init(|| made))
+    }
+}
+
+#[pymethods]
+impl Choice {
+    #[getter]
+    fn model(&self) -> &str {
+        &self.two.models[self.made.model]
+    }
+
+    #[getter]
+    fn place(&self) -> &'static str {
+        self.two.places[self.made.model]
+    }
+
+    #[getter]
+    fn local(&self) -> bool {
+        self.made.model == 0
+    }
+
+    #[getter]
+    fn margin(&self) -> f32 {
+        self.made.decision.margin
+    }
+
+    #[getter]
+    fn threshold(&self) -> f32 {
+        self.made.decision.threshold
+    }
+
+    #[getter]
+    fn score(&self) -> f64 {
+        self.made.decision.score
+    }
+
+    #[getter]
+    fn forced(&self) -> bool {
+        self.made.forced
+    }
+
+    #[getter]
+    fn n_input_tokens(&self) -> f64 {
+        self.n_input_tokens
+    }
+
+    #[getter]
+    fn accuracy(&self) -> PyResult<f32> {
+        Ok(self.expected()?.accuracy)
+    }
+
+    #[getter]
+    fn utility(&self) -> PyResult<f64> {
+        Ok(self.expected()?.utility)
+    }
+
+    #[getter]
+    fn cost(&self) -> PyResult<f32> {
+        Ok(self.expected()?.cost)
+    }
+
+    #[getter]
+    fn latency_s(&self) -> PyResult<Option<f64>> {
+        Ok(self.expected()?.latency_s)
+    }
+
+    #[getter]
+    fn energy_j(&self) -> PyResult<Option<f64>> {
+        Ok(self.expected()?.energy_j)
+    }
+
+    #[getter]
+    fn usd(&self) -> PyResult<Option<f64>> {
+        Ok(self.expected()?.usd)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        let e = self.expected()?;
+        Ok(format!(
+            "Choice(model={:?}, place={:?}, margin={}, threshold={}, accuracy={:.6}, cost={:.6})",
+            self.model(),
+            self.place(),
+            self.margin(),
+            self.threshold(),
+            e.accuracy,
+            e.cost
+        ))
+    }
+}
+
+/// Choices for N queries; arrays are (N,).
+///
+/// Attributes
+/// ----------
+/// models : list of str
+///     Names that `index` points into, the device's first.
+/// index : ndarray of int64
+/// local, forced : ndarray of bool
+/// margin : ndarray of float32
+/// threshold : float
+///     As of :class:`Choice`.
+/// accuracy, cost, latency_s, energy_j, usd : ndarray of float64
+///     Stage two's view of the deferred queries, as of :class:`Selection`; NaN for queries that stage
+///     one kept, about which stage two was not asked, and where the cost table cannot tell.
+#[pyclass(frozen, get_all, module = "cr2fast")]
+pub struct Choices {
+    models: Vec<String>,
+    index: Py<PyArray1<i64>>,
+    local: Py<PyArray1<bool>>,
+    forced: Py<PyArray1<bool>>,
+    margin: Py<PyArray1<f32>>,
+    threshold: f32,
+    accuracy: Py<PyArray1<f64>>,
+    cost: Py<PyArray1<f64>>,
+    latency_s: Py<PyArray1<f64>>,
+    energy_j: Py<PyArray1<f64>>,
+    usd: Py<PyArray1<f64>>,
+}
+
+#[pymethods]
+impl Choices {
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.index.bind(py).len()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        format!("Choices({} queries, models={:?})", self.index.bind(py).len(), self.models)
+    }
+}
+
+/// Both stages at one calibrated operating point (λ, α): place and model in one call.
+///
+/// Without a budget the choice is what :class:`DeviceRouter` and then :class:`EdgeSelector` say. With
+/// one, candidates are restricted: an accepted query whose answer on the device may overrun is
+/// deferred; a deferred one stays on the device where only the device keeps the budget (`forced`).
+///
+/// Immutable and safe to share between threads. Needs only numpy.
+#[pyclass(frozen, module = "cr2fast")]
+pub struct TwoStage(Arc<Parts>);
+
+impl TwoStage {
+    fn bind(
+        router: &cr2fast_core::Router,
+        lam: f64,
+        alpha: f64,
+        name: &str,
+        fallback: Option<String>,
+    ) -> PyResult<Self> {
+        let rule = rule(router.models(), name, fallback)?;
+        let inner = cr2fast_core::TwoStage::new(router, lam, alpha, rule).map_err(core)?;
+        let models = router.models().to_vec();
+        let places = router.costs().table().models.iter().map(|m| m.tier.name()).collect();
+        Ok(Self(Arc::new(Parts { inner, models, places })))
+    }
+
+    fn choice(
+        &self,
+        (made, embedding, n_input_tokens): (cr2fast_core::Choice, Vec<f32>, f64),
+        state: Option<&LinkState>,
+    ) -> Choice {
+        Choice {
+            two: Arc::clone(&self.0),
+            made,
+            embedding,
+            n_input_tokens,
+            state: state.map(|s| s.0),
+            expected: OnceLock::new(),
+        }
+    }
+}
+
+#[pymethods]
+impl TwoStage {
+    /// Read a calibrated ``router.safetensors``.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : path
+    /// lam, alpha : float
+    ///     As of :meth:`DeviceRouter.load`.
+    /// rule, fallback
+    ///     As of :meth:`EdgeSelector.load`.
+    /// encoder : EncoderInfo, optional
+    ///     The encoder at hand; another one than the router's is an error.
+    #[staticmethod]
+    #[pyo3(signature = (path, lam, alpha=0.01, rule="edge-only", fallback=None, encoder=None))]
+    fn load(
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        lam: f64,
+        alpha: f64,
+        rule: &str,
+        fallback: Option<String>,
+        encoder: Option<(String, String)>,
+    ) -> PyResult<Self> {
+        let router = open(py, &path, encoder)?;
+        Self::bind(&router, lam, alpha, rule, fallback)
+    }
+
+    /// The same from a router in memory.
+    #[staticmethod]
+    #[pyo3(signature = (router, lam, alpha=0.01, rule="edge-only", fallback=None))]
+    fn from_router(
+        router: &Router,
+        lam: f64,
+        alpha: f64,
+        rule: &str,
+        fallback: Option<String>,
+    ) -> PyResult<Self> {
+        Self::bind(&router.0, lam, alpha, rule, fallback)
+    }
+
+    /// Cost weight λ.
+    #[getter]
+    fn lam(&self) -> f64 {
+        self.0.inner.device().lam()
+    }
+
+    /// Risk level α.
+    #[getter]
+    fn alpha(&self) -> f64 {
+        self.0.inner.device().alpha()
+    }
+
+    /// Threshold, as a margin.
+    #[getter]
+    fn threshold(&self) -> f32 {
+        self.0.inner.device().threshold()
+    }
+
+    /// Model names, the device's first.
+    #[getter]
+    fn models(&self) -> Vec<String> {
+        self.0.models.clone()
+    }
+
+    /// The link state of a call that names none: medians of the cost table's states.
+    #[getter]
+    fn typical_state(&self) -> LinkState {
+        LinkState(self.0.inner.edge().typical())
+    }
+
+    /// Share of a model's answers that may exceed the bound by which a budget is kept: 0.05.
+    #[getter]
+    #[allow(clippy::unused_self)] // A constant today, of the artifact one day.
+    fn overrun(&self) -> f64 {
+        OVERRUN
+    }
+
+    /// Choose for one query.
+    ///
+    /// Parameters
+    /// ----------
+    /// embedding : ndarray of float32, (d,)
+    /// n_input_tokens : float
+    ///     L_in.
+    /// state : LinkState, optional
+    ///     ξ; `typical_state` by default.
+    /// available : iterable of str, or M booleans, optional
+    ///     Edge models that are up; all by default.
+    /// max_latency_s, max_energy_j, max_usd : float, optional
+    ///     What the call may cost at most, s, J, $; kept as :meth:`EdgeSelector.select` says.
+    ///
+    /// Returns
+    /// -------
+    /// Choice
+    ///
+    /// Raises
+    /// ------
+    /// BudgetError
+    ///     No model keeps the limits; the nearest is named.
+    /// Cr2Error, TypeError
+    ///     An argument out of range; a limit on what the cost table does not know, or with a router
+    ///     calibrated without output lengths.
+    #[pyo3(signature = (embedding, n_input_tokens, state=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn route(
+        &self,
+        py: Python<'_>,
+        embedding: &Bound<'_, PyAny>,
+        n_input_tokens: f64,
+        state: Option<&LinkState>,
+        available: Option<&Bound<'_, PyAny>>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
+    ) -> PyResult<Choice> {
+        let x = vector_f32(embedding, "embedding")?;
+        let mask = self::available(&self.0.models, available)?;
+        let call = Call {
+            state: state.map(|s| s.0),
+            available: mask.as_deref(),
+            budget: budget(max_latency_s, max_energy_j, max_usd),
+        };
+        let values = x.slice();
+        let made = py.detach(|| self.0.inner.route(values, n_input_tokens, &call)).map_err(core)?;
+        Ok(self.choice((made, values.to_vec(), n_input_tokens), state))
+    }
+
+    /// Choose for N queries: the arguments of :meth:`route` with a leading axis.
+    ///
+    /// Parameters
+    /// ----------
+    /// embeddings : ndarray of float32, (N, d)
+    /// n_input_tokens : array_like, (N,)
+    /// states : LinkStates, N of them, optional
+    /// available, max_latency_s, max_energy_j, max_usd : optional
+    /// threads : int
+    ///     0 is one per core.
+    ///
+    /// Returns
+    /// -------
+    /// Choices
+    #[pyo3(signature = (embeddings, n_input_tokens, states=None, available=None, threads=1, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn route_batch(
+        &self,
+        py: Python<'_>,
+        embeddings: &Bound<'_, PyAny>,
+        n_input_tokens: &Bound<'_, PyAny>,
+        states: Option<&LinkStates>,
+        available: Option<&Bound<'_, PyAny>>,
+        threads: usize,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
+    ) -> PyResult<Choices> {
+        let x = check_width(embeddings, self.0.inner.device().dim())?;
+        let mask = self::available(&self.0.models, available)?;
+        let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
+        same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
+        let call = Call {
+            state: None,
+            available: mask.as_deref(),
+            budget: budget(max_latency_s, max_energy_j, max_usd),
+        };
+        let (values, states) = (x.slice(), states.map(|s| s.0.as_slice()));
+        let made = py
+            .detach(|| self.0.inner.route_batch(values, &n_in, states, &call, threads))
+            .map_err(core)?;
+        let index: Vec<i64> = made.iter().map(|c| i64::try_from(c.model).unwrap_or(0)).collect();
+        let of = |f: fn(&cr2fast_core::Selection) -> Option<f64>| {
+            some(py, made.iter().map(|c| c.selection.as_ref().and_then(f)))
+        };
+        Ok(Choices {
+            models: self.0.models.clone(),
+            local: out1(py, &index.iter().map(|m| *m == 0).collect::<Vec<_>>()).unbind(),
+            index: out1(py, &index).unbind(),
+            forced: out1(py, &made.iter().map(|c| c.forced).collect::<Vec<_>>()).unbind(),
+            margin: out1(py, &made.iter().map(|c| c.decision.margin).collect::<Vec<_>>()).unbind(),
+            threshold: self.threshold(),
+            accuracy: of(|s| Some(s.accuracy.into())),
+            cost: of(|s| Some(s.cost.into())),
+            latency_s: of(|s| s.latency_s),
+            energy_j: of(|s| s.energy_j),
+            usd: of(|s| s.usd),
+        })
+    }
+
+    /// Choose for one prompt.
+    ///
+    /// Parameters
+    /// ----------
+    /// text : str or list of dict
+    ///     A text, or chat messages; of messages the last user turn is embedded.
+    /// encoder : Encoder or StaticEncoder
+    ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
+    ///     static one all of it is one call that holds no lock.
+    /// state, available, max_latency_s, max_energy_j, max_usd : optional
+    ///     As of :meth:`route`.
+    /// n_input_tokens : float, optional
+    ///     L_in; by default the encoder's count, over all turns of a chat.
+    ///
+    /// Returns
+    /// -------
+    /// Choice
+    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn route_text(
+        &self,
+        text: &Bound<'_, PyAny>,
+        encoder: &Bound<'_, PyAny>,
+        state: Option<&LinkState>,
+        n_input_tokens: Option<f64>,
+        available: Option<&Bound<'_, PyAny>>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
+    ) -> PyResult<Choice> {
+        let mask = self::available(&self.0.models, available)?;
+        let budget = budget(max_latency_s, max_energy_j, max_usd);
+        let xi = state.map(|s| s.0);
+        let inner = &self.0.inner;
+        let route = |x: Vec<f32>, n| {
+            let call = Call { state: xi, available: mask.as_deref(), budget };
+            Ok((inner.route(&x, n, &call)?, x, n))
+        };
+        let made = of_text(inner.device().encoder(), text, encoder, n_input_tokens, route)?;
+        Ok(self.choice(made, state))
+    }
+
+    /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
+    /// own executor, so the loop goes on.
+    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn route_text_async<'py>(
+        slf: &Bound<'py, Self>,
+        text: &Bound<'py, PyAny>,
+        encoder: &Bound<'py, PyAny>,
+        state: Option<&Bound<'py, LinkState>>,
+        n_input_tokens: Option<f64>,
+        available: Option<&Bound<'py, PyAny>>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+        max_usd: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let limits = pyo3::types::PyDict::new(py);
+        limits.set_item("max_latency_s", max_latency_s)?;
+        limits.set_item("max_energy_j", max_energy_j)?;
+        limits.set_item("max_usd", max_usd)?;
+        let call = slf.getattr("route_text")?;
+        py.import("asyncio")?.call_method(
+            "to_thread",
+            (call, text, encoder, state, n_input_tokens, available),
+            Some(&limits),
+        )
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "TwoStage(lam={}, alpha={}, threshold={}, models={:?})",
+            self.lam(),
+            self.alpha(),
+            self.threshold(),
+            self.0.models
+        )
+    }
+}
