@@ -44,11 +44,13 @@ from cr2fast_profiler.workload.exchange import RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid
 from cr2fast_profiler.workload.load import Load
 from cr2fast_profiler.workload.locality import connect_rtt_s, is_this_host
+from cr2fast_profiler.workload.look import LONG, SHORT, first_look
 
 CLOCK: Clock = SYSTEM
 """What every command measures by; tests put it, with TRANSPORT, on a simulated world."""
 TRANSPORT: Any = None
 
+COUNT = "Count from 1 upwards, one number per line, and do not stop."
 DOCTOR_WAIT_S = 5.0
 """A doctor says that a server is loading, and does not sit by it."""
 
@@ -155,8 +157,8 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
     try:
         with _endpoint(args, DOCTOR_WAIT_S) as target:
-            x = target.generate("Count from 1 upwards, one number a line.", 8)
-            notes = target.notes
+            x, longer = (target.generate(COUNT, n) for n in (SHORT, LONG))
+            notes = [*target.notes, *first_look(x, longer)]
     except (EndpointError, RejectedRequest) as error:
         print(f"Endpoint: {error}")
         return {"usable": False, "detail": str(error)}
@@ -168,9 +170,17 @@ def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
     )
     for note in notes:
         print(f"  note: {note}")
+    if first_look(x, longer):
+        print("  `model` fits the total time of answers, which holding text back does not move")
     here = is_this_host(target.url)
     print(f"  it is {'on this host' if here else 'on another host: ' + ENERGY_REMOTE}")
-    return {"usable": True, "model": target.name, "ttft_s": ttft_ms * 1e-3, "this_host": here}
+    return {
+        "usable": True,
+        "model": target.name,
+        "ttft_s": ttft_ms * 1e-3,
+        "this_host": here,
+        "notes": notes,
+    }
 
 
 def model(args: argparse.Namespace) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class Manners:
     usage: bool = True
     raw_usage: str = ""
     context: int = 1 << 30
+    """Tokens of the longest answer."""
+    prompt_context: int = 1 << 30
+    """Tokens that it keeps of a prompt."""
     key: str | None = None
     bad: str = ""
     every: int = 0
@@ -124,7 +127,7 @@ def _answer(m: Manners, asked: dict[str, Any]) -> Reply:
     bad = m.is_bad()
     chat = "messages" in asked
     prompt = asked["messages"][0]["content"] if chat else asked["prompt"]
-    n_in = len(prompt.split()) + TEMPLATE
+    n_in = min(len(prompt.split()) + TEMPLATE, m.prompt_context)
     n_out = min(asked["max_tokens"], m.context) + (5 if bad == "ignored_max_tokens" else 0)
     cached = n_in - 1 if bad == "cached" else 0
     usage: dict[str, Any] = {

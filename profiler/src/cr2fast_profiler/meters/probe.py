@@ -180,8 +180,9 @@ def _auto(root: Path) -> Meter:
     parts = [f for f in found if not isinstance(f, Unavailable)]
     absent = [f for f in found if isinstance(f, Unavailable)]
     if not parts:
-        detail = "; ".join(f"{u.source}: {u.detail}" for u in absent)
-        remedy = "; ".join(f"{u.source}: {u.remedy}" for u in absent if u.remedy)
+        named = ", ".join(f"{u.source}: {u.reason.value}" for u in absent)
+        detail = f"no energy sensor of this host can be read ({named})"
+        remedy = "`cr2fast-profile doctor` says why, and what to do about each"
         reasons = {u.reason for u in absent}
         reason = Reason.PERMISSION if Reason.PERMISSION in reasons else Reason.NOT_PRESENT
         raise MeterError(Unavailable("auto", reason, detail, remedy))
