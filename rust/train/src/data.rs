@@ -1,8 +1,6 @@
 //! The training split as it comes in, checked, and cut into rows to learn from and rows held out.
 
-use cr2fast_core::MAX_WIDTH;
-use cr2fast_core::check_tokens;
-use cr2fast_core::{check_finite, check_len};
+use cr2fast_core::{MAX_WIDTH, check_finite, check_len, check_tokens};
 use rand::seq::SliceRandom;
 
 use crate::config::FitConfig;

@@ -4,12 +4,10 @@
 //! model would answer and how long; [`Prices`] and the teacher's p make the margins (eqs. 46–48 of
 //! arXiv 2605.12001); the gate learns them.
 
-use candle_core::Tensor;
-use cr2fast_core::CostTable;
-use cr2fast_core::check_len;
-use cr2fast_core::{Gate, GateWeights};
-use cr2fast_core::{LengthPredictor, LengthWeights};
-use cr2fast_core::{Teacher, TeacherWeights};
+use cr2fast_core::{
+    CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, Teacher, TeacherWeights,
+    check_len,
+};
 
 use crate::config::{FitConfig, Lengths};
 use crate::data::{Split, TrainData};
@@ -18,7 +16,7 @@ use crate::networks::{gate, length, teacher};
 use crate::ops::nn;
 use crate::progress::{Record, Report};
 use crate::record::{Monotone, Summary};
-use crate::views::{self, View};
+use crate::views::{self, Limits, View};
 
 /// A frozen teacher and its length predictor.
 pub type Frozen = (TeacherWeights, LengthWeights);
@@ -49,17 +47,15 @@ pub fn fit(
     report: Report,
 ) -> Result<Fitted> {
     config.check()?;
-    let (n, m) = (data.rows(), costs.models().len());
+    let m = costs.models().len();
     data.check(m)?;
     if let Some((teacher, _)) = &frozen {
         check_len("embedding width", teacher.d, data.d)?;
         check_len("models", teacher.models, m)?;
     }
-    let split = Split::new(n, config);
-    let x = nn::standardize(&Tensor::from_slice(data.embeddings, (n, data.d), &nn::CPU)?)?;
-    let y: Vec<f32> = data.correct.iter().map(|c| f32::from(u8::from(*c))).collect();
-    let y = Tensor::from_vec(y, (n, m), &nn::CPU)?;
-    let (views, held) = views::make(&x, &y, &split, config, frozen.is_some(), report)?;
+    let split = Split::new(data.rows(), config);
+    let limits = Limits::default();
+    let (views, held) = views::make(*data, &split, config, frozen.is_some(), limits, report)?;
     let ((teacher, length), teacher_record) = match frozen {
         Some(frozen) => (frozen, None),
         None => judge(data, &split, &views, &held, config, report)?,
@@ -76,11 +72,17 @@ pub fn fit(
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
     let serving = Teacher::new(teacher.clone())?;
     let accuracies = |view: &View| -> Result<Vec<f32>> {
-        Ok(serving.accuracies(&nn::values(&view.x)?, threads)?)
+        let mut all = Vec::with_capacity(view.rows.len() * m);
+        view.pieces(limits.rows, |x| {
+            all.extend(serving.accuracies(&nn::values(x)?, threads)?);
+            Ok(())
+        })?;
+        Ok(all)
     };
     let targets = gate::Targets {
         models: m,
-        views: views.iter().map(|v| Ok((v, accuracies(v)?))).collect::<Result<_>>()?,
+        views: &views,
+        accuracies: views.iter().map(accuracies).collect::<Result<_>>()?,
         held: (&held, accuracies(&held)?),
         costs: &|epoch| prices.epoch(epoch),
     };

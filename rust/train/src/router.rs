@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::fit::fit;
 use crate::progress::Report;
 
-/// Fit and assemble. With `teacher`, its teacher and length predictor are kept and a gate alone is
+/// Fit and assemble. With `teacher`, its teacher and length predictor are kept and only a gate is
 /// fitted; what it was trained on counts as seen by this router too.
 pub fn fit_router(
     data: &TrainData,

@@ -11,8 +11,7 @@
 //! w_sign·BCE(Δ̂/T, 1[Δ ≥ 0]) + w_margin·Huber(Δ̂ − Δ) + w_mono·mean relu(Δ̂(λ_j) − Δ̂(λ_{j+1})).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
-use cr2fast_core::choice_margin;
-use cr2fast_core::{GateWeights, PSI, psi};
+use cr2fast_core::{GateWeights, PSI, choice_margin, psi};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -24,7 +23,7 @@ use crate::ops::nn::{self, Stream};
 use crate::ops::trunk::trunk;
 use crate::progress::{Record, Report};
 use crate::schedule::Schedule;
-use crate::views::View;
+use crate::views::{Turns, View};
 
 /// T at the start.
 const FIRST_TEMPERATURE: f64 = 0.1;
@@ -152,10 +151,12 @@ impl GateNet {
 pub struct Targets<'a> {
     /// Models M.
     pub models: usize,
-    /// Views to learn from, and p (V, M) on each.
-    pub views: Vec<(&'a View, Vec<f32>)>,
+    /// Views to learn from.
+    pub views: &'a [View<'a>],
+    /// p (V, M) on each of them.
+    pub accuracies: Vec<Vec<f32>>,
     /// The held-out rows, and p on them.
-    pub held: (&'a View, Vec<f32>),
+    pub held: (&'a View<'a>, Vec<f32>),
     /// Epoch (0: the held-out states) → c (N, M) of the training split.
     pub costs: &'a dyn Fn(usize) -> Result<Vec<f32>>,
 }
@@ -164,7 +165,7 @@ impl Targets<'_> {
     /// Δ_θ (J, B) of some of a view's rows.
     fn margins(
         &self,
-        (view, p): &(&View, Vec<f32>),
+        (view, p): (&View, &[f32]),
         c: &[f32],
         rows: &[u32],
         lams: &[f64],
@@ -203,7 +204,7 @@ pub fn fit(
     config: &FitConfig,
     report: Report,
 ) -> Result<(GateWeights, Record)> {
-    let held_x = &targets.held.0.x;
+    let held_x = &targets.held.0.x()?;
     let net = GateNet::new(held_x.dim(1)?, config.hidden, config.film, config.seed, DType::F32)?;
     let (order, dropout) = (
         &mut nn::stream(config.seed, Stream::GateOrder),
@@ -213,8 +214,10 @@ pub fn fit(
     let held_lams = spaced_lams(config, HOLDOUT_LAMS);
     let held_rows: Vec<u32> = (0..targets.held.0.rows.len() as u32).collect();
     let mut costs = (0, (targets.costs)(0)?);
-    let held_targets = targets.margins(&targets.held, &costs.1, &held_rows, &held_lams)?;
-    let rows = targets.views[0].0.rows.len();
+    let mut turns = Turns::new(targets.views);
+    let held_targets =
+        targets.margins((targets.held.0, &targets.held.1), &costs.1, &held_rows, &held_lams)?;
+    let rows = targets.views[0].rows.len();
     let schedule = Schedule { stage: "gate", epochs: config.gate_epochs, rows, config, report };
     let record = schedule.run(
         &net.vars(),
@@ -224,8 +227,9 @@ pub fn fit(
                 costs = (epoch, (targets.costs)(epoch)?);
             }
             let lams = sample_lams(lam_rng, config);
-            let view = &targets.views[epoch % targets.views.len()];
-            let x = view.0.x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?;
+            let number = turns.number(epoch);
+            let view = (&targets.views[number], targets.accuracies[number].as_slice());
+            let (x, _) = turns.batch(epoch, rows)?;
             let units = lams.len() * rows.len() * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
             let margins = net.margins(&x, &lams, mask)?;

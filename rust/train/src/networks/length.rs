@@ -6,31 +6,14 @@
 //! on this kind of data a network explains no more.
 
 use cr2fast_core::{LENGTH_SCALARS, LengthPredictor, LengthWeights, inverse_norm};
+use rayon::prelude::*;
 
 use crate::data::{Split, TrainData};
-use crate::error::Result;
+use crate::error::{Result, TrainError};
+use crate::ops::cholesky;
 
-/// A symmetric positive-definite system A·X = B, solved in place by Cholesky: A (k, k), B (k, m).
-fn solve(a: &mut [f64], b: &mut [f64], k: usize, m: usize) {
-    for j in 0..k {
-        for i in j..k {
-            let dot: f64 = (0..j).map(|t| a[i * k + t] * a[j * k + t]).sum();
-            let v = a[i * k + j] - dot;
-            // The ridge keeps every pivot positive.
-            a[i * k + j] = if i == j { v.sqrt() } else { v / a[j * k + j] };
-        }
-    }
-    for col in 0..m {
-        for i in 0..k {
-            let dot: f64 = (0..i).map(|t| a[i * k + t] * b[t * m + col]).sum();
-            b[i * m + col] = (b[i * m + col] - dot) / a[i * k + i];
-        }
-        for i in (0..k).rev() {
-            let dot: f64 = (i + 1..k).map(|t| a[t * k + i] * b[t * m + col]).sum();
-            b[i * m + col] = (b[i * m + col] - dot) / a[i * k + i];
-        }
-    }
-}
+/// Rows whose features are held at once.
+const STRIP: usize = 256;
 
 /// Fit on the rows to learn from; those held out give the smearing factor.
 pub fn fit(data: &TrainData, split: &Split, ridge: f64) -> Result<LengthWeights> {
@@ -55,20 +38,27 @@ pub fn fit(data: &TrainData, split: &Split, ridge: f64) -> Result<LengthWeights>
         mean_t.iter_mut().enumerate().for_each(|(j, s)| *s += target(*row, j) / n);
     }
     let (mut a, mut b) = (vec![0.0; k * k], vec![0.0; k * m]);
-    for row in train {
-        features(*row, &mut f);
-        f.iter_mut().zip(&mean_f).for_each(|(x, mean)| *x -= mean);
-        for i in 0..k {
-            for j in 0..=i {
-                a[i * k + j] += f[i] * f[j];
+    let mut strip = vec![0.0; STRIP * (k + m)];
+    for rows in train.chunks(STRIP) {
+        // A row: its centred features, then its centred targets.
+        let strip = &mut strip[..rows.len() * (k + m)];
+        strip.par_chunks_mut(k + m).zip(rows).for_each(|(f, row)| {
+            features(*row, f);
+            f[..k].iter_mut().zip(&mean_f).for_each(|(x, mean)| *x -= mean);
+            f[k..].iter_mut().enumerate().for_each(|(j, t)| *t = target(*row, j) - mean_t[j]);
+        });
+        a.par_chunks_mut(k).zip(b.par_chunks_mut(m)).enumerate().for_each(|(i, (a, b))| {
+            for f in strip.chunks_exact(k + m) {
+                a[..=i].iter_mut().zip(f).for_each(|(a, x)| *a += f[i] * x);
+                b.iter_mut().zip(&f[k..]).for_each(|(b, t)| *b += f[i] * t);
             }
-            for j in 0..m {
-                b[i * m + j] += f[i] * (target(*row, j) - mean_t[j]);
-            }
-        }
+        });
     }
     (0..k).for_each(|i| a[i * k + i] += ridge);
-    solve(&mut a, &mut b, k, m);
+    if !cholesky::solve(&mut a, &mut b, (k, m), k) {
+        let expected = "a ridge that keeps the length predictor's equations regular, such as 1";
+        return Err(TrainError::argument("ridge", expected, ridge));
+    }
 
     let mut w = LengthWeights {
         models: m,

@@ -19,7 +19,7 @@ use crate::ops::nn::{self, Stream};
 use crate::ops::trunk::trunk;
 use crate::progress::{Record, Report};
 use crate::schedule::Schedule;
-use crate::views::View;
+use crate::views::{Turns, View};
 
 /// All heads, side by side: M heads of h units are M·h columns of one matrix.
 pub struct TeacherNet {
@@ -104,7 +104,9 @@ pub fn fit(
     config: &FitConfig,
     report: Report,
 ) -> Result<(TeacherWeights, Record)> {
-    let (models, d) = (held.y.dim(1)?, held.x.dim(1)?);
+    let held_x = held.x()?;
+    let (models, d) = (held.y.dim(1)?, held_x.dim(1)?);
+    let mut turns = Turns::new(views);
     let net = TeacherNet::new(models, d, config.hidden, config.seed, DType::F32)?;
     let (order, dropout) = (
         &mut nn::stream(config.seed, Stream::TeacherOrder),
@@ -121,13 +123,12 @@ pub fn fit(
         &net.vars(),
         order,
         |epoch, rows| {
-            let (index, view) = (Tensor::new(rows, &nn::CPU)?, &views[epoch % views.len()]);
-            let (x, y) = (view.x.index_select(&index, 0)?, view.y.index_select(&index, 0)?);
+            let (x, y) = turns.batch(epoch, rows)?;
             let units = rows.len() * models * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
             Ok(net.loss(&x, &y, mask, config)?)
         },
-        || bce(&net.logits(&held.x, Vec::new())?, &held.y),
+        || bce(&net.logits(&held_x, Vec::new())?, &held.y),
     )?;
     Ok((net.weights()?, record))
 }

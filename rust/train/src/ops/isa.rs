@@ -21,7 +21,7 @@ pub trait Loop {
 #[inline]
 pub fn run<L: Loop>(simd: Simd, body: L) -> L::Out {
     match simd.isa() {
-        // SAFETY: a `Simd` exists only for a level that the processor runs, and every processor
+        // SAFETY: a `Simd` exists only for instructions that the processor runs, and every processor
         // with AVX-512F has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => unsafe { run_avx2(body) },

@@ -5,9 +5,11 @@
 //! are cut into chunks of fixed size, and partial sums are added in order.
 
 pub mod adamw;
+pub mod cholesky;
 mod fused;
 pub mod heads;
 pub mod isa;
 pub mod nn;
+pub mod product;
 pub mod real;
 pub mod trunk;

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use crate::ops::fused::{self, Fused, with_values};
 use crate::ops::isa::{self, Loop};
+use crate::ops::product::{Strided, accumulate};
 use crate::ops::real::{LANES, Real};
 
 /// Rows of w per task.
@@ -40,43 +41,6 @@ pub fn trunk(x: &Tensor, w: &Tensor, gain: &Tensor, offset: &Tensor) -> Result<T
         groups: offset.dim(0)?,
     };
     fused::apply(layer, [w, gain, offset])
-}
-
-/// dst (m, n) += lhs (m, k) · rhs (k, n), row-major; `transposed`: lhs is stored as (k, m).
-fn multiply<T: Real>(
-    (m, k, n): (usize, usize, usize),
-    lhs: &[T],
-    transposed: bool,
-    rhs: &[T],
-    dst: &mut [T],
-) {
-    assert!(lhs.len() == m * k && rhs.len() == k * n && dst.len() == m * n);
-    let (cs, rs) = if transposed { (m, 1) } else { (1, k) };
-    let stride = |s: usize| s.cast_signed();
-    // SAFETY: the three buffers have the sizes that the strides address, and dst is ours alone.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.as_mut_ptr(),
-            1,
-            stride(n),
-            true,
-            lhs.as_ptr(),
-            stride(cs),
-            stride(rs),
-            rhs.as_ptr(),
-            1,
-            stride(n),
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            gemm::Parallelism::Rayon(0),
-        );
-    }
 }
 
 /// One row of w at input i, head m: `folded` = g·w, and `shift` += a·w.
@@ -170,7 +134,8 @@ impl<T: Real> Operands<'_, T> {
             shift.iter_mut().zip(part).for_each(|(a, b)| *a += b);
         }
         let mut out = shift.repeat(rows);
-        multiply((rows, d, width), self.x, false, &folded, &mut out);
+        let (x, w) = (Strided::new(self.x, d), Strided::new(&folded, width));
+        accumulate((rows, d, width), T::one(), x, w, &mut out, width);
         out
     }
 
@@ -183,7 +148,8 @@ impl<T: Real> Operands<'_, T> {
             sums.iter_mut().zip(row).for_each(|(a, b)| *a += *b);
         }
         let mut grad = vec![T::zero(); d * width];
-        multiply((d, rows, width), self.x, true, upstream, &mut grad);
+        let (x, u) = (Strided::new(self.x, d), Strided::new(upstream, width));
+        accumulate((d, rows, width), T::one(), x.t(), u, &mut grad, width);
         let (mut gain, mut by_row) = (vec![T::zero(); d * heads], vec![T::zero(); d * heads]);
         grad.par_chunks_mut(width)
             .zip(gain.par_chunks_mut(heads))

@@ -8,78 +8,31 @@
 //! `benches/paper`). What serves stays the network.
 //!
 //! More than [`BLOCK`] rows are cut into blocks whose smoothers are averaged (Zhang, Duchi &
-//! Wainwright, JMLR 16, 2015), so that memory is bounded.
+//! Wainwright, JMLR 16, 2015); of many more rows, [`BLOCK`] are the centres of a smoother that learns
+//! all (`centres`). So memory is bounded.
 
-// Loops must be inlined into the functions that enable their instructions.
-#![allow(clippy::inline_always)]
+mod centres;
+mod kernel;
 
 use candle_core::Tensor;
-use rand::Rng;
+use cr2fast_core::Simd;
 use rayon::prelude::*;
 
 use crate::config::FitConfig;
 use crate::error::Result;
-use crate::ops::nn::{self, Stream};
-use crate::ops::real::{LANES, exp_negative};
+use crate::ops::isa;
+use crate::ops::nn;
 use crate::progress::{Progress, Report};
+use centres::Sums;
+use kernel::{Dot, Points, STRIP, gram, median_distance, scaled};
 
 /// Rows whose kernel matrix is held at once: 8192² single-precision entries are 268 MB.
 pub const BLOCK: usize = 8192;
-/// Rows of the kernel made at a time.
-const STRIP: usize = 256;
-/// Pairs behind the median distance.
-const PAIRS: usize = 4096;
 /// Conjugate gradients stop at this relative residual, or after this many steps.
 const TOLERANCE: f64 = 1e-4;
 const STEPS: usize = 200;
 /// Predictions are probabilities, kept this far from certain.
 const FLOOR: f32 = 0.01;
-
-/// Rows and what is known of their distances.
-struct Points {
-    /// (d, n): rows over √d, transposed for the product.
-    transposed: Tensor,
-    /// Squared norms (n,).
-    squares: Vec<f32>,
-}
-
-impl Points {
-    fn new(x: &Tensor) -> Result<Self> {
-        let scaled = scaled(x)?;
-        let squares = scaled.sqr()?.sum(1)?.to_vec1()?;
-        Ok(Self { transposed: scaled.t()?.contiguous()?, squares })
-    }
-
-    /// k(x, x_i) (B, n) of rows (B, d), scaled already.
-    fn kernel(&self, x: &Tensor, scale: f32) -> Result<Vec<f32>> {
-        let squares: Vec<f32> = x.sqr()?.sum(1)?.to_vec1()?;
-        let mut k: Vec<f32> = x.matmul(&self.transposed)?.flatten_all()?.to_vec1()?;
-        k.par_chunks_mut(self.squares.len()).zip(&squares).for_each(|(row, a)| {
-            for (k, b) in row.iter_mut().zip(&self.squares) {
-                *k = exp_negative(scale * (a + b - 2.0 * *k).max(0.0).sqrt());
-            }
-        });
-        Ok(k)
-    }
-}
-
-/// Rows over √d: standardised ones come to unit length.
-fn scaled(x: &Tensor) -> Result<Tensor> {
-    Ok((x * (1.0 / (x.dim(1)? as f64).sqrt()))?)
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = [0.0_f32; LANES];
-    let (whole, rest) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = whole.remainder().iter().zip(rest.remainder()).map(|(x, y)| x * y).sum();
-    for (a, b) in whole.zip(rest) {
-        for (acc, (a, b)) in acc.iter_mut().zip(a.iter().zip(b)) {
-            *acc += a * b;
-        }
-    }
-    acc.into_iter().sum::<f32>() + tail
-}
 
 fn dot64(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
@@ -135,12 +88,35 @@ impl Smoother {
         Ok(Self { blocks, mean, scale })
     }
 
+    /// Fit with the rows of `centres` (m, d), standardised, as centres, on all rows, which
+    /// come in strips with their answers.
+    pub fn fit_on_centres(
+        centres: &Tensor,
+        strips: impl ExactSizeIterator<Item = Result<(Tensor, Tensor)>>,
+        models: usize,
+        config: &FitConfig,
+        report: Report,
+    ) -> Result<Self> {
+        let scale = (config.kernel_scale / median_distance(centres, config.seed)?) as f32;
+        let mut sums = Sums::new(centres, models, scale)?;
+        let total = strips.len();
+        for (done, strip) in strips.enumerate() {
+            report(Progress { stage: "smoother", done: done as f64, total, loss: 0.0 })?;
+            let (x, y) = strip?;
+            sums.add(&x, &y)?;
+        }
+        let (points, coefficients, mean) = sums.solve(config.kernel_ridge)?;
+        report(Progress { stage: "smoother", done: total as f64, total, loss: 0.0 })?;
+        Ok(Self { blocks: vec![Block { points, coefficients }], mean, scale })
+    }
+
     /// Probabilities (B, M) of standardised rows (B, d).
     pub fn predict(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, m) = (x.dim(0)?, self.mean.len());
         let mut out = self.mean.repeat(rows);
         let share = 1.0 / self.blocks.len() as f32;
         let scaled = scaled(x)?;
+        let simd = Simd::best()?;
         for start in (0..rows).step_by(STRIP) {
             let strip = scaled.narrow(0, start, STRIP.min(rows - start))?;
             for block in &self.blocks {
@@ -149,7 +125,7 @@ impl Smoother {
                 out[start * m..].par_chunks_mut(m).zip(kernel.par_chunks(n)).for_each(
                     |(out, k)| {
                         for (out, a) in out.iter_mut().zip(&block.coefficients) {
-                            *out += share * dot(k, a);
+                            *out += share * isa::run(simd, Dot { a: k, b: a });
                         }
                     },
                 );
@@ -160,37 +136,6 @@ impl Smoother {
         }
         Ok(Tensor::from_vec(out, (rows, m), &nn::CPU)?)
     }
-}
-
-/// The median distance between rows, over √d; 1 where most rows are the same.
-fn median_distance(x: &Tensor, seed: u64) -> Result<f64> {
-    let n = x.dim(0)?;
-    let rng = &mut nn::stream(seed, Stream::Distances);
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for _ in 0..PAIRS {
-        let (i, step) = (rng.random_range(0..n), rng.random_range(1..n));
-        a.push(i as u32);
-        b.push(((i + step) % n) as u32);
-    }
-    let pick = |rows: Vec<u32>| {
-        Ok::<_, crate::error::TrainError>(x.index_select(&Tensor::new(rows, &nn::CPU)?, 0)?)
-    };
-    let gaps = scaled(&(pick(a)? - pick(b)?)?)?;
-    let mut distances: Vec<f32> = gaps.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
-    distances.sort_by(f32::total_cmp);
-    let median = f64::from(distances[PAIRS / 2]);
-    Ok(if median > 1e-6 { median } else { 1.0 })
-}
-
-/// K (n, n) of a block's rows.
-fn gram(x: &Tensor, points: &Points, scale: f32) -> Result<Vec<f32>> {
-    let n = points.squares.len();
-    let scaled = scaled(x)?;
-    let mut k = Vec::with_capacity(n * n);
-    for start in (0..n).step_by(STRIP) {
-        k.extend(points.kernel(&scaled.narrow(0, start, STRIP.min(n - start))?, scale)?);
-    }
-    Ok(k)
 }
 
 /// (K + ρI)·a = r for each of M right sides, by conjugate gradients in step.
@@ -205,6 +150,7 @@ fn solve(
     let (mut residual, mut direction) = (right.to_vec(), right.to_vec());
     let start: Vec<f64> = right.iter().map(|r| dot64(r, r)).collect();
     let mut squared = start.clone();
+    let simd = Simd::best()?;
     for step in 0..STEPS {
         let left = squared.iter().zip(&start).map(|(s, s0)| s / s0.max(f64::MIN_POSITIVE));
         let worst = left.fold(0.0, f64::max).sqrt();
@@ -215,7 +161,10 @@ fn solve(
         let rows: Vec<Vec<f32>> = kernel
             .par_chunks(n)
             .enumerate()
-            .map(|(i, row)| direction.iter().map(|p| dot(row, p) + ridge * p[i]).collect())
+            .map(|(i, row)| {
+                let entry = |p: &Vec<f32>| isa::run(simd, Dot { a: row, b: p }) + ridge * p[i];
+                direction.iter().map(entry).collect()
+            })
             .collect();
         for (m, a) in a.iter_mut().enumerate() {
             let (r, p) = (&mut residual[m], &mut direction[m]);
@@ -238,7 +187,10 @@ fn solve(
 
 #[cfg(test)]
 mod tests {
+    use rand::Rng;
+
     use super::*;
+    use crate::ops::nn::Stream;
 
     /// Against the same equations by elimination in double precision.
     #[test]
@@ -289,6 +241,43 @@ mod tests {
                 assert!((f64::from(fitted[j]) - truth).abs() < 1e-3, "{} not {truth}", fitted[j]);
             }
         }
+        Ok(())
+    }
+
+    /// With every row a centre, in strips of any size, it is the same function.
+    #[test]
+    fn centres_at_every_row_change_nothing() -> Result<()> {
+        let (n, d, m) = (150, 9, 3);
+        let rng = &mut nn::stream(2, Stream::Split);
+        let x: Vec<f32> = (0..n * d).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let x = nn::standardize(&Tensor::from_vec(x, (n, d), &nn::CPU)?)?;
+        let y: Vec<f32> = (0..n * m).map(|_| f32::from(u8::from(rng.random::<bool>()))).collect();
+        let y = Tensor::from_vec(y, (n, m), &nn::CPU)?;
+        let config = FitConfig::default();
+        let truth: Vec<Vec<f32>> =
+            Smoother::fit(&x, &y, &config, &|_| Ok(()))?.predict(&x)?.to_vec2()?;
+        for strip in [1, 64, n] {
+            let strips: Vec<_> = (0..n)
+                .step_by(strip)
+                .map(|at| {
+                    let rows = strip.min(n - at);
+                    Ok((x.narrow(0, at, rows)?, y.narrow(0, at, rows)?))
+                })
+                .collect();
+            let smoother =
+                Smoother::fit_on_centres(&x, strips.into_iter(), m, &config, &|_| Ok(()))?;
+            let got: Vec<Vec<f32>> = smoother.predict(&x)?.to_vec2()?;
+            for (got, truth) in got.iter().flatten().zip(truth.iter().flatten()) {
+                assert!((got - truth).abs() < 5e-3, "{got} not {truth}, strips of {strip}");
+            }
+        }
+        // Every query twice: the equations stay regular.
+        let twice = Tensor::cat(&[&x, &x], 0)?;
+        let strips = vec![Ok((twice.clone(), Tensor::cat(&[&y, &y], 0)?))];
+        let smoother =
+            Smoother::fit_on_centres(&twice, strips.into_iter(), m, &config, &|_| Ok(()))?;
+        let p: Vec<f32> = smoother.predict(&x)?.flatten_all()?.to_vec1()?;
+        assert!(p.iter().all(|p| p.is_finite()));
         Ok(())
     }
 }
