@@ -66,7 +66,7 @@ def test_latency_and_price_share_the_cost(device, tmp_path: Path) -> None:
     table = made(device, tmp_path / "t.json", *asked)
     assert table["shares"] == {"latency": 0.5, "energy": 0.0, "price": 0.5}
     assert table["source"] == "measured"
-    assert table["normalizers"]["P0_usd"] is None
+    assert table["normalizers"]["D0_usd"] is None
 
 
 @pytest.mark.parametrize(

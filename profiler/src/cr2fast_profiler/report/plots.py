@@ -64,7 +64,8 @@ def plot_run(profile: ModelProfile, folder: str | Path, path: str | Path) -> Pat
     _residuals(axes[1, 0], o, profile, over_run=False)
     if read:
         session = next(iter(read))
-        _power(axes[1, 1], read[session], rows.filter(pl.col("session") == session))
+        phased = profile.latency.estimated_by == "phases"
+        _power(axes[1, 1], read[session], rows.filter(pl.col("session") == session), phased)
     else:
         _residuals(axes[1, 1], o, profile, over_run=True)
     figure.suptitle(f"{profile.name}: {_verdict(profile)}", fontsize=11)
@@ -168,25 +169,32 @@ def _residuals(axis: Axes, o: Observations, profile: ModelProfile, over_run: boo
     _legend(axis)
 
 
-def _power(axis: Axes, trace: Any, rows: pl.DataFrame) -> None:
+def _power(axis: Axes, trace: Any, rows: pl.DataFrame, phased: bool) -> None:
     total, edges = trace.total(), trace.edges()
     t = trace.t_ns[edges] * 1e-9
-    axis.set(title="power and phases, the first seconds", xlabel="time (s)", ylabel="power (W)")
+    axis.set(
+        title=f"power{' and phases' if phased else ''}, the first seconds",
+        xlabel="time (s)",
+        ylabel="power (W)",
+    )
     if len(t) < 2:
         return
     asked = rows.filter(pl.col("phase").is_in(["grid", "reference"]))
     origin = asked["start_ns"][0] * 1e-9 if not asked.is_empty() else t[0]
     watts = np.diff(total[edges]) / np.diff(t)
     axis.stairs(watts, t - origin, label="power", color="black", lw=0.8)
-    for name, start, end, colour in (
-        ("prefill", "start_ns", "first_ns", "tab:orange"),
-        ("decode", "first_ns", "last_ns", "tab:blue"),
-    ):
+    parts = [("request", "start_ns", "last_ns", "tab:blue")]
+    if phased:
+        parts = [
+            ("prefill", "start_ns", "first_ns", "tab:orange"),
+            ("decode", "first_ns", "last_ns", "tab:blue"),
+        ]
+    for name, start, end, colour in parts:
         shown = asked.filter(pl.col("last_ns").is_not_null())
         spans = (shown.select(start, end).to_numpy() * 1e-9 - origin).tolist()
         for at, (a, b) in enumerate(s for s in spans if s[0] < SHOWN_S):
             axis.axvspan(a, b, color=colour, alpha=0.25, label=name if at == 0 else None)
-    axis.set(xlim=(-1, SHOWN_S), ylim=0)
+    axis.set(xlim=(-1, min(SHOWN_S, t[-1] - origin)), ylim=0)
     _legend(axis)
 
 

@@ -180,16 +180,17 @@ def _check(models: list[dict[str, Any]], shares: Shares, link: dict[str, Any]) -
         raise TableError("without a link the device's radio has no energy: say --energy-weight 0")
 
 
-def _reference(models: list[dict[str, Any]], asked: str | None) -> str:
+def _reference(models: list[dict[str, Any]], asked: str | None, shares: Shares) -> str:
     names = [m["name"] for m in models]
     if asked and asked not in names:
         raise TableError(f"reference model {asked!r} is none of {names}")
-    return asked or str(
-        max(
-            models[1:],
-            key=lambda m: (m["beta_dec_s"] or 0.0, m.get("usd_per_output_token") or 0.0),
-        )["name"]
-    )
+
+    def unit(m: dict[str, Any]) -> tuple[bool, float, float]:
+        paid = sum(m.get(k) or 0.0 for k in FIELDS)
+        # What costs no money is no unit of money.
+        return (paid > 0 or shares.price == 0, m["beta_dec_s"] or 0.0, paid)
+
+    return asked or str(max(models[1:], key=unit)["name"])
 
 
 def cost_table(
@@ -269,7 +270,7 @@ def cost_table(
         "name": name,
         "source": "estimated" if used or shares.price == 1 else "measured",
         **({"shares": weighed | {"price": shares.price}} if wants_2 else {"weights": weighed}),
-        "reference_model": _reference(models, reference_model),
+        "reference_model": _reference(models, reference_model, shares),
         "normalizers": normalizers
         | {
             "definition": "mean latency and energy"
