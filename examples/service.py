@@ -1,9 +1,10 @@
-"""A routing service: POST a prompt or chat messages, get the place it should go to.
+"""A routing service: POST a prompt or chat messages, get the place and the model to send it to.
 
     pip install 'cr2fast[minilm]' fastapi uvicorn
     ROUTER=router.safetensors uvicorn service:app
 
     POST /route  {"prompt": "..."}  or  {"messages": [{"role": "user", "content": "..."}]}
+    and, to limit what the call may cost, "max_latency_s", "max_energy_j", "max_usd"
 
 ROUTER is the artifact, LAM and ALPHA a calibrated operating point; ENCODER is "minilm", a folder
 with model.onnx and tokenizer.json, or the file of a static encoder (which needs only
@@ -27,9 +28,11 @@ if os.path.isfile(source):
     encoder = cr2fast.StaticEncoder.load(source)
 else:
     encoder = cr2fast.Encoder.load(source, cache=10_000)
-device = cr2fast.DeviceRouter.load(os.environ["ROUTER"], LAM, ALPHA, encoder.info)
+two_stage = cr2fast.TwoStage.load(os.environ["ROUTER"], LAM, ALPHA, encoder=encoder.info)
 app = FastAPI(title="cr2fast")
 
+LIMITS = ("max_latency_s", "max_energy_j", "max_usd")
+EXPECTED = ("accuracy", "cost", "latency_s", "energy_j", "usd", "n_input_tokens")
 KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false"}
 
 
@@ -62,8 +65,20 @@ async def body_of(request: Request) -> Any:
         raise refusal(400, f"body: expected JSON, got {error}") from None
 
 
-def prompt_of(body: Any) -> str:
-    """The text to route, or a refusal in the words of the request."""
+def limits_of(body: dict[str, Any]) -> dict[str, float]:
+    """What the call may cost at most, by the names of the keywords."""
+    given = {name: body[name] for name in LIMITS if body.get(name) is not None}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise refusal(422, f"{name}: expected a number, got {kind(value)}")
+        if not 0 <= value <= 1e300:
+            got = "a negative one" if value < 0 else "one that is too large, or NaN"
+            raise refusal(422, f"{name}: expected a number, at least 0, got {got}")
+    return {name: float(value) for name, value in given.items()}
+
+
+def prompt_of(body: Any) -> Any:
+    """The text or the chat to route, or a refusal in the words of the request."""
     if not isinstance(body, dict):
         words = f'body: expected an object with "prompt" or "messages", got {kind(body)}'
         raise refusal(422, words)
@@ -93,12 +108,25 @@ def prompt_of(body: Any) -> str:
         raise refusal(422, f"{name}: {str(error).removeprefix('text: ')}") from None
     if not text.strip():
         raise refusal(422, f"{name}: expected some text, got none")
-    return text
+    return value
 
 
 @app.post("/route")
 async def route(request: Request) -> dict[str, Any]:
-    decision = await device.route_text_async(prompt_of(await body_of(request)), encoder)
+    body = await body_of(request)
+    prompt, limits = prompt_of(body), limits_of(body)
+    try:
+        choice = await two_stage.route_text_async(prompt, encoder, **limits)
+    except (cr2fast.Cr2Error, TypeError) as error:
+        # No model keeps the limits, or an earlier turn of the chat is no text.
+        raise refusal(422, str(error)) from None
     # A threshold of -inf (accept all) or inf (defer all) is no JSON number.
-    threshold = decision.threshold if isfinite(decision.threshold) else str(decision.threshold)
-    return {"local": decision.local, "margin": decision.margin, "threshold": threshold}
+    threshold = choice.threshold if isfinite(choice.threshold) else str(choice.threshold)
+    return {
+        "model": choice.model,
+        "place": choice.place,
+        "local": choice.local,
+        "forced": choice.forced,
+        "margin": choice.margin,
+        "threshold": threshold,
+    } | {name: getattr(choice, name) for name in EXPECTED}

@@ -15,7 +15,14 @@ pytest.importorskip("cr2fast_profiler", reason="the profiler is not installed (m
 
 from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.link.measurement import Estimate, LinkMeasurement, LinkSample
-from cr2fast_profiler.report.table import cost_table, model_entry, write_table
+from cr2fast_profiler.report.prices import FIELDS
+from cr2fast_profiler.report.table import (
+    NO_LINK,
+    cost_table,
+    model_entry,
+    unmeasured_entry,
+    write_table,
+)
 from cr2fast_profiler.run import Options, profile_model
 from cr2fast_profiler.workload.callable import InProcess
 from cr2fast_profiler.workload.grid import Grid
@@ -120,3 +127,33 @@ def test_queries_are_routed_by_a_written_table(written: Path) -> None:
     state = costs.sample_states(1, 1)
     selected = router.edge(lam).select(test.embeddings[0], int(test.n_input_tokens[0]), state[0])
     assert selected.model in NAMES[1:]
+
+
+def test_a_table_with_prices_is_read_and_costs_dollars(tmp_path):
+    local, cloud = NAMES[:2]
+    written = cost_table(
+        name="priced",
+        device=model_entry(profiled(tmp_path / "d", 1e-3, 2e-2), "device", local),
+        edge=[unmeasured_entry(cloud, "cloud")],
+        link=NO_LINK,
+        link_measured=False,
+        ue={},
+        price_weight=1.0,
+        prices={
+            local: dict.fromkeys(FIELDS, 0.0),
+            cloud: {
+                "usd_per_input_token": 1e-6,
+                "usd_per_output_token": 4e-6,
+                "usd_per_request": 0.0,
+            },
+        },
+    )
+    write_table(tmp_path / "cost_table.json", written)
+    costs = cr2fast.CostTable.read(tmp_path / "cost_table.json")
+    assert costs.shares == {"latency": 0, "energy": 0, "price": 1}
+    assert not costs.has_latency
+    np.testing.assert_allclose(costs.usd([10], [[5, 5]]), [[0, 3e-5]])
+    states = costs.sample_states(1, 0)
+    costs = costs.normalized_on([10], [[5, 5]], states)
+    assert costs.normalizers == (None, None, pytest.approx(3e-5))
+    np.testing.assert_array_equal(costs.cost([10], [[5, 5]], states), [[0, 1]])

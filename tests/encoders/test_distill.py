@@ -170,7 +170,16 @@ def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, 
     assert code == 0, err
     device = cr2fast.DeviceRouter.load(router, 1.0, 0.05, made.info)
     decisions = [device.route_text(p, made) for p in ("a planet", "a poem")]
-    assert [r["margin"] for r in json.loads(out)] == [d.margin for d in decisions]
+    rows = json.loads(out)
+    assert [r["margin"] for r in rows] == [d.margin for d in decisions]
+    two = cr2fast.TwoStage.load(router, 1.0, 0.05)
+    state = cr2fast.LinkState(20e6, 80e6, 0.018)
+    for row, text in zip(rows, ("a planet", "a poem"), strict=True):
+        choice = two.route_text(text, made, state)
+        assert (row["model"], row["cost"], row["n_input_tokens"]) == (choice.model, choice.cost, 2)
+    code, out, err = run("route", router, *point, *prompt, "--max-latency-s", 0)
+    assert code == 2
+    assert "budget: expected limits that some model meets, got max_latency_s=0" in err
     # The table's embeddings are not this encoder's; a lone option says what it lacks.
     code, _, err = run("fit", *data, "--encoder", static, "-o", router)
     assert code == 2

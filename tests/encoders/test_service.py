@@ -109,6 +109,23 @@ def test_a_prompt_or_messages_are_routed(ask, path, encoder, body):
     assert (got["local"], got["margin"]) == (expected.local, expected.margin)
     finite = np.isfinite(expected.threshold)
     assert got["threshold"] == (expected.threshold if finite else str(expected.threshold))
+    named = cr2fast.TwoStage.load(path, LAM, ALPHA).route_text(
+        body.get("prompt") or body["messages"], encoder
+    )
+    assert (got["model"], got["place"], got["cost"]) == (named.model, named.place, named.cost)
+    assert got["n_input_tokens"] == encoder.count_tokens(WHO)
+    assert got["usd"] is None
+
+
+def test_a_limit_moves_a_prompt_or_names_the_nearest_model(ask, path, encoder):
+    two = cr2fast.TwoStage.load(path, LAM, ALPHA)
+    free = two.route_text(WHO, encoder)
+    status, got = ask({"prompt": WHO, "max_latency_s": 1e6, "max_usd": None})
+    assert (status, got["model"]) == (200, free.model)
+    status, got = ask({"prompt": WHO, "max_latency_s": 0})
+    assert status == 422
+    assert "budget: expected limits that some model meets, got max_latency_s=0" in got["detail"]
+    assert "the nearest is" in got["detail"]
 
 
 USER = {"role": "user", "content": "x"}
@@ -147,6 +164,14 @@ USER = {"role": "user", "content": "x"}
         ({"messages": [{"role": "user", "content": ""}]}, "messages: expected some text, got none"),
         ({"messages": [{"role": "user", "content": "\udfff"}]}, "messages: expected text that UTF-8"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages: expected text"),
+        ({"messages": [{"role": "system", "content": "\udfff"}, USER]}, "expected text that UTF-8"),
+        ({"prompt": "x", "max_usd": 1}, "max_usd: expected it with a cost table that has prices"),
+        ({"prompt": "x", "max_latency_s": "1"}, "max_latency_s: expected a number, got a string"),
+        ({"prompt": "x", "max_latency_s": True}, "max_latency_s: expected a number, got true or false"),
+        ({"prompt": "x", "max_latency_s": -1}, "max_latency_s: expected a number, at least 0, got a negative one"),
+        ({"prompt": "x", "max_energy_j": float("nan")}, "max_energy_j: expected a number, at least 0, got"),
+        ({"prompt": "x", "max_energy_j": float("inf")}, "max_energy_j: expected a number, at least 0, got"),
+        ({"prompt": "x", "max_energy_j": 10**400}, "max_energy_j: expected a number, at least 0"),
     ],
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused_in_its_own_words(ask, body, words):
