@@ -265,6 +265,33 @@ def ridge_lengths(x, n_in, n_out, ridge):
     return np.linalg.solve(f.T @ f + ridge * np.eye(f.shape[1]), f.T @ (t - t.mean(0)))
 
 
+def minor_components(x, m, floor):
+    """A (m, d), b (m,): eigenvectors of least variance, by singular values of the centred rows."""
+    x = np.asarray(x, float)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    mean = x.mean(axis=0)
+    _, singular, rows = np.linalg.svd(x - mean, full_matrices=True)
+    variances = np.zeros(x.shape[1])
+    variances[: len(singular)] = singular**2 / len(x)
+    order = np.argsort(variances)[:m]
+    a = rows[order] / np.sqrt(variances[order] + floor * variances.mean())[:, None]
+    return a, a @ mean
+
+
+def typicality_scores(w, x):
+    """s(x) = |A x/|x| - b|^2, (N,)."""
+    x = np.asarray(x, float)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    unit = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    a, b = w["typicality.directions"].astype(float), w["typicality.offsets"].astype(float)
+    return ((unit @ a.T - b) ** 2).sum(axis=1)
+
+
+def p_value(score, calibration):
+    """(1 + #{calibration scores >= s}) / (N + 1)."""
+    return (1 + sum(c >= score for c in calibration)) / (len(calibration) + 1)
+
+
 def read_tensors(data):
     """Tensors of a safetensors file, by its specification; bfloat16 as the float32 it is half of."""
     import json

@@ -20,6 +20,7 @@ from cr2fast._util import seeds
 from cr2fast._util.checks import check_threads, check_type, shown
 from cr2fast._util.progress import Progress, epoch_bar
 from cr2fast.calibration import LAM_RANGE
+from cr2fast.calibration.typicality import minor_components
 from cr2fast.data.content import warn_if_alike
 from cr2fast.data.table import RoutingTable
 from cr2fast.fitted import Lengths
@@ -291,7 +292,7 @@ def fit(
             threads,
             call,
         )
-    return Router(core)
+    return Router(core.with_typicality(*minor_components(train.embeddings)))
 
 
 def _costs_of(teacher: Router, train: RoutingTable, costs: CostTable) -> CostTable:

@@ -46,7 +46,13 @@ class Router(Fitted):
         if c is None:
             return "Not calibrated: no promise yet."
         return statement(
-            c["n"], c["judge"], c["lengths"], c["alphas"].tolist(), c["delta"], len(c["lams"])
+            c["n"],
+            c["judge"],
+            c["lengths"],
+            c["alphas"].tolist(),
+            c["delta"],
+            len(c["lams"]),
+            c["defer_atypical"],
         )
 
     @property
@@ -54,9 +60,10 @@ class Router(Fitted):
         """What was calibrated; None before :meth:`calibrate`.
 
         The grid (`lams`, `alphas`), `thresholds` (L, A), `n`, `judge`, `lengths`, `delta` (None
-        unless simultaneous), `quantiles` (L, Q), the margins that :meth:`check_drift` compares
-        with, and `length_factors` (M,), by which a predicted output length becomes a bound that at
-        most 5 % of a model's answers exceed; empty where the calibration had no lengths.
+        unless simultaneous), `defer_atypical` (None unless asked for), `quantiles` (L, Q), the
+        margins that :meth:`check_drift` compares with, and `length_factors` (M,), by which a
+        predicted output length becomes a bound that at most 5 % of a model's answers exceed; empty
+        where the calibration had no lengths.
         """
         kept = self._core.calibration
         if kept is None:
@@ -129,6 +136,7 @@ class Router(Fitted):
         on_infeasible: Literal["raise", "defer"] = "raise",
         simultaneous: bool = False,
         delta: float | None = None,
+        defer_atypical: float | None = None,
         seed: int = 0,
         threads: int = 0,
     ) -> CalibrationReport:
@@ -160,6 +168,12 @@ class Router(Fitted):
             a smaller grid keeps more of them local.
         delta : float, optional
             Only with `simultaneous`, where the default is 0.1.
+        defer_atypical : float, optional
+            Also defer queries whose typicality p-value (:meth:`p_values`) is at most this level: of
+            queries like the calibration split's that is a fraction of at most the level. Thresholds
+            are those of a calibration without it. A query that is accepted with it would be
+            accepted without it too, so false acceptances can only become fewer, and the promise
+            holds as it stands; the report's risk and local rate count these deferrals.
         seed : int
             Seed of the sampled link states.
         threads : int
@@ -202,6 +216,7 @@ class Router(Fitted):
             recorded=calibration.n_output_tokens,
             on_infeasible=on_infeasible,
             delta=promised,
+            defer_atypical=None if defer_atypical is None else float(defer_atypical),
             seed=seeds.CALIBRATION + seeds.check_seed(seed),
             threads=threads,
         )
@@ -218,7 +233,34 @@ class Router(Fitted):
             judge=judge,
             lengths=lengths,
             delta=promised,
+            defer_atypical=kept["defer_atypical"],
         )
+
+    def p_values(
+        self, embeddings: npt.NDArray[np.float32], threads: int = 0
+    ) -> npt.NDArray[np.float64]:
+        """How typical queries are of the calibration split, as conformal p-values.
+
+        Parameters
+        ----------
+        embeddings : ndarray of float32, (N, d)
+        threads : int
+            0: one per core.
+
+        Returns
+        -------
+        ndarray of float64, (N,)
+            In (0, 1]: (1 + number of calibration queries that score no lower) / (N + 1), or
+            slightly more where not all scores were kept. For a query exchangeable with the
+            calibration split the probability of a p-value of u or less is at most u, over queries
+            and splits together.
+
+        Raises
+        ------
+        Cr2Error
+            The router is not calibrated, or an earlier version made it; another shape, NaN.
+        """
+        return self._core.p_values(embeddings, threads)
 
     @renamed.keywords(scores="margins")
     def check_drift(

@@ -73,6 +73,7 @@ def statement(
     alphas: Sequence[float],
     delta: float | None = None,
     lams: int = 1,
+    defer_atypical: float | None = None,
 ) -> str:
     """What thresholds from `n` samples promise, and what they do not.
 
@@ -87,6 +88,8 @@ def statement(
         Calibrated risk levels; the infeasible ones are named.
     delta, lams
         As in :func:`allowed_counts`.
+    defer_atypical : float, optional
+        The level of p-values at which queries are deferred too.
     """
     against = (
         "the full-information choice"
@@ -111,4 +114,9 @@ def statement(
     pairs = zip(alphas, allowed_counts(n, alphas, lams, delta), strict=True)
     if infeasible := tuple(a for a, k in pairs if k is None):
         text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
+    if defer_atypical is not None:
+        text += (
+            f" Queries with a typicality p-value of at most {defer_atypical:g} are deferred as "
+            f"well, which can only lower that probability."
+        )
     return text

@@ -53,6 +53,8 @@ class CalibrationReport:
     delta : float or None
         None: the promise of each cell stands by itself. Otherwise all hold at once with probability
         1 - delta.
+    defer_atypical : float or None
+        Queries whose typicality p-value is at most this are deferred too, and counted so above.
     """
 
     lams: npt.NDArray[np.float64]
@@ -65,6 +67,7 @@ class CalibrationReport:
     judge: str
     lengths: str
     delta: float | None = None
+    defer_atypical: float | None = None
 
     reference = renamed.attribute("reference", "judge")
 
@@ -78,7 +81,13 @@ class CalibrationReport:
     def statement(self) -> str:
         """The guarantee, in words."""
         return statement(
-            self.n, self.judge, self.lengths, self.alphas.tolist(), self.delta, len(self.lams)
+            self.n,
+            self.judge,
+            self.lengths,
+            self.alphas.tolist(),
+            self.delta,
+            len(self.lams),
+            self.defer_atypical,
         )
 
     def to_dict(self) -> dict[str, Any]:

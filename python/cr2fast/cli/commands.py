@@ -154,6 +154,7 @@ def calibrate(args: argparse.Namespace) -> Any:
         on_infeasible=args.on_infeasible,
         simultaneous=args.delta is not None,
         delta=args.delta,
+        defer_atypical=args.defer_atypical,
         seed=args.seed,
     )
     router.save(out)
@@ -214,21 +215,33 @@ def route(args: argparse.Namespace) -> Any:
     if args.text:
         encoder = inputs.encoder(args.encoder)
         two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
-        n = args.n_input_tokens
+        n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text))
         choices = [two.route_text(t, encoder, state, n, **limits) for t in args.text]
-        return [_routed(args, i, two, c) for i, c in enumerate(choices)]
+        return [_routed(args, i, two, c, typical[i]) for i, c in enumerate(choices)]
     x = inputs.embeddings(args.embeddings)
+    typical = _typical(args, x)
     if args.n_input_tokens is None:
         # Without input tokens nothing has a price: stage one alone.
         device = DeviceRouter.load(args.router, args.lam, args.alpha)
         kept = zip(device.route_batch(x).tolist(), device.margins(x).tolist(), strict=True)
-        return [_row(args, i, device, local, margin) for i, (local, margin) in enumerate(kept)]
+        return [
+            _row(args, i, device, local, margin, typical[i])
+            for i, (local, margin) in enumerate(kept)
+        ]
     two = TwoStage.load(args.router, args.lam, args.alpha)
     two.route_batch(x, [args.n_input_tokens] * len(x))
     return [
-        _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits))
+        _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits), typical[i])
         for i, row in enumerate(x)
     ]
+
+
+def _typical(args: argparse.Namespace, x: Any) -> list[dict[str, float]]:
+    """The p-value of each row where ``--typicality`` asks for it."""
+    if not args.typicality:
+        return [{} for _ in x]
+    device = DeviceRouter.load(args.router, args.lam, args.alpha)
+    return [{"p_value": p} for p in device.p_values(x).tolist()]
 
 
 def _row(
@@ -245,6 +258,7 @@ def _row(
     more = more or {}
     place = "local" if local else more.get("model", "edge")
     note = "\tkept local by the limit only: alpha does not cover it" if more.get("forced") else ""
+    note += f"\tp-value {more['p_value']:.4f}" if "p_value" in more else ""
     inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {point.threshold:+.4f}{note}")
     return {
         "row": i,
@@ -256,12 +270,14 @@ def _row(
     } | more
 
 
-def _routed(args: argparse.Namespace, i: int, two: TwoStage, choice: Choice) -> dict[str, Any]:
+def _routed(
+    args: argparse.Namespace, i: int, two: TwoStage, choice: Choice, typical: dict[str, float]
+) -> dict[str, Any]:
     names = (
         "model", "place", "forced", "n_input_tokens", "accuracy", "cost", "latency_s", "energy_j",
         "usd",
     )  # fmt: skip
-    more = {name: getattr(choice, name) for name in names}
+    more = {name: getattr(choice, name) for name in names} | typical
     return _row(args, i, two, choice.local, choice.margin, more)
 
 

@@ -186,6 +186,13 @@ def _calibrate(subparsers: Any) -> None:
         help="one promise for all: every alpha at every lam at once, with probability 1 - DELTA "
         "(0.1, say)",
     )
+    sub.add_argument(
+        "--defer-atypical",
+        type=float,
+        metavar="LEVEL",
+        help="also defer queries unlike the calibration split's, with a typicality p-value of at "
+        "most LEVEL (0.01, say)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
 
@@ -280,6 +287,11 @@ def _route(subparsers: Any) -> None:
         "--encoder",
         metavar="SOURCE",
         help="with --text: the router's encoder (minilm, a folder, or the file of a static one)",
+    )
+    sub.add_argument(
+        "--typicality",
+        action="store_true",
+        help="say how typical each query is of the calibration split, as a p-value",
     )
     sub.add_argument(
         "--n-input-tokens",

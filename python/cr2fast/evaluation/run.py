@@ -90,6 +90,8 @@ def evaluate(
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
     prefers_edge = _core.choice_margins(believed, judged_costs, lams) < 0
     local = accepted(router.margins(test.embeddings, lams), calibration["thresholds"])
+    if (level := calibration["defer_atypical"]) is not None:
+        local &= router.p_values(test.embeddings) > level
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
     chosen = np.where(local, 0, at_edge[:, None, :])
 

@@ -51,6 +51,7 @@ fn router() -> Router {
         training: small.training().into(),
         train_ids: small.train_ids().clone(),
         precision: Precision::default(),
+        typicality: None,
     });
     full.unwrap().with_calibration(small.calibration().unwrap().clone()).unwrap()
 }
@@ -104,7 +105,7 @@ fn edge() -> (EdgeSelector, Vec<f32>) {
 #[bench::d384_h256(device())]
 #[bench::d384_h256_bfloat16(small_device())]
 fn one_decision(input: (DeviceRouter, Vec<f32>)) -> (Decision, (DeviceRouter, Vec<f32>)) {
-    (black_box(input.0.route(black_box(&input.1)).unwrap()), input)
+    (black_box(input.0.route(black_box(&input.1), false).unwrap()), input)
 }
 
 #[library_benchmark]

@@ -21,7 +21,7 @@ mod simd;
 pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_tokens};
 pub use base::error::{Error, Result};
 pub use base::ids::IdSet;
-pub use base::limits::{MAX_WIDTH, QUANTILES};
+pub use base::limits::{MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
@@ -30,6 +30,7 @@ pub use calibration::grid::Calibration;
 pub use calibration::longest::OVERRUN;
 pub use calibration::promise::{Grid, OnInfeasible, Promise};
 pub use calibration::run::{Judge, Lengths, Report, Split};
+pub use calibration::typicality::{Typicality, p_value as typicality_p_value};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};
 pub use decide::budget::Budget;
 pub use decide::device::{Decision, DeviceRouter};

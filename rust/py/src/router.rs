@@ -2,13 +2,13 @@
 
 use cr2fast_core::{
     EncoderInfo, Grid, Judge, Lengths, OnInfeasible, Precision, Promise, Router as CoreRouter,
-    Split,
+    Split, Typicality,
 };
-use numpy::{PyArray2, ToPyArray};
+use numpy::{PyArray1, PyArray2, ToPyArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::base::arrays::{matrix_f32, out2, real, same_shape};
+use crate::base::arrays::{matrix_f32, out1, out2, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
 use crate::encoder::info;
 use crate::pricing::CostTable;
@@ -98,6 +98,7 @@ impl Router {
         out.set_item("lengths", &c.lengths)?;
         out.set_item("delta", c.delta)?;
         out.set_item("length_factors", c.length_factors.to_pyarray(py))?;
+        out.set_item("defer_atypical", c.defer_atypical)?;
         out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
         Ok(Some(out))
     }
@@ -119,6 +120,33 @@ impl Router {
         calibration: bool,
     ) -> PyResult<()> {
         py.detach(|| self.0.check_disjoint(what, &ids, calibration)).map_err(core)
+    }
+
+    /// The router with a typicality score (directions (m, d), offsets (m,)), not calibrated.
+    fn with_typicality(
+        &self,
+        py: Python<'_>,
+        directions: &Bound<'_, PyAny>,
+        offsets: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let a = matrix_f32(directions, "directions")?;
+        let b = vector_f32(offsets, "offsets")?;
+        let (d, a, b) = (a.shape()[1], a.slice(), b.slice());
+        py.detach(|| self.0.with_typicality(Typicality::new(d, a.to_vec(), b.to_vec())?))
+            .map(Self)
+            .map_err(core)
+    }
+
+    /// Typicality p-values (N,), as calibrated.
+    fn p_values<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let x = self.embeddings(embeddings)?;
+        let values = x.slice();
+        Ok(out1(py, &py.detach(|| self.0.p_values(values, threads)).map_err(core)?))
     }
 
     /// Δ̂ (L, N).
@@ -170,7 +198,7 @@ impl Router {
     }
 
     /// The router with thresholds, and what the calibration did, by name.
-    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, seed=0, threads=0))]
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn calibrate<'py>(
         &self,
@@ -185,6 +213,7 @@ impl Router {
         recorded: Option<&Bound<'py, PyAny>>,
         on_infeasible: &str,
         delta: Option<f64>,
+        defer_atypical: Option<f64>,
         seed: u64,
         threads: usize,
     ) -> PyResult<(Self, Bound<'py, PyDict>)> {
@@ -212,6 +241,7 @@ impl Router {
             lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
             recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
             seed,
+            defer_atypical,
         };
         let grid = Grid { lams, alphas, on_infeasible: self::on_infeasible(on_infeasible)? };
         let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });

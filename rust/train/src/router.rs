@@ -40,5 +40,6 @@ pub fn fit_router(
         training: fitted.record,
         train_ids: seen,
         precision: Precision::default(),
+        typicality: None,
     })?)
 }

@@ -184,6 +184,15 @@ impl Error {
         }
     }
 
+    /// An [`Error::Argument`] for a router that cannot tell p-values.
+    pub(crate) fn no_typicality() -> Self {
+        Self::argument(
+            "typicality",
+            "a router fitted and calibrated with typicality",
+            "one of an earlier version, or not calibrated; fit and calibrate again",
+        )
+    }
+
     /// An [`Error::Artifact`] from anything printable.
     pub fn artifact(expected: impl Into<String>, got: impl ToString) -> Self {
         Self::Artifact { expected: expected.into(), got: got.to_string() }

@@ -10,5 +10,7 @@ pub const MAX_LAM: f64 = 1e12;
 
 /// Order statistics kept of the calibration margins at one λ, at most.
 pub const QUANTILES: usize = 255;
+/// Typicality scores kept of the calibration split, at most.
+pub const TYPICAL_SCORES: usize = 1023;
 /// Calibration samples, at most: far beyond any, and small enough for exact arithmetic.
 pub const MAX_SAMPLES: usize = 1 << 40;

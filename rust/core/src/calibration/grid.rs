@@ -7,6 +7,7 @@ use crate::base::checks::{check_alpha, check_finite_f64, check_lam, check_len};
 use crate::base::error::{Error, Result};
 use crate::base::ids::IdSet;
 use crate::base::limits::{MAX_SAMPLES, QUANTILES};
+use crate::calibration::typicality;
 
 /// Thresholds and what they were calibrated on.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,10 @@ pub struct Calibration {
     /// Conformal factors (M,) of output lengths ([`crate::calibration::longest`]); none where the split had
     /// no lengths, or too few.
     pub length_factors: Vec<f64>,
+    /// Typicality scores kept of the split, ascending; none of a router without typicality.
+    pub typicality: Vec<f32>,
+    /// Queries whose typicality p-value is at most this are deferred, whatever their margin.
+    pub defer_atypical: Option<f64>,
     /// Hashes of the queries used.
     pub ids: IdSet,
 }
@@ -79,7 +84,22 @@ impl Calibration {
         if let Some(f) = self.length_factors.iter().find(|f| **f < 0.0) {
             return Err(Error::argument("length factors", "numbers, at least 0", f));
         }
+        if let Some(level) = self.defer_atypical {
+            check_level(level)?;
+            if self.typicality.is_empty() {
+                return Err(Error::argument("defer_atypical", "a router with typicality", "none"));
+            }
+        }
+        if !self.typicality.is_empty() {
+            typicality::check_kept(&self.typicality, self.n)?;
+        }
         self.check_quantiles()
+    }
+
+    /// The typicality p-value of a score, in (0, 1]; none where no scores were kept.
+    pub fn p_value(&self, score: f32) -> Option<f64> {
+        let kept = &self.typicality[..];
+        (!kept.is_empty()).then(|| typicality::p_value(score, kept, self.n))
     }
 
     fn check_quantiles(&self) -> Result<()> {
@@ -95,6 +115,14 @@ impl Calibration {
         }
         Ok(())
     }
+}
+
+/// Refuse a level of p-values outside (0, 1).
+pub fn check_level(level: f64) -> Result<()> {
+    if level > 0.0 && level < 1.0 {
+        return Ok(());
+    }
+    Err(Error::argument("defer_atypical", "a level strictly between 0 and 1", level))
 }
 
 /// Index of a grid value, forgiving the last digits of a recomputed one.
@@ -131,6 +159,8 @@ mod tests {
             delta: None,
             quantiles,
             length_factors: Vec::new(),
+            typicality: Vec::new(),
+            defer_atypical: None,
             ids: IdSet::default(),
         }
     }

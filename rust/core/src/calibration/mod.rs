@@ -5,3 +5,4 @@ pub mod grid;
 pub mod longest;
 pub mod promise;
 pub mod run;
+pub mod typicality;

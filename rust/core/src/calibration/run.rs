@@ -11,9 +11,10 @@ use crate::base::ids::IdSet;
 use crate::base::limits::QUANTILES;
 use crate::base::threads;
 use crate::calibration::crc::{accepts, just_above};
-use crate::calibration::grid::Calibration;
+use crate::calibration::grid::{Calibration, check_level};
 use crate::calibration::longest::factors;
 use crate::calibration::promise::{Grid, OnInfeasible, Promise};
+use crate::calibration::typicality::{self, Typicality};
 use crate::choice;
 use crate::networks::gate::Gate;
 use crate::networks::length::LengthPredictor;
@@ -38,6 +39,8 @@ pub struct Fitted<'a> {
     pub length: &'a LengthPredictor,
     /// The cost table, normalizers set.
     pub costs: &'a CostTable,
+    /// The typicality score, where the router has one.
+    pub typicality: Option<&'a Typicality>,
 }
 
 /// What a false acceptance is measured against: whose p_m makes the full-information choice.
@@ -75,6 +78,10 @@ pub struct Split<'a> {
     pub recorded: Option<&'a [f64]>,
     /// Seed of the sampled link states.
     pub seed: u64,
+    /// Defer queries whose typicality p-value is at most this. Thresholds stay what they are without:
+    /// what is accepted with it would be accepted without it too, query by query, so the risk can only
+    /// be lower and every promise holds as it stands.
+    pub defer_atypical: Option<f64>,
 }
 
 /// What a calibration did, beside its thresholds.
@@ -118,6 +125,7 @@ pub fn run(
     let (kept, left_out) = feasible(grid, promise, n)?;
     let (alphas, allowed): (Vec<f64>, Vec<Option<usize>>) = kept.into_iter().unzip();
     let (p, c) = judged(fitted, split, threads)?;
+    let (typicality, typical) = typical(fitted, split, threads)?;
     let mut lines = Vec::with_capacity(grid.lams.len());
     let group = (MARGINS / (n * size_of::<f32>())).max(LEAST_GROUP);
     for lams in grid.lams.chunks(group) {
@@ -127,7 +135,7 @@ pub fn run(
         let first = lines.len();
         lines.resize_with(first + lams.len(), Line::default);
         threads::chunks(threads, &mut lines[first..], 1, |start, part| {
-            let mut work = Work::new(simd, n);
+            let mut work = Work::new(simd, n, &typical);
             for (i, line) in part.iter_mut().enumerate() {
                 let margins = &margins[(start + i) * n..(start + i + 1) * n];
                 *line = work.line(margins, &p, &c, lams[start + i], &allowed);
@@ -153,6 +161,8 @@ pub fn run(
         delta: promise.delta(),
         quantiles,
         length_factors: length_factors(fitted, split)?,
+        typicality,
+        defer_atypical: split.defer_atypical,
         ids: IdSet::new(split.ids),
     };
     Ok((calibration, report))
@@ -180,6 +190,29 @@ fn feasible(grid: &Grid, promise: Promise, n: usize) -> Result<(Vec<Allowed>, Ve
         (Some(_), OnInfeasible::Raise) => Err(promise.infeasible(out[0].0, n, cells)),
         _ => Ok((kept, out.into_iter().map(|(alpha, _)| alpha).collect())),
     }
+}
+
+/// The scores kept for p-values, and which queries of the split are typical enough to accept.
+fn typical(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, Vec<bool>)> {
+    let n = split.n_input_tokens.len();
+    let Some(typicality) = fitted.typicality else {
+        return match split.defer_atypical {
+            None => Ok((Vec::new(), vec![true; n])),
+            Some(_) => Err(Error::argument(
+                "defer_atypical",
+                "a router with typicality; fit it again with this version",
+                "one of an earlier version",
+            )),
+        };
+    };
+    split.defer_atypical.map_or(Ok(()), check_level)?;
+    let scores = typicality.scores(split.embeddings, threads)?;
+    let kept = typicality::keep(scores.clone());
+    let accepted = |score: &f32| {
+        split.defer_atypical.is_none_or(|level| typicality::p_value(*score, &kept, n) > level)
+    };
+    let accepted = scores.iter().map(accepted).collect();
+    Ok((kept, accepted))
 }
 
 /// p and c (N, M) that the judge's choice compares.
@@ -215,8 +248,10 @@ fn length_factors(fitted: &Fitted, split: &Split) -> Result<Vec<f64>> {
 }
 
 /// A thread's buffers.
-struct Work {
+struct Work<'a> {
     selector: Selector,
+    /// Whether each query is typical enough to be accepted.
+    typical: &'a [bool],
     /// r of one λ.
     prefers_edge: Vec<bool>,
     everyone: Vec<bool>,
@@ -224,10 +259,11 @@ struct Work {
     kept: Vec<usize>,
 }
 
-impl Work {
-    fn new(simd: Simd, n: usize) -> Self {
+impl<'a> Work<'a> {
+    fn new(simd: Simd, n: usize, typical: &'a [bool]) -> Self {
         Self {
             selector: Selector::new(simd, n),
+            typical,
             prefers_edge: vec![false; n],
             everyone: vec![true; n],
             kept: kept_ranks(n),
@@ -256,8 +292,10 @@ impl Work {
         let (mut risk, mut local) = (Vec::new(), Vec::new());
         for t in &thresholds {
             let count = |wanted: &dyn Fn(bool) -> bool| {
-                let pairs = margins.iter().zip(&self.prefers_edge);
-                pairs.filter(|(m, r)| wanted(**r) && accepts(**m, *t)).count() as f64 / n as f64
+                let rows = margins.iter().zip(&self.prefers_edge).zip(self.typical);
+                let local =
+                    rows.filter(|((m, r), typical)| **typical && wanted(**r) && accepts(**m, *t));
+                local.count() as f64 / n as f64
             };
             risk.push(count(&|r| r));
             local.push(count(&|_| true));

@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::calibration::crc::accepts;
+use crate::calibration::typicality::{Typicality, p_value};
 use crate::encoder::identity::EncoderInfo;
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::networks::gate::{Film, Gate};
@@ -24,6 +25,8 @@ pub struct Decision {
     pub threshold: f32,
     /// σ(Δ̂/T), in [0, 1].
     pub score: f64,
+    /// How typical the query is of the calibration split, in (0, 1], where that was asked for.
+    pub p_value: Option<f64>,
 }
 
 /// The device's router at one operating point. Immutable; share it between threads.
@@ -36,6 +39,29 @@ pub struct DeviceRouter {
     temperature: f64,
     lam: f64,
     alpha: f64,
+    typical: Option<Typical>,
+    /// Queries whose p-value is at most this are deferred.
+    defer_atypical: Option<f64>,
+}
+
+/// What p-values are made of.
+#[derive(Clone, Debug)]
+struct Typical {
+    score: Arc<Typicality>,
+    kept: Arc<[f32]>,
+    n: usize,
+}
+
+impl Typical {
+    fn of(router: &Router) -> Option<Self> {
+        let (score, calibration) = (router.typicality()?, router.calibration()?);
+        let kept: Arc<[f32]> = calibration.typicality.as_slice().into();
+        (!kept.is_empty()).then(|| Self { score: Arc::clone(score), kept, n: calibration.n })
+    }
+
+    fn p_value(&self, x: &[f32]) -> f64 {
+        p_value(self.score.score(x), &self.kept, self.n)
+    }
 }
 
 impl DeviceRouter {
@@ -50,6 +76,8 @@ impl DeviceRouter {
             threshold,
             lam,
             alpha,
+            typical: Typical::of(router),
+            defer_atypical: router.calibration().and_then(|c| c.defer_atypical),
         })
     }
 
@@ -73,24 +101,59 @@ impl DeviceRouter {
         self.gate.weights().d
     }
 
-    /// Decide one query.
-    pub fn route(&self, embedding: &[f32]) -> Result<Decision> {
-        Ok(self.decision(self.gate.margin(embedding, &self.film)?))
+    /// The level at which atypical queries are deferred, as it was calibrated.
+    pub fn defer_atypical(&self) -> Option<f64> {
+        self.defer_atypical
     }
 
-    fn decision(&self, margin: f32) -> Decision {
+    /// Decide one query. The decision has its p-value where `typicality` asks for it, or where atypical
+    /// queries are deferred.
+    pub fn route(&self, embedding: &[f32], typicality: bool) -> Result<Decision> {
+        let margin = self.gate.margin(embedding, &self.film)?;
+        let p_value = match &self.typical {
+            Some(t) if typicality || self.defer_atypical.is_some() => Some(t.p_value(embedding)),
+            None if typicality => return Err(Error::no_typicality()),
+            _ => None,
+        };
+        Ok(self.decision(margin, p_value))
+    }
+
+    fn decision(&self, margin: f32, p_value: Option<f64>) -> Decision {
         Decision {
-            local: accepts(margin, self.threshold),
+            local: accepts(margin, self.threshold) && self.typical_enough(p_value),
             margin,
             threshold: self.threshold,
             score: 1.0 / (1.0 + libm::exp(-f64::from(margin) / self.temperature)),
+            p_value,
         }
     }
 
     /// Decide N queries, with the numbers behind each decision.
     pub fn decide(&self, embeddings: &[f32], threads: usize) -> Result<Vec<Decision>> {
         let margins = self.margins(embeddings, threads)?;
-        Ok(margins.into_iter().map(|m| self.decision(m)).collect())
+        let p = self.deferring(embeddings, threads)?;
+        let p_of = |i: usize| p.as_ref().map(|p| p[i]);
+        Ok(margins.into_iter().enumerate().map(|(i, m)| self.decision(m, p_of(i))).collect())
+    }
+
+    /// Whether a query of this p-value may be accepted.
+    fn typical_enough(&self, p_value: Option<f64>) -> bool {
+        match (self.defer_atypical, p_value) {
+            (Some(level), Some(p)) => p > level,
+            _ => true,
+        }
+    }
+
+    /// p-values of N queries where decisions need them.
+    fn deferring(&self, embeddings: &[f32], threads: usize) -> Result<Option<Vec<f64>>> {
+        self.defer_atypical.map(|_| self.p_values(embeddings, threads)).transpose()
+    }
+
+    /// Typicality p-values of N queries, in (0, 1].
+    pub fn p_values(&self, embeddings: &[f32], threads: usize) -> Result<Vec<f64>> {
+        let t = self.typical.as_ref().ok_or_else(Error::no_typicality)?;
+        let scores = t.score.scores(embeddings, threads)?;
+        Ok(scores.into_iter().map(|s| p_value(s, &t.kept, t.n)).collect())
     }
 
     /// The encoder of the router's embeddings.
@@ -99,9 +162,14 @@ impl DeviceRouter {
     }
 
     /// Decide one text; an encoder that is not the router's is refused.
-    pub fn route_text(&self, text: &str, encoder: &StaticEncoder) -> Result<Decision> {
+    pub fn route_text(
+        &self,
+        text: &str,
+        encoder: &StaticEncoder,
+        typicality: bool,
+    ) -> Result<Decision> {
         self.encoder.check(encoder.info())?;
-        self.route(&encoder.encode(text)?)
+        self.route(&encoder.encode(text)?, typicality)
     }
 
     /// Decide N texts.
@@ -122,6 +190,9 @@ impl DeviceRouter {
     /// Decide N queries.
     pub fn route_batch(&self, embeddings: &[f32], threads: usize) -> Result<Vec<bool>> {
         let margins = self.margins(embeddings, threads)?;
-        Ok(margins.into_iter().map(|m| accepts(m, self.threshold)).collect())
+        let p = self.deferring(embeddings, threads)?;
+        let typical = |i: usize| self.typical_enough(p.as_ref().map(|p| p[i]));
+        let rows = margins.into_iter().enumerate();
+        Ok(rows.map(|(i, m)| accepts(m, self.threshold) && typical(i)).collect())
     }
 }

@@ -79,7 +79,7 @@ impl TwoStage {
     /// Choose for one query.
     pub fn route(&self, embedding: &[f32], n_input_tokens: f64, call: &Call) -> Result<Choice> {
         let query = self.query(embedding, n_input_tokens, call);
-        let decision = self.device.route(embedding)?;
+        let decision = self.device.route(embedding, false)?;
         let local = |forced| Choice { decision, model: 0, selection: None, forced };
         if call.budget.is_none() {
             // An accepted query needs no price, and the same checks of what it came with.

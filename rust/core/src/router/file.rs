@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::{Error, Result};
 use crate::base::ids::IdSet;
 use crate::calibration::grid::Calibration;
+use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
 use crate::file::container::{self, Container, Tensor};
 use crate::file::disk;
@@ -49,6 +50,8 @@ struct CalibrationHeader {
     lengths: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delta: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    defer_atypical: Option<f64>,
 }
 
 fn tensors(r: &Router) -> Vec<Tensor> {
@@ -76,7 +79,15 @@ fn tensors(r: &Router) -> Vec<Tensor> {
         Tensor::f64s("length.scalars", &[m, SCALARS], &l.scalars),
         Tensor::u64s("ids.train", r.train_ids.hashes()),
     ];
+    if let Some(typicality) = &r.typicality {
+        let (a, b) = (typicality.directions(), typicality.offsets());
+        out.push(Tensor::f32s("typicality.directions", &[b.len(), d], a));
+        out.push(Tensor::f32s("typicality.offsets", &[b.len()], b));
+    }
     if let Some(c) = &r.calibration {
+        if !c.typicality.is_empty() {
+            out.push(Tensor::f32s("calibration.typicality", &[c.typicality.len()], &c.typicality));
+        }
         out.push(Tensor::f64s("calibration.lams", &[c.lams.len()], &c.lams));
         out.push(Tensor::f64s("calibration.alphas", &[c.alphas.len()], &c.alphas));
         out.push(Tensor::f32s(
@@ -113,6 +124,7 @@ fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             judge: c.judge.clone(),
             lengths: c.lengths.clone(),
             delta: c.delta,
+            defer_atypical: c.defer_atypical,
         }),
         precision: r.precision,
     })
@@ -188,10 +200,22 @@ impl Reader<'_> {
         LengthPredictor::new(LengthWeights { models, d, weight, scalars })
     }
 
+    fn typicality(&self) -> Result<Option<Typicality>> {
+        // Files of earlier versions have none.
+        if !self.file.has("typicality.directions") && !self.file.has("typicality.offsets") {
+            return Ok(None);
+        }
+        let (shape, directions) = self.file.f32s("typicality.directions")?;
+        let offsets = self.file.f32s("typicality.offsets")?.1;
+        let d = *shape.last().unwrap_or(&0);
+        Typicality::new(d, directions, offsets).map(Some)
+    }
+
     fn calibration(&self, header: CalibrationHeader) -> Result<Calibration> {
         // Files of before quantiles, or length factors, were kept have none.
         let kept = self.file.has("calibration.quantiles");
         let factors = self.file.has("calibration.length_factors");
+        let typical = self.file.has("calibration.typicality");
         Ok(Calibration {
             lams: self.file.f64s("calibration.lams")?.1,
             alphas: self.file.f64s("calibration.alphas")?.1,
@@ -206,6 +230,8 @@ impl Reader<'_> {
             } else {
                 Vec::new()
             },
+            typicality: if typical { self.file.f32s("calibration.typicality")?.1 } else { vec![] },
+            defer_atypical: header.defer_atypical,
             ids: self.ids("ids.calibration")?,
         })
     }
@@ -232,6 +258,7 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
         training: body.training,
         train_ids: reader.ids("ids.train")?,
         precision: reader.precision,
+        typicality: reader.typicality()?,
     })?;
     router.check_models("artifact", &body.models)?;
     match body.calibration {

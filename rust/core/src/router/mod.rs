@@ -14,6 +14,7 @@ use crate::base::ids::IdSet;
 use crate::calibration::grid::Calibration;
 use crate::calibration::promise::{Grid, Promise};
 use crate::calibration::run::{self, Fitted, Report, Split};
+use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
 use crate::file::precision::Precision;
 use crate::networks::gate::Gate;
@@ -40,6 +41,8 @@ pub struct Parts {
     pub train_ids: IdSet,
     /// Precision of the weight matrices.
     pub precision: Precision,
+    /// How far a query lies from the training split; none in files of earlier versions.
+    pub typicality: Option<Typicality>,
 }
 
 /// A fitted router.
@@ -55,6 +58,7 @@ pub struct Router {
     train_ids: IdSet,
     calibration: Option<Calibration>,
     precision: Precision,
+    typicality: Option<Arc<Typicality>>,
 }
 
 impl Router {
@@ -71,12 +75,16 @@ impl Router {
             train_ids: parts.train_ids,
             calibration: None,
             precision: parts.precision,
+            typicality: parts.typicality.map(Arc::new),
         };
         let (m, d) = (router.models.len(), router.dim());
         check_len("teacher models", m, router.teacher.weights().models)?;
         check_len("length predictor models", m, router.length.weights().models)?;
         check_len("teacher embedding width", d, router.teacher.weights().d)?;
         check_len("length predictor embedding width", d, router.length.weights().d)?;
+        if let Some(typicality) = &router.typicality {
+            check_len("typicality embedding width", d, typicality.dim())?;
+        }
         if router.costs.normalizers().is_none() {
             return Err(Error::argument("cost table", "T0 and E0 set", "null"));
         }
@@ -131,6 +139,28 @@ impl Router {
     /// Thresholds, once calibrated.
     pub fn calibration(&self) -> Option<&Calibration> {
         self.calibration.as_ref()
+    }
+
+    /// How far a query lies from the training split.
+    pub fn typicality(&self) -> Option<&Arc<Typicality>> {
+        self.typicality.as_ref()
+    }
+
+    /// The same router with a typicality score, and no thresholds: a calibration keeps its scores.
+    pub fn with_typicality(&self, typicality: Typicality) -> Result<Self> {
+        check_len("typicality embedding width", self.dim(), typicality.dim())?;
+        let typicality = Some(Arc::new(typicality));
+        Ok(Self { typicality, calibration: None, ..self.clone() })
+    }
+
+    /// Typicality p-values of N embeddings (N, d), in (0, 1].
+    pub fn p_values(&self, embeddings: &[f32], threads: usize) -> Result<Vec<f64>> {
+        let (Some(typicality), Some(calibration)) = (&self.typicality, &self.calibration) else {
+            return Err(Error::no_typicality());
+        };
+        let scores = typicality.scores(embeddings, threads)?;
+        let p = scores.into_iter().map(|s| calibration.p_value(s));
+        p.collect::<Option<_>>().ok_or_else(Error::no_typicality)
     }
 
     /// Precision of the weight matrices.
@@ -193,6 +223,7 @@ impl Router {
             teacher: &self.teacher,
             length: &self.length,
             costs: &self.costs,
+            typicality: self.typicality.as_deref(),
         };
         let (calibration, report) = run::run(&fitted, split, grid, promise, threads)?;
         Ok((self.with_calibration(calibration)?, report))
@@ -203,6 +234,9 @@ impl Router {
         calibration.check()?;
         if !calibration.length_factors.is_empty() {
             check_len("length factors", self.models.len(), calibration.length_factors.len())?;
+        }
+        if self.typicality.is_none() && !calibration.typicality.is_empty() {
+            return Err(Error::artifact("typicality.directions of its scores", "none"));
         }
         Ok(Self { calibration: Some(calibration), ..self.clone() })
     }

@@ -21,6 +21,10 @@ use crate::router::{Router, check_width, open};
 ///     Compared: local is margin >= threshold. The threshold is +inf to defer all, -inf to accept all.
 /// score : float
 ///     sigmoid(margin / T), in [0, 1]; for people.
+/// p_value : float or None
+///     How typical the query is of the calibration split, in (0, 1], where that was asked for: of
+///     queries like those of the split a fraction u at most has a p-value of u or less. With
+///     `defer_atypical`, local also needs a p-value above that level.
 #[pyclass(frozen, eq, module = "cr2fast")]
 #[derive(PartialEq)]
 pub struct Decision(cr2fast_core::Decision);
@@ -47,11 +51,17 @@ impl Decision {
         self.0.score
     }
 
+    #[getter]
+    fn p_value(&self) -> Option<f64> {
+        self.0.p_value
+    }
+
     fn __repr__(&self) -> String {
         let d = self.0;
         let local = if d.local { "True" } else { "False" };
+        let typical = d.p_value.map_or_else(String::new, |p| format!(", p_value={p:.6}"));
         format!(
-            "Decision(local={local}, margin={}, threshold={}, score={:.6})",
+            "Decision(local={local}, margin={}, threshold={}, score={:.6}{typical})",
             d.margin, d.threshold, d.score
         )
     }
@@ -154,18 +164,46 @@ impl DeviceRouter {
         self.0.dim()
     }
 
+    /// Level at which atypical queries are deferred, as calibrated, or None.
+    #[getter]
+    fn defer_atypical(&self) -> Option<f64> {
+        self.0.defer_atypical()
+    }
+
     /// Decide one query.
     ///
     /// Parameters
     /// ----------
     /// embedding : ndarray of float32, (d,)
+    /// typicality : bool
+    ///     Whether the decision says how typical the query is (`p_value`); it takes some microseconds.
     ///
     /// Returns
     /// -------
     /// Decision
-    fn route(&self, embedding: &Bound<'_, PyAny>) -> PyResult<Decision> {
+    #[pyo3(signature = (embedding, typicality=false))]
+    fn route(&self, embedding: &Bound<'_, PyAny>, typicality: bool) -> PyResult<Decision> {
         let x = vector_f32(embedding, "embedding")?;
-        self.0.route(x.slice()).map(Decision).map_err(core)
+        self.0.route(x.slice(), typicality).map(Decision).map_err(core)
+    }
+
+    /// Typicality of N queries: float64 (N,) p-values in (0, 1], as from :meth:`route`.
+    ///
+    /// Raises
+    /// ------
+    /// Cr2Error
+    ///     The router was fitted or calibrated by a version without typicality.
+    #[pyo3(signature = (embeddings, threads=1))]
+    fn p_values<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let x = check_width(embeddings, self.0.dim())?;
+        let values = x.slice();
+        let out = py.detach(|| self.0.p_values(values, threads)).map_err(core)?;
+        Ok(out1(py, &out))
     }
 
     /// Decide N queries: bool (N,), True for local. `threads` 0 is one per core.
@@ -191,22 +229,26 @@ impl DeviceRouter {
     /// encoder : Encoder or StaticEncoder
     ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
     ///     static one, tokenizer, embedding and gate are one call that holds no lock.
+    /// typicality : bool
+    ///     As of :meth:`route`.
     ///
     /// Returns
     /// -------
     /// Decision
+    #[pyo3(signature = (text, encoder, typicality=false))]
     fn route_text(
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
+        typicality: bool,
     ) -> PyResult<Decision> {
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let text = one_text(text)?;
-            let decided = encoder.py().detach(|| self.0.route_text(&text, table));
+            let decided = encoder.py().detach(|| self.0.route_text(&text, table, typicality));
             return decided.map(Decision).map_err(core);
         }
-        self.route(&encode(self.0.encoder(), encoder, text, false)?)
+        self.route(&encode(self.0.encoder(), encoder, text, false)?, typicality)
     }
 
     /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
@@ -229,13 +271,15 @@ impl DeviceRouter {
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
     /// own executor, so the loop goes on.
+    #[pyo3(signature = (text, encoder, typicality=false))]
     fn route_text_async<'py>(
         slf: &Bound<'py, Self>,
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
+        typicality: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let call = slf.getattr("route_text")?;
-        slf.py().import("asyncio")?.call_method1("to_thread", (call, text, encoder))
+        slf.py().import("asyncio")?.call_method1("to_thread", (call, text, encoder, typicality))
     }
 
     /// Margins of N queries: float32 (N,), the same bits as from :meth:`route`.

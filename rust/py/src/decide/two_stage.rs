@@ -38,6 +38,8 @@ struct Parts {
 /// accuracy, utility, cost : float
 ///     Stage two's, as of :class:`Selection`. Where stage one kept the query, stage two is asked when
 ///     one of these is first read: keeping it needed none of them.
+/// p_value : float or None
+///     How typical the query is of the calibration split, where atypical ones are deferred.
 /// latency_s, energy_j, usd : float or None
 ///     Expected seconds, joules and dollars; None where the cost table cannot tell.
 #[pyclass(frozen, module = "cr2fast")]
@@ -91,6 +93,11 @@ impl Choice {
     #[getter]
     fn score(&self) -> f64 {
         self.made.decision.score
+    }
+
+    #[getter]
+    fn p_value(&self) -> Option<f64> {
+        self.made.decision.p_value
     }
 
     #[getter]
