@@ -9,7 +9,7 @@ from fakes.servers import PROMPT, Server, is_post
 from fakes.virtual import URL
 
 from cr2fast_profiler.errors import EndpointError
-from cr2fast_profiler.workload.exchange import RejectedRequest
+from cr2fast_profiler.workload.exchange import Rejected, RejectedRequest
 
 
 def keyed(request: httpx2.Request) -> Reply | None:
@@ -119,3 +119,22 @@ def test_redirects_that_lead_nowhere(where: str, words: str) -> None:
     server = Server(before=lambda r: Reply(307, {"Location": where, "Content-Length": "0"}, []))
     with pytest.raises(EndpointError, match=words):
         server.endpoint()
+
+
+def test_a_kept_connection_that_the_server_closed_is_asked_once_more() -> None:
+    server = Server()
+    answer = server.transport.handle_request
+    broken = iter([True, False, True, True])
+
+    def flaky(request: httpx2.Request) -> httpx2.Response:
+        if next(broken):
+            raise httpx2.RemoteProtocolError("Server disconnected without sending a response.")
+        return answer(request)
+
+    with server.endpoint() as endpoint:
+        endpoint.generate(PROMPT, 4)
+        server.transport.handle_request = flaky  # type: ignore[method-assign]
+        assert endpoint.generate(PROMPT, 4).n_output_tokens == 4
+        with pytest.raises(RejectedRequest, match="the connection broke: Server disconnected") as e:
+            endpoint.generate(PROMPT, 4)
+        assert e.value.reason is Rejected.CUT_OFF

@@ -46,6 +46,16 @@ FRAMINGS: dict[str, Callable[[Reply], Reply]] = {
         r.headers,
         [(0.0, event({"choices": [], "prompt_filter_results": []})), *r.pieces],
     ),
+    "usage in a field of its own": lambda r: pieces(
+        r,
+        lambda p: (
+            p.replace(b'"usage": {"prompt', b'"x_groq": {"usage": {"prompt').replace(
+                b"}}}\n", b"}}}}\n"
+            )
+            if b"cached_tokens" in p
+            else p
+        ),
+    ),
     "null choices and null usage": lambda r: Reply(
         r.status, r.headers, [(0.0, event({"choices": None, "usage": None})), *r.pieces]
     ),

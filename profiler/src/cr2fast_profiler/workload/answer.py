@@ -91,9 +91,11 @@ class Answer:
             raise RejectedRequest(Rejected.MALFORMED, f"expected an object: {printable(data)!r}")
         if words.is_error(event):
             raise RejectedRequest(Rejected.ERROR_IN_200, words.said(data))
-        for name in ("usage", "timings"):
-            if isinstance(event.get(name), dict):
-                setattr(self, name, event[name])
+        groq = event.get("x_groq")
+        for source in (groq if isinstance(groq, dict) else {}, event):
+            for name in ("usage", "timings"):
+                if isinstance(source.get(name), dict):
+                    setattr(self, name, source[name])
         choices = event.get("choices") or []
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if not isinstance(choice, dict):

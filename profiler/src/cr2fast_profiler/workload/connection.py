@@ -133,6 +133,10 @@ def _port(url: httpx2.URL) -> int:
     return url.port or _PORTS.get(url.scheme, 0)
 
 
+class Stale(RejectedRequest):
+    """A kept connection ended before the answer began: asking once more is no repetition."""
+
+
 @dataclass
 class Patience:
     """How long one request may still wait for a server that is loading or busy."""
@@ -197,6 +201,7 @@ class Connection:
             (n for n in headers if re.search(r"auth|key|token|secret", n, re.I)), ""
         )
         self._moved: dict[str, str] = {}
+        self._answered = False
         self._query = query
         self.notes: dict[str, None] = {}
         self.waits = 0
@@ -215,10 +220,18 @@ class Connection:
         Raises
         ------
         RejectedRequest
-            Below HTTP something failed, or redirects lead nowhere.
+            Below HTTP something failed, or redirects lead nowhere; :class:`Stale` where a kept
+            connection broke before the answer began.
         """
         try:
-            response = self._follow(method, url, body, options)
+            try:
+                response = self._follow(method, url, body, options)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as error:
+                reason, text = words.of_transport(error, self.timeout_s)
+                # A server may close a connection that rested just as the next request goes out.
+                kind = Stale if self._answered else RejectedRequest
+                raise kind(reason, text) from error
+            self._answered = True
             try:
                 yield response
             finally:

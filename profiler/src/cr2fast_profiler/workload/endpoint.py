@@ -23,7 +23,7 @@ from cr2fast_profiler.redact import Secrets, printable, safe_fields, safe_url
 from cr2fast_profiler.workload import words
 from cr2fast_profiler.workload.address import Address
 from cr2fast_profiler.workload.answer import Answer, no_constant
-from cr2fast_profiler.workload.connection import BUSY, Connection, check_headers
+from cr2fast_profiler.workload.connection import BUSY, Connection, Stale, check_headers
 from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest
 from cr2fast_profiler.workload.fields import Fields
 from cr2fast_profiler.workload.stream import Stream
@@ -249,18 +249,23 @@ class Endpoint:
 
     def _generate(self, prompt: str, max_tokens: int) -> Exchange:
         patience = self._http.patience()
-        first = ""
+        first, stale = "", False
         while True:
             answer = Answer()
             body = self._fields.body(prompt, max_tokens)
             start_ns = self.clock()
-            with self._http.open("POST", self._path, body) as response:
-                if response.status_code != 200:
-                    first = self._otherwise(response, patience, first)
-                    continue
-                deadline_ns = start_ns + int(self.timeout_s * 1e9)
-                self._collect(response, answer, deadline_ns)
-            break
+            try:
+                with self._http.open("POST", self._path, body) as response:
+                    if response.status_code != 200:
+                        first = self._otherwise(response, patience, first)
+                        continue
+                    deadline_ns = start_ns + int(self.timeout_s * 1e9)
+                    self._collect(response, answer, deadline_ns)
+                break
+            except Stale:
+                if stale:
+                    raise
+                stale = True
         self._fields_notes += self._fields.answered()
         answer.finished()
         if answer.usage is not None:
