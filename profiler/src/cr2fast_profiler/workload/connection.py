@@ -250,10 +250,18 @@ class Connection:
             request = self._client.build_request(method, target, json=body, **options)
             response = self._client.send(request, stream=True)
             where = response.headers.get("location", "")
-            if response.status_code not in (301, 302, 307, 308) or not where:
+            redirect = response.status_code in (301, 302, 307, 308)
+            if redirect and not where:
+                response.close()
+                raise RejectedRequest(
+                    Rejected.HTTP_ERROR,
+                    f"{response.status_code}: a redirect that does not say where to",
+                )
+            if not redirect:
                 if str(target) != url and response.status_code < 400:
                     self._moved[url] = str(target)
-                    self.notes[f"requests are redirected to {safe_url(str(target))}"] = None
+                    base = re.sub(r"/(chat/completions|completions|models)$", "", str(target))
+                    self.notes[f"requests are redirected to {safe_url(base)}"] = None
                 return response
             response.close()
             target = self._next(target, where)
@@ -314,11 +322,12 @@ class Connection:
         patience.tries += 1
         left_s = (patience.until_ns - self.clock()) * 1e-9
         if pause_s > left_s:
-            asked = f", and asks to wait {pause_s:.0f} s" if pause_s > self.wait_s else ""
+            waited_s = self.wait_s - left_s
+            asked = f", which asks to wait {pause_s:.0f} s" if pause_s > self.wait_s else ""
             raise RejectedRequest(
                 Rejected.BUSY,
-                f"{status}: {text}: the server {doing}{asked}, longer than --wait-s "
-                f"{self.wait_s:g} allows; ask again when it is ready, or allow more",
+                f"the server {doing}: {status}: {text}{asked}; waited for {waited_s:.0f} s: ask "
+                "again when it is ready, or allow longer waits by --wait-s",
             )
         if patience.tries == 1:
             self.tell(f"the server {doing}: {status}: {text}; waiting up to {left_s:.0f} s")

@@ -43,8 +43,8 @@ def error_of(value: Any) -> str | None:
     if isinstance(error, dict):
         inner = error.get("message") or error.get("detail") or error.get("error")
         text = inner if isinstance(inner, str) else json.dumps(error)
-        kind = error.get("code") or error.get("type")
-        named = isinstance(kind, (str, int)) and str(kind) not in text
+        kind = next((k for k in (error.get("code"), error.get("type")) if isinstance(k, str)), "")
+        named = kind and kind not in text
         return f"{text} ({kind})" if named else text
     if error:
         more = value.get("message")
@@ -103,13 +103,15 @@ def of_status(status: int, body: str, sent: str, redirected: str) -> str:
                 f"{text}. It wants an API key, and none was sent: give one by --api-key-env "
                 "VARIABLE, or by --header NAME:VARIABLE where it belongs in another header"
             )
-        why = "refuses the key" if status == 401 else "knows the key, perhaps, and does not let it"
+        why = "refuses" if status == 401 else "does not allow this with"
         return (
-            f"{text}. It {why} that was sent in {sent}: is it the right key, whole and not "
+            f"{text}. It {why} the key that was sent in {sent}: is it the right key, whole and not "
             "expired, and does the server want it in this header (--header NAME:VARIABLE)?"
         )
     if status in (404, 405) and redirected:
         return f"{text} (redirected to {redirected})"
+    if status in (404, 405):
+        return f"{text}. Is this where the API is, and is the model's name right?"
     return text
 
 
