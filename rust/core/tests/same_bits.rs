@@ -26,7 +26,7 @@ const SHAPES: [(usize, usize); 6] =
     [(384, 256), (1, 1), (17, 5), (96, 100), (385, 257), (1500, 40)];
 
 #[test]
-fn every_level_batch_and_thread_count_gives_the_same_margins() {
+fn every_isa_batch_and_thread_count_gives_the_same_margins() {
     for ((d, h), pairs) in SHAPES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
         let xs = Rng::new(7).vec(203 * d, 1.0);
         let weights = if pairs { paired(&gate(d, h, 1)) } else { gate(d, h, 1) };
@@ -59,7 +59,7 @@ fn every_level_batch_and_thread_count_gives_the_same_margins() {
 }
 
 #[test]
-fn every_level_batch_and_thread_count_gives_the_same_accuracies() {
+fn every_isa_batch_and_thread_count_gives_the_same_accuracies() {
     for (d, h) in SHAPES {
         let xs = Rng::new(8).vec(150 * d, 1.0);
         let at = |simd| Teacher::with_simd(teacher(4, d, h, 2), simd).unwrap();
@@ -77,7 +77,7 @@ fn every_level_batch_and_thread_count_gives_the_same_accuracies() {
 }
 
 #[test]
-fn every_level_gives_the_same_static_embeddings() {
+fn every_isa_gives_the_same_static_embeddings() {
     for d in [1, 15, 16, 17, 384, 1000] {
         let mut rng = Rng::new(9);
         let words: Vec<String> = (0..500).map(|i| format!("w{i}")).collect();

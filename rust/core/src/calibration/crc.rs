@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::base::checks::{check_alpha, check_finite, check_len, filled};
 use crate::base::error::{Error, Result};
 use crate::base::threads;
-use crate::ranks::select::{Found, NotFinite, Selector};
+use crate::ranks::found::{Found, NotFinite};
+use crate::ranks::select::Selector;
 use crate::simd::isa::Simd;
 
 /// α as the shortest decimal that reads back as it: the number the user typed, mantissa · 10^−scale.

@@ -18,8 +18,8 @@ pub enum Precision {
     Float32,
     /// IEEE half precision: 11 bits, numbers up to 65504.
     Float16,
-    /// A float32's upper half: 8 bits, its whole range. The kernels read it as such (see
-    /// [`crate::simd::packed`]), so that decisions are quicker too.
+    /// A float32's upper half: 8 bits, its whole range. The kernels read these
+    /// numbers as they are, two to a word, so that decisions are quicker too.
     Bfloat16,
 }
 

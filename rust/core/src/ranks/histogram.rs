@@ -3,7 +3,7 @@
 //! In: scores (N,), a mask, ranks. Out: for each rank the rank-th largest masked score, exactly, in
 //! three passes, whatever the order of the row or its ties.
 
-use crate::ranks::select::Found;
+use crate::ranks::found::Found;
 
 const TOP: usize = 1 << 11;
 const LOW: usize = 1 << 10;

@@ -11,27 +11,13 @@
 //! slower, which need no luck. All are exact.
 
 use crate::ranks::brackets::Brackets;
+use crate::ranks::found::{Found, NotFinite};
 use crate::ranks::histogram::by_bits;
 use crate::ranks::quickselect::{descending, quickselect};
 use crate::simd::isa::Simd;
 use crate::simd::lanes::LANES;
 
-/// A wanted order statistic.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Found {
-    /// The score.
-    Score(f32),
-    /// Fewer masked scores than the rank asks for.
-    TooFew,
-    /// The row changed while it was read.
-    Unstable,
-}
-
-/// The first score that is not finite, by index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotFinite(pub usize);
-
-/// One sampled score a this many.
+/// One cache line in this many is sampled.
 const STRIDE: usize = 32;
 /// Bounds of the sample's size.
 const SAMPLE: (usize, usize) = (256, 1 << 17);

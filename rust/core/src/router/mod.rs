@@ -209,7 +209,7 @@ impl Router {
         }
     }
 
-    /// Choose thresholds on a split that shares no query with training ([`run`]).
+    /// Choose thresholds on a split that shares no query with training.
     pub fn calibrate(
         &self,
         split: &Split,

@@ -1,7 +1,7 @@
 //! SIMD loops that pick scores out of a row: what lies above a bound, what lies between two.
 //!
 //! In: scores, a mask, bounds. Out: the scores that pass, in their order, and counts. Comparisons
-//! alone, so every level gives the same answer.
+//! alone, so every instruction set gives the same answer.
 
 // As in the kernels.
 #![allow(clippy::inline_always)]
@@ -250,7 +250,7 @@ mod tests {
     use crate::simd::isa::{Isa, Simd};
 
     #[test]
-    fn every_level_keeps_what_a_filter_keeps() {
+    fn every_isa_keeps_what_a_filter_keeps() {
         let scores: Vec<f32> = (0..300_u32).map(|i| ((i * 7919) % 101) as f32 - 50.0).collect();
         let mask: Vec<bool> = (0..300).map(|i| i % 3 != 1).collect();
         for simd in Isa::ALL.into_iter().filter_map(Simd::new) {

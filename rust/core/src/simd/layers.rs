@@ -5,10 +5,10 @@
 //!
 //! 1. loops vectorise over *outputs*; every output accumulates over its inputs in one order, each
 //!    step one fused multiply-add, so the width of a register cannot change a sum;
-//! 2. sums over a vector use sixteen virtual lanes and one fixed tree, on every level;
+//! 2. sums over a vector use sixteen virtual lanes and one fixed tree, on every instruction set;
 //! 3. GELU and the logistic function are our own polynomials: no libm on the path.
 //!
-//! The generic loops below are instantiated once a level (see `lanes.rs`), inside functions
+//! The generic loops below are instantiated once for each instruction set (see `dispatch.rs`), inside functions
 //! compiled for that instruction set.
 
 // Loops must be inlined into the functions that enable their instructions; a tile is indexed by row
