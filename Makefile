@@ -76,13 +76,16 @@ bench: $(BUILT)  ## time single decisions, batches and calibration (answers asse
 
 # The harness's runner has to be of the library's version.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"$$/{n;s/version = "\(.*\)"/\1/p;}' Cargo.lock)
-RUNNER := target/tools/gungraun-$(GUNGRAUN)
+# Tools that are compiled once per machine, whatever the checkout.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cr2fast/tools
+RUNNER := $(TOOLS)/gungraun-$(GUNGRAUN)
 $(RUNNER):
 	cargo install -q --debug --locked --root $@ --version $(GUNGRAUN) gungraun-runner
 
 target/counts.json: $(RUST_SOURCES) | $(RUNNER)
+	@mkdir -p target
 	@command -v valgrind >/dev/null || { echo "counts: valgrind is needed: apt-get install valgrind (Debian, Ubuntu), dnf install valgrind (Fedora)"; exit 1; }
-	GUNGRAUN_RUNNER=$(CURDIR)/$(RUNNER)/bin/gungraun-runner cargo bench -p cr2fast-core --bench counts -- --output-format=json > $@.part
+	GUNGRAUN_RUNNER=$(RUNNER)/bin/gungraun-runner cargo bench -p cr2fast-core --bench counts -- --output-format=json > $@.part
 	mv $@.part $@
 
 counts: target/counts.json  ## instructions of the hot kernels under callgrind; fails past +3 % of the committed ones

@@ -3,8 +3,7 @@
 //! In: a JSON body and tensors. Out: bytes, the same for the same content. The metadata entry is
 //! `{"sha256": …, "body": "<JSON text>"}`; the hash covers the body and every tensor (name, type,
 //! shape, bytes), so a changed bit anywhere is found. Every byte read is hostile: sizes are bounded
-//! here, and what tensors mean is checked by their readers, [`crate::router::file`] and
-//! [`crate::encoder::static_encoder`].
+//! here, and what tensors mean is checked by their readers.
 
 use std::collections::HashMap;
 
