@@ -20,7 +20,8 @@ use crate::base::threads;
 use crate::file::disk;
 use crate::pricing::link::{Link, LinkState};
 use crate::pricing::scale::Normalizers;
-use crate::pricing::schema::{Table, Version, bad};
+use crate::pricing::schema::Table;
+use crate::pricing::version::{Version, bad};
 
 /// Largest table read: measured ones carry provenance, not data.
 const MAX_BYTES: u64 = 1 << 26;

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use crate::base::error::{Error, Result};
-use crate::pricing::schema::Version;
+use crate::pricing::version::Version;
 
 /// Kept in every object, and never looked into.
 const KEPT: [&str; 4] = ["note", "intervals", "provenance", "extra"];

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::base::checks::room;
 use crate::base::error::{Error, Result};
-use crate::pricing::schema::{Version, bad};
+use crate::pricing::version::{Version, bad};
 
 /// Most samples of an empirical link: what a distribution needs and a table can carry.
 pub const MAX_SAMPLES: usize = 100_000;

@@ -6,3 +6,4 @@ pub mod link;
 pub mod model;
 pub mod scale;
 pub mod schema;
+pub mod version;

@@ -6,7 +6,30 @@
 use serde::Deserialize;
 
 use crate::base::error::Result;
-use crate::pricing::schema::{Needs, at_least_zero, bad};
+use crate::pricing::version::bad;
+
+/// Which numbers costs need, and what the table calls the reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Coefficients of time.
+    pub time: bool,
+    /// Powers.
+    pub power: bool,
+    /// Prices.
+    pub price: bool,
+    /// What the table calls its shares.
+    pub word: &'static str,
+}
+
+impl Needs {
+    /// A power is at least 0, and null only where costs need no energy.
+    pub fn check_power(&self, field: String, watts: Option<f64>) -> Result<()> {
+        let w = self.word;
+        let expected = format!("watts, since {w}.energy > 0");
+        let null = format!("null (unmeasured); measure it or set {w} to latency 1, energy 0");
+        check_number(field, watts, self.power, &expected, &null)
+    }
+}
 
 /// Form of a workload Φ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -174,4 +197,9 @@ pub fn check_number(
         None if needed => Err(bad(field, expected, null)),
         None => Ok(()),
     }
+}
+
+/// Refuse a number that is negative or not finite.
+pub fn at_least_zero(field: String, v: f64) -> Result<()> {
+    if v.is_finite() && v >= 0.0 { Ok(()) } else { Err(bad(field, "a number, at least 0", v)) }
 }

@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use crate::base::error::{Error, Result};
-use crate::pricing::schema::{Table, Version, bad};
+use crate::pricing::schema::Table;
+use crate::pricing::version::{Version, bad};
 
 /// Mean latency, energy and price of the reference model: the scale of a raw cost. `None` where the
 /// table cannot tell, which no cost then needs.

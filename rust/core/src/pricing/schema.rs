@@ -10,57 +10,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::hash::hex;
 use crate::base::limits::MAX_MODELS;
 use crate::pricing::fields;
 use crate::pricing::link::Link;
-use crate::pricing::model::{Model, Tier, check_number};
-
-/// The schemas this build reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// Seconds and joules.
-    One,
-    /// Seconds, joules and dollars.
-    Two,
-}
-
-impl Version {
-    /// Its name in the file.
-    pub fn schema(self) -> &'static str {
-        match self {
-            Self::One => "cr2fast.cost_table/1",
-            Self::Two => "cr2fast.cost_table/2",
-        }
-    }
-
-    /// What it calls the shares ω.
-    pub fn shares(self) -> &'static str {
-        match self {
-            Self::One => "weights",
-            Self::Two => "shares",
-        }
-    }
-
-    fn of(raw: &Value) -> Result<Self> {
-        let schema = raw.get("schema");
-        [Self::One, Self::Two]
-            .into_iter()
-            .find(|v| schema.and_then(Value::as_str) == Some(v.schema()))
-            .ok_or_else(|| {
-                let got = match schema {
-                    None => "no such field".into(),
-                    Some(Value::String(s)) => {
-                        format!("{:?}", s.chars().take(60).collect::<String>())
-                    }
-                    Some(_) => "no string".into(),
-                };
-                let [one, two] = [Self::One.schema(), Self::Two.schema()];
-                bad("schema", format!("\"{one}\" or \"{two}\""), got)
-            })
-    }
-}
+use crate::pricing::model::{Model, Needs, Tier, at_least_zero};
+use crate::pricing::version::{Version, bad};
 
 /// Whether a table was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -84,28 +40,6 @@ pub struct Shares {
     /// ω_p.
     #[serde(default)]
     pub price: f64,
-}
-
-/// Which numbers costs need, and what the table calls the reason.
-#[derive(Clone, Copy, Debug)]
-pub struct Needs {
-    /// Coefficients of time.
-    pub time: bool,
-    /// Powers.
-    pub power: bool,
-    /// Prices.
-    pub price: bool,
-    word: &'static str,
-}
-
-impl Needs {
-    /// A power is at least 0, and null only where costs need no energy.
-    pub fn check_power(&self, field: String, watts: Option<f64>) -> Result<()> {
-        let w = self.word;
-        let expected = format!("watts, since {w}.energy > 0");
-        let null = format!("null (unmeasured); measure it or set {w} to latency 1, energy 0");
-        check_number(field, watts, self.power, &expected, &null)
-    }
 }
 
 /// The device's radio and idle power.
@@ -155,16 +89,6 @@ pub struct Table {
     /// Models, the device's first.
     pub models: Vec<Model>,
     pub(super) raw: Value,
-}
-
-/// An [`Error::CostTable`] from anything printable.
-pub fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
-    Error::CostTable { field: field.into(), expected: expected.into(), got: got.to_string() }
-}
-
-/// Refuse a number that is negative or not finite.
-pub fn at_least_zero(field: String, v: f64) -> Result<()> {
-    if v.is_finite() && v >= 0.0 { Ok(()) } else { Err(bad(field, "a number, at least 0", v)) }
 }
 
 impl Table {
