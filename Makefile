@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,9 @@ counts-accept: target/counts.json  ## commit to the present instruction counts
 
 bench-profiler: $(BUILT)  ## the profiler on this machine's own clock and sockets (a minute)
 	cd profiler && PYTHONPATH=tests:. ../$(BIN)/python -m benches.real_time
+
+manners: $(BUILT)  ## how servers and proxies stream, and what the profiler makes of each
+	cd profiler && PYTHONPATH=tests:. ../$(BIN)/python -m benches.manners
 
 bench-text: $(BUILT)  ## from text to decision: MiniLM beside a static encoder
 	$(BIN)/python -m benches.text_path

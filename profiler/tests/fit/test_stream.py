@@ -55,6 +55,7 @@ def test_coefficients_come_back_whatever_the_manner(name: str) -> None:
         assert any("Coefficients are those of the total time" in n for n in fit.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANNERS)
 def test_the_same_with_noise_over_ten_runs(name: str) -> None:
     covered = dict.fromkeys(TRUTH, 0)

@@ -176,7 +176,7 @@ def _waiting(held: float, hidden: float, even: bool) -> list[str]:
         ]
     if held <= LEAST or not even:
         return []
-    if abs(hidden - held) <= 0.5 + 0.2 * held:
+    if hidden >= 1 and abs(hidden - held) <= 0.5 + 0.2 * held:
         return [
             f"about {hidden:.0f} tokens that usage counts come before the first text and are never "
             "streamed: hidden reasoning or stripped tags"
