@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bisect
 import sys
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ class Board:
         self.faults: list[Fault] = []
         self.tick_s, self.sampled_s, self.gain, self.stuck = tick_s, sampled_s, gain, stuck
         self.start_s = self.clock() * 1e-9
-        self.knots, self.joules = [self.start_s], [0.0]
+        self.knots, self.joules = [self.start_s - 1, self.start_s], [0.0, 0.0]
 
     def spend(self, seconds: float, power_w: float) -> None:
         self.clock.sleep(seconds)
@@ -36,7 +37,9 @@ class Board:
         self.spend(seconds, 80.0)
 
     def used_j(self, at_s: float) -> float:
-        return float(np.interp(at_s, self.knots, self.joules))
+        i = min(max(bisect.bisect(self.knots, at_s), 1), len(self.knots) - 1)
+        (low, high), (first, last) = self.knots[i - 1 : i + 1], self.joules[i - 1 : i + 1]
+        return first + (last - first) * min(max((at_s - low) / (high - low), 0.0), 1.0)
 
     def ticked_s(self) -> float:
         now_s = self.clock() * 1e-9

@@ -239,7 +239,7 @@ class Connection:
         except httpx2.InvalidURL as error:
             raise EndpointError(f"url {safe_url(url)!r}: {error}") from None
         except httpx2.HTTPError as error:
-            reason, text = words.of_transport(error, self.timeout_s)
+            reason, text = words.of_transport(error, options.get("timeout", self.timeout_s))
             raise RejectedRequest(reason, text) from error
 
     def _follow(
