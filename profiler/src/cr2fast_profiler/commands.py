@@ -51,7 +51,7 @@ CLOCK: Clock = SYSTEM
 TRANSPORT: Any = None
 
 COUNT = "Count from 1 upwards, one number per line, and do not stop."
-DOCTOR_WAIT_S = 5.0
+DOCTOR_WAIT_S = 10.0
 """A doctor says that a server is loading, and does not sit by it."""
 
 ENERGY_REMOTE = (

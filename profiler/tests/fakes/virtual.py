@@ -27,6 +27,9 @@ class _Socket:
     def get_extra_info(self, _name: str) -> _Socket:
         return self
 
+    def setsockopt(self, *_: int) -> None:
+        pass
+
     def shutdown(self, _how: int) -> None:
         self.closed = True
 

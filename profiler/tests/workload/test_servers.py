@@ -156,7 +156,7 @@ def test_a_server_that_loads_its_model_is_waited_for_and_told() -> None:
     server = loading(100.0)
     with server.endpoint() as endpoint:
         assert endpoint.generate(PROMPT, 4).n_output_tokens == 4
-        assert 100 < server.clock() * 1e-9 - 5 < 140
+        assert 100 < server.clock() * 1e-9 - 5 < 106
         assert "was busy or not ready" in endpoint.notes[0]
     (told,) = server.told
     assert told.startswith(URL)
@@ -164,7 +164,7 @@ def test_a_server_that_loads_its_model_is_waited_for_and_told() -> None:
 
 
 def test_a_server_that_loads_too_long_is_given_up_in_its_own_words() -> None:
-    with pytest.raises(EndpointError, match="503: Loading model.*waited for 3[0-9] s.*--wait-s"):
+    with pytest.raises(EndpointError, match="503: Loading model.*waited for 60 s.*--wait-s"):
         loading(1e6).ask(wait_s=60.0)
 
 

@@ -28,7 +28,8 @@ from cr2fast_profiler.workload.exchange import Rejected, RejectedRequest
 
 MOST_BODY = 1 << 22
 MOST_HOPS = 5
-MOST_PAUSE_S = 30.0
+BACK_OFF = ((0.25, 1.5, 5.0), (1.0, 2.0, 30.0))
+"""(first pause, growth, longest) in s of a server that loads, and of one that is busy."""
 BUSY = (429, 503, 529)
 """Statuses of a server that asks to be asked again."""
 _PORTS = {"http": 80, "https": 443}
@@ -316,11 +317,14 @@ class Connection:
         doing = "is busy" if status == 429 else "is not ready (loading its model, perhaps)"
         if re.search(r"insufficient[_ ]quota|billing|exceeded your current quota", text, re.I):
             raise RejectedRequest(Rejected.BUSY, f"{status}: {text}")
+        left_s = (patience.until_ns - self.clock()) * 1e-9
         pause_s = _retry_after_s(response.headers)
         if pause_s is None:
-            pause_s = min(2.0**patience.tries, MOST_PAUSE_S)
+            first_s, growth, most_s = BACK_OFF[status == 429]
+            pause_s = min(first_s * growth**patience.tries, most_s)
+            # The last try comes when the time is up.
+            pause_s = min(pause_s, left_s) if left_s > 0.01 else pause_s
         patience.tries += 1
-        left_s = (patience.until_ns - self.clock()) * 1e-9
         if pause_s > left_s:
             waited_s = self.wait_s - left_s
             asked = f", which asks to wait {pause_s:.0f} s" if pause_s > self.wait_s else ""

@@ -23,6 +23,8 @@ from cr2fast_profiler.workload.exchange import Rejected, RejectedRequest
 
 MOST_CHARACTERS = 1 << 26
 KEPT = 4096
+QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Linux's option against delayed acknowledgements; it holds for a while only."""
 _FIELD = re.compile(r"(data|event|id|retry)?:|(data|event|id|retry)$|$")
 
 
@@ -67,7 +69,9 @@ class Stream:
 
     def _pieces(self) -> Iterator[str]:
         size = 0
+        self._acknowledge()
         for piece in self._response.iter_text():
+            self._acknowledge()
             if size == 0:
                 piece = piece.removeprefix("\ufeff")
             size += len(piece)
@@ -138,10 +142,18 @@ class Stream:
         self.stop()
         self._ticker = self._clock.every(seconds, self._hang_up)
 
-    def _hang_up(self) -> None:
+    def _connection(self) -> Any:
         network = self._response.extensions.get("network_stream")
-        connection = network.get_extra_info("socket") if network is not None else None
-        if connection is not None:
+        return network.get_extra_info("socket") if network is not None else None
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what came at once: a server that waits for it would seem slow by 40 ms."""
+        if QUICK is not None and (connection := self._connection()) is not None:
+            with suppress(OSError, ValueError):
+                connection.setsockopt(socket.IPPROTO_TCP, QUICK, 1)
+
+    def _hang_up(self) -> None:
+        if (connection := self._connection()) is not None:
             with suppress(OSError, ValueError):
                 connection.shutdown(socket.SHUT_RDWR)
 
