@@ -12,7 +12,9 @@ from runs import run
 
 from cr2fast_profiler.agent.meter import AgentMeter
 from cr2fast_profiler.agent.server import EnergySource
+from cr2fast_profiler.analysis import analyse
 from cr2fast_profiler.meters.base import Reason
+from cr2fast_profiler.report.summary import markdown
 from cr2fast_profiler.store import RunStore
 
 TOKEN = "a-token-of-enough-characters"
@@ -63,5 +65,8 @@ def test_an_agent_lost_midway_leaves_lost_readings_never_silence(tmp_path: Path,
     assert window.reason in expected
     if how == "restarted":
         assert np.isfinite(trace.joules[trace.t_ns > back_ns + 10**9]).all()
-    else:
-        assert np.isnan(trace.joules[-1]).all()
+        return
+    assert np.isnan(trace.joules[-1]).all()
+    profile = analyse(tmp_path)
+    assert profile.energy is None
+    assert "the agent is lost" in markdown(profile)

@@ -140,7 +140,7 @@ class AgentMeter:
             answer = _read(reply.json())
         except RequestError as e:
             self._retry_ns = self._clock() + round(RETRY_S * 1e9)
-            return self._lost(self._clock(), str(e))
+            return self._lost(self._clock(), f"the agent is lost ({e}); does it still run?")
         t_ns = _midpoint(reply)
         if isinstance(answer, Unavailable):
             return self._lost(t_ns, f"the agent has no meter any more: {answer.detail}")
