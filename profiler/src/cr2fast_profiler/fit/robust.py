@@ -39,7 +39,7 @@ LEAST_ROWS = 3
 BASES = (0.25, 1.0, 4.0, 16.0)
 BASE_GAIN = 3.0
 """Of log-likelihood, that noise of another growth must bring."""
-STARTS, ROUNDS = 40, 100
+STARTS, ROUNDS = 20, 100
 SINGULAR = 1e-9
 
 
@@ -134,13 +134,12 @@ def _fit(
     floor = max(0.05 * float(np.median(y)), 1e-12)
     sigma = np.maximum(cell_medians(y, cell), floor)
     plain = plain or n < LEAST_ROWS * p
-    base = 0.0
-    for _ in range(2):
+    for last in (False, True):
         u, v = z / sigma[:, None], y / sigma
         b = _least_squares(u, v) if plain else _least_absolute(u, v)
-        said = np.maximum(z @ b, floor)
-        base = 0.0 if plain else _base(np.abs(y - z @ b), said, p)
-        sigma = said + base
+        sigma = np.maximum(z @ b, floor)
+        if last and not plain:
+            sigma = sigma + _base(np.abs(y - z @ b), sigma, p)
     u, v = z / sigma[:, None], y / sigma
     if plain:
         return _least_squares(u, v), size, sigma, ones, ones
@@ -186,14 +185,15 @@ def _least_absolute(u: Floats, v: Floats) -> Floats:
     for _ in range(STARTS):
         away = np.abs(v - u @ b)
         before, b = b, _weighted(u, v, 1 / np.maximum(away, 1e-7 + 1e-3 * float(away.mean())))
-        if np.abs(b - before).max() <= 1e-4 * np.abs(b).max():
+        if np.abs(b - before).max() <= 1e-3 * np.abs(b).max():
             break
     return b
 
 
 def _scale(residual: Floats, p: int) -> float:
     """Robust standard deviation; p rows lie on the curve by construction and do not count."""
-    return 1.4826 * float(np.median(np.sort(np.abs(residual))[p:]))
+    away = np.sort(np.abs(residual))[p:]
+    return 1.4826 * float(away[(len(away) - 1) // 2] + away[len(away) // 2]) / 2
 
 
 def _base(away: Floats, said: Floats, p: int) -> float:
