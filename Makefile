@@ -1,12 +1,12 @@
 # `make help` lists the targets. Each sets up what it needs in .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-RUST_SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust -path rust/gateway -prune -o -name '*.rs' -print -o -name 'Cargo.toml' -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick gateway
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ demo: $(BUILT)  ## fit, calibrate, route and plot; CR2FAST_DATA=DIR for real dat
 	$(BIN)/cr2fast demo --out demo
 
 test: $(BUILT)  ## all tests: Rust, Python, statistics, README
-	cargo test --profile checked -p cr2fast-core -p cr2fast-train
+	cargo test --profile checked -p cr2fast-core -p cr2fast-train -p cr2fast-gateway
 	$(BIN)/python -m pytest
 	cd profiler && ../$(BIN)/python -m pytest
 
@@ -40,13 +40,16 @@ test-quick: $(BUILT)  ## what a change needs, in a minute: all but real data, ma
 	@$(MAKE) --no-print-directory -j2 -Otarget quick-python quick-profiler quick-rust
 
 quick-rust:
-	cargo test -q --profile checked -p cr2fast-core -p cr2fast-train -- --skip million
+	cargo test -q --profile checked -p cr2fast-core -p cr2fast-train -p cr2fast-gateway -- --skip million
 
 quick-python:
 	$(BIN)/python -m pytest -q -m "not slow"
 
 quick-profiler:
 	cd profiler && ../$(BIN)/python -m pytest -q -m "not slow" -k "not intervals_hold"
+
+gateway:  ## build the gateway, cr2fast-gateway, into target/release
+	cargo build --release -p cr2fast-gateway
 
 # Emulation is too slow for the million rows; the other tests compare NEON with scalar code, and both
 # with bits from x86-64.

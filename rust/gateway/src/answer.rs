@@ -1,0 +1,149 @@
+//! From an upstream's answer to the client's response, and from all failures to one error.
+//!
+//! In: an [`Answer`], what was decided, the request's trace. Out: a response: status, headers and bytes
+//! of the upstream, with the answer headers of this gateway.
+
+use std::sync::Arc;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::job::Job;
+use crate::refusal::Refusal;
+use crate::relay::Out;
+use crate::trace::Trace;
+use crate::upstream::{Answer, Content, Failure, Upstream};
+use crate::wire::{self, Place, Why};
+
+/// Headers that belong to one connection, and those that are written anew.
+const DROPPED: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::CONTENT_LENGTH,
+];
+
+/// What an answer says of itself.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where it is made.
+    pub place: Place,
+    /// By which model.
+    pub model: String,
+    /// Why there.
+    pub why: Why,
+    /// Δ̂.
+    pub margin: Option<f32>,
+}
+
+/// The response of an answer.
+pub fn respond(
+    job: &Job,
+    upstream: &Arc<Upstream>,
+    answer: Answer,
+    label: &Label,
+    mut trace: Box<Trace>,
+) -> Response<Out> {
+    let status = answer.head.status;
+    trace.answering(label.place, &label.model, label.why, status);
+    trace.record.margin = label.margin;
+    trace.record.threshold = job.point.map(|p| p.threshold);
+    let mut headers = answer.head.headers;
+    clean(&mut headers);
+    write(job, label, &mut headers);
+    let body = match answer.content {
+        Content::Whole(bytes, usage) => {
+            trace.usage(usage);
+            Out::whole(bytes, trace)
+        }
+        Content::Stream(held, events, body) => Out::stream(held, events, body, upstream, trace),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn clean(headers: &mut HeaderMap) {
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    let named: Vec<String> = named.flat_map(|v| v.split(',')).map(|v| v.trim().into()).collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in DROPPED {
+        headers.remove(name);
+    }
+    let ours = headers.keys().filter(|key| key.as_str().starts_with(wire::PREFIX)).cloned();
+    for name in ours.collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+fn write(job: &Job, label: &Label, headers: &mut HeaderMap) {
+    headers.insert(wire::REQUEST_ID, wire::text(&job.id));
+    headers.insert(wire::PLACE, HeaderValue::from_static(label.place.word()));
+    headers.insert(wire::MODEL, wire::text(&label.model));
+    headers.insert(wire::WHY, HeaderValue::from_static(label.why.word()));
+    let mut number = |key: HeaderName, x: Option<String>| {
+        if let Some(x) = x {
+            headers.insert(key, wire::text(&x));
+        }
+    };
+    number(wire::MARGIN, label.margin.map(|x| x.to_string()));
+    number(wire::THRESHOLD, job.point.map(|p| p.threshold.to_string()));
+    number(wire::LAM, job.point.map(|p| p.lam.to_string()));
+    number(wire::ALPHA, job.point.map(|p| p.alpha.to_string()));
+    if job.deferral.is_some() {
+        headers.insert(wire::SPEAKS, HeaderValue::from_static(wire::VERSION));
+        let seconds = job.read.elapsed().as_secs_f64();
+        headers.insert(wire::EDGE_S, wire::text(&seconds.to_string()));
+    }
+}
+
+/// The error where nobody answered; `tried` names the upstreams and how each failed.
+pub fn nobody(tried: &[(String, Failure)], mut trace: Box<Trace>) -> Refusal {
+    let words: Vec<String> =
+        tried.iter().map(|(name, f)| format!("{name}: {}", words(f))).collect();
+    let open = tried.iter().filter_map(|(_, f)| match f {
+        Failure::Open(wait) => Some(wait.as_secs_f64()),
+        _ => None,
+    });
+    let wait = open.fold(None, |least: Option<f64>, x| Some(least.map_or(x, |l| l.min(x))));
+    let late = tried.iter().any(|(_, f)| *f == Failure::Deadline);
+    let (status, code) = match wait {
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstreams_down"),
+        None if tried.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "upstreams_down"),
+        None if late => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
+        None => (StatusCode::BAD_GATEWAY, "upstreams_failed"),
+    };
+    let got = if words.is_empty() { "none that is up".into() } else { words.join("; ") };
+    let message = format!("expected an answer from a model's server, got {got}; retry later");
+    trace.ended("failed");
+    trace.record.status = status.as_u16();
+    let refusal = Refusal::new(status, code, message);
+    match wait {
+        Some(seconds) => refusal.retry_after(seconds),
+        None if status == StatusCode::SERVICE_UNAVAILABLE => refusal.retry_after(1.0),
+        None => refusal,
+    }
+}
+
+fn words(failure: &Failure) -> String {
+    match failure {
+        Failure::Open(wait) => {
+            format!("left alone for {:.1} s more after failures", wait.as_secs_f64())
+        }
+        Failure::Unreachable => "no connection".into(),
+        Failure::Broken => "a connection that broke before the end".into(),
+        Failure::Deadline => "no content within the deadline".into(),
+        Failure::Status(status) => format!("status {}", status.as_u16()),
+        Failure::ErrorInside => "an error under status 200".into(),
+        Failure::Garbage => "bytes that are no completion".into(),
+        Failure::TooLarge => "an answer larger than limits.answer_bytes".into(),
+    }
+}

@@ -1,0 +1,299 @@
+//! The gateway as one value: requests in, responses out.
+//!
+//! In: a checked configuration, then requests. Out: responses. What a device and an edge share stands
+//! here: routes, tokens, limits, the operating point; what each does with a request is theirs.
+
+mod intake;
+
+use std::hash::RandomState;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::ask::Kind;
+use crate::brain::Brain;
+use crate::config::{Access, Config, ConfigError, Limits, RoleConfig};
+use crate::device::Device;
+use crate::edge::Edge;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::relay::Out;
+use crate::trace::Trace;
+use crate::upstream::Upstream;
+
+/// Paths that are served, for the error that names them.
+const PATHS: &str =
+    "/v1/chat/completions, /v1/completions, /v1/models, /v1/route, /healthz, /readyz, /metrics";
+
+/// What a device does, or an edge.
+#[derive(Debug)]
+pub enum Role {
+    /// In front of a local server.
+    Device(Device),
+    /// In front of the larger models.
+    Edge(Edge),
+}
+
+/// The gateway.
+#[derive(Debug)]
+pub struct App {
+    path: PathBuf,
+    role: Role,
+    brain: RwLock<Arc<Brain>>,
+    /// What a client may take.
+    pub limits: Limits,
+    access: Access,
+    at_once: Arc<Semaphore>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    log: Arc<Log>,
+    ids: (RandomState, AtomicU64),
+}
+
+impl App {
+    /// From a configuration; loads the router, opens the log.
+    pub fn new(config: &Config) -> Result<Arc<Self>, ConfigError> {
+        let brain = Brain::load(config)?;
+        let metrics = Arc::new(Metrics::default());
+        let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone()).map_err(|e| {
+            let message = format!("log.path: expected a file that can be appended to, got: {e}");
+            ConfigError { path: config.path.clone(), line: None, message }
+        })?;
+        let role = match &config.role {
+            RoleConfig::Device { local, edge, not_text } => {
+                Role::Device(Device::new(config, local, edge, *not_text, &brain))
+            }
+            RoleConfig::Edge { models, not_text, .. } => {
+                Role::Edge(Edge::new(config, models, *not_text))
+            }
+        };
+        Ok(Arc::new(Self {
+            path: config.path.clone(),
+            role,
+            brain: RwLock::new(Arc::new(brain)),
+            limits: config.limits,
+            access: config.access,
+            at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
+            metrics,
+            log: Arc::new(log),
+            ids: (RandomState::new(), AtomicU64::new(0)),
+        }))
+    }
+
+    /// What a configuration would do, in words; loads the router, starts nothing.
+    pub fn describe(config: &Config) -> Result<String, ConfigError> {
+        let brain = Brain::load(config)?;
+        let (lam, alpha) = (config.router.lam.value, config.router.alpha.value);
+        let mut lines = vec![
+            format!("listens on http://{}", config.listen),
+            format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
+        ];
+        match &config.role {
+            RoleConfig::Device { local, edge, not_text } => {
+                let name = &brain.models()[0];
+                lines.push(format!("accepts for {name} at {}", local.address.base));
+                lines.push(format!("defers to the edge at {}", edge.0.base));
+                lines.push(format!("requests that text does not decide go to: {not_text:?}"));
+            }
+            RoleConfig::Edge { models, .. } => {
+                for m in models {
+                    let routed = brain.models()[1..].contains(&m.address.name);
+                    let how = if routed { "routed, or by name" } else { "by name only" };
+                    lines.push(format!("{} at {}: {how}", m.address.name, m.address.base));
+                }
+            }
+        }
+        Ok(lines.join("\n"))
+    }
+
+    /// SHA-256 of the router's file.
+    pub fn router_hash(&self) -> String {
+        self.brain().hash().into()
+    }
+
+    /// What decides now.
+    pub fn brain(&self) -> Arc<Brain> {
+        Arc::clone(&self.brain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Read the file's `[router]` again and swap what decides, or refuse and go on with the old one.
+    ///
+    /// The other sections take a restart. Reads files: call it off the event loop.
+    pub fn reload(&self) -> Result<String, ConfigError> {
+        let taken = self.load_again();
+        self.metrics.reload(taken.is_ok());
+        taken
+    }
+
+    fn load_again(&self) -> Result<String, ConfigError> {
+        let new = Brain::load(&Config::read(&self.path)?)?;
+        let old = self.brain();
+        if new.models() != old.models() {
+            let (expected, got) = (old.models(), new.models());
+            let message = format!(
+                "router.path: expected a router of the models {expected:?}, got {got:?}; other models take a restart"
+            );
+            return Err(ConfigError { path: self.path.clone(), line: None, message });
+        }
+        let hash = new.hash().to_string();
+        *self.brain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(hash)
+    }
+
+    /// Answer a request.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Out> {
+        self.routed(request).await.unwrap_or_else(|refusal| {
+            self.metrics.refusal(refusal.code);
+            let mut response = refusal.response().map(Out::bytes);
+            if refusal.status == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
+            response
+        })
+    }
+
+    async fn routed(&self, request: Request<Incoming>) -> Result<Response<Out>, Refusal> {
+        let path = request.uri().path().to_string();
+        let expected = match path.as_str() {
+            "/v1/chat/completions" | "/v1/completions" | "/v1/route" => Method::POST,
+            "/v1/models" | "/healthz" | "/readyz" | "/metrics" => Method::GET,
+            _ => {
+                let words = format!("expected one of {PATHS}, got another path");
+                return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_path", words));
+            }
+        };
+        if *request.method() != expected {
+            let words = format!("{path}: expected {expected}, got another method");
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", words));
+        }
+        match path.as_str() {
+            "/healthz" => return Ok(plain(StatusCode::OK, "ok\n".into())),
+            "/readyz" => return Ok(self.ready()),
+            _ => {}
+        }
+        let from_device = self.admit(request.headers())?;
+        match path.as_str() {
+            "/metrics" => {
+                let up = self.upstreams();
+                let up = up.iter().map(|u| (u.name(), u.breaker.is_up()));
+                let mut response = plain(StatusCode::OK, self.metrics.text(up));
+                let media = HeaderValue::from_static(
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                );
+                response.headers_mut().insert(CONTENT_TYPE, media);
+                Ok(response)
+            }
+            "/v1/models" => Ok(self.models()),
+            "/v1/route" => self.decide_only(request, from_device).await,
+            "/v1/completions" => self.answer(request, Kind::Completion, from_device).await,
+            _ => self.answer(request, Kind::Chat, from_device).await,
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        kind: Kind,
+        from_device: bool,
+    ) -> Result<Response<Out>, Refusal> {
+        let arrived = Instant::now();
+        let job = self.job(request, kind, from_device).await?;
+        let permit = self.permit()?;
+        let shared = (&self.log, &self.metrics);
+        let mut trace = Trace::start(&job.id, job.brain.hash(), arrived, shared, permit);
+        trace.record.stream = job.ask.stream;
+        if let Some(point) = job.point {
+            trace.record.lam = Some(point.lam);
+            trace.record.alpha = Some(point.alpha);
+        }
+        let embedding = self.log.wants_embedding();
+        match &self.role {
+            Role::Device(device) => device.answer(&job, Box::new(trace), embedding).await,
+            Role::Edge(edge) => edge.answer(&job, Box::new(trace), embedding).await,
+        }
+    }
+
+    async fn decide_only(
+        &self,
+        request: Request<Incoming>,
+        from_device: bool,
+    ) -> Result<Response<Out>, Refusal> {
+        let job = self.job(request, Kind::Either, from_device).await?;
+        let mut decision = match &self.role {
+            Role::Device(device) => device.decision(&job).await?,
+            Role::Edge(edge) => edge.decision(&job).await?,
+        };
+        decision["id"] = job.id.clone().into();
+        decision["lam"] = job.point.map(|p| p.lam).into();
+        decision["alpha"] = job.point.map(|p| p.alpha).into();
+        decision["router"] = job.brain.hash().into();
+        let text = job.ask.texts.routable().map(|text| hex(&Sha256::digest(text)));
+        decision["text_sha256"] = text.into();
+        Ok(json(&decision))
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.at_once).try_acquire_owned().map_err(|_| {
+            let words = format!(
+                "expected at most {} requests at once (limits.concurrency), got one more; retry later",
+                self.limits.concurrency
+            );
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", words).retry_after(1.0)
+        })
+    }
+
+    fn upstreams(&self) -> Vec<&Arc<Upstream>> {
+        match &self.role {
+            Role::Device(device) => device.upstreams(),
+            Role::Edge(edge) => edge.upstreams(),
+        }
+    }
+
+    fn ready(&self) -> Response<Out> {
+        if self.upstreams().iter().any(|u| u.breaker.is_up()) {
+            return plain(StatusCode::OK, "ready\n".into());
+        }
+        plain(StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n".into())
+    }
+
+    fn models(&self) -> Response<Out> {
+        let brain = self.brain();
+        let mut names = vec!["cr2fast"];
+        names.extend(match &self.role {
+            Role::Device(_) => brain.models().iter().map(String::as_str).collect::<Vec<_>>(),
+            Role::Edge(edge) => edge.upstreams().into_iter().map(|u| u.name()).collect(),
+        });
+        let entry = |id| serde_json::json!({"id": id, "object": "model", "created": 0, "owned_by": "cr2fast"});
+        let data: Vec<_> = names.into_iter().map(entry).collect();
+        json(&serde_json::json!({"object": "list", "data": data}))
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Out> {
+    let mut response = Response::new(Out::bytes(text.into()));
+    *response.status_mut() = status;
+    let media = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, media);
+    response
+}
+
+fn json(value: &serde_json::Value) -> Response<Out> {
+    let mut response = Response::new(Out::bytes(value.to_string().into()));
+    let media = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, media);
+    response
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |s, b| format!("{s}{b:02x}"))
+}

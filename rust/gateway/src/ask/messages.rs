@@ -1,0 +1,163 @@
+//! What of a request is embedded: the last user turn of a chat, or the prompt of a completion.
+//!
+//! In: JSON as it came. Out: [`Texts`]. The same strings as `cr2fast.encoders.messages` makes of the
+//! same JSON (`tests/contract/test_gateway.py` compares them).
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::refusal::Refusal;
+
+/// The texts of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// What is embedded; none where there is no text in the last user turn.
+    pub embedded: Option<String>,
+    /// Every text, for counting tokens.
+    pub all: Vec<String>,
+    /// Whether something other than text came too: an image, audio, a file.
+    pub other_media: bool,
+}
+
+impl Texts {
+    /// The text to decide by; none where the models would see more than text.
+    pub fn routable(&self) -> Option<&str> {
+        self.embedded.as_deref().filter(|_| !self.other_media)
+    }
+
+    /// Bytes of all texts.
+    pub fn len(&self) -> usize {
+        self.all.iter().map(String::len).sum()
+    }
+
+    /// Whether there is no text at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[derive(Deserialize)]
+struct Turn<'a> {
+    #[serde(borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+/// Texts of `messages`; anything that is no list of messages has none.
+pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
+    let mut texts = Texts::default();
+    let Some(turns) = messages.and_then(elements) else { return Ok(texts) };
+    if turns.iter().any(|turn| !is_object(turn)) {
+        return Ok(texts);
+    }
+    let mut last_user = None;
+    for (i, turn) in turns.iter().enumerate() {
+        let turn: Turn = once(turn, || format!("messages[{i}]"))?;
+        let found = of_content(turn.content, i, &mut texts)?;
+        if is(turn.role, "user") {
+            last_user = Some(found);
+        }
+    }
+    texts.embedded = last_user.flatten();
+    Ok(texts)
+}
+
+/// Texts of `prompt`: a string, or a list of one string.
+pub fn of_prompt(prompt: Option<&RawValue>) -> Result<Texts, Refusal> {
+    let mut texts = Texts::default();
+    let Some(prompt) = prompt else { return Ok(texts) };
+    let single = match elements(prompt).as_deref() {
+        None => Some(prompt),
+        Some([one]) => Some(*one),
+        Some(_) => None,
+    };
+    let Some(single) = single.filter(|raw| is_string(raw)) else { return Ok(texts) };
+    let text = string(single, || "prompt".into())?;
+    texts.all.push(text.clone());
+    texts.embedded = Some(text);
+    Ok(texts)
+}
+
+/// The text of one content; all of it also goes to `texts`.
+fn of_content(
+    content: Option<&RawValue>,
+    turn: usize,
+    texts: &mut Texts,
+) -> Result<Option<String>, Refusal> {
+    let Some(content) = content else { return Ok(None) };
+    if is_string(content) {
+        let text = string(content, || format!("messages[{turn}].content"))?;
+        texts.all.push(text.clone());
+        return Ok(Some(text));
+    }
+    let mut found = Vec::new();
+    for (k, part) in elements(content).unwrap_or_default().into_iter().enumerate() {
+        if !is_object(part) {
+            continue;
+        }
+        let place = || format!("messages[{turn}].content[{k}]");
+        let part: Part = once(part, place)?;
+        if !is(part.kind, "text") {
+            texts.other_media |= !is(part.kind, "refusal");
+        } else if let Some(text) = part.text.filter(|raw| is_string(raw)) {
+            found.push(string(text, place)?);
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let joined = found.join("\n");
+    texts.all.push(joined.clone());
+    Ok(Some(joined))
+}
+
+fn first(raw: &RawValue) -> u8 {
+    raw.get().as_bytes().first().copied().unwrap_or(b' ')
+}
+
+fn is_object(raw: &RawValue) -> bool {
+    first(raw) == b'{'
+}
+
+fn is_string(raw: &RawValue) -> bool {
+    first(raw) == b'"'
+}
+
+fn is(raw: Option<&RawValue>, word: &str) -> bool {
+    let text = raw.map(RawValue::get);
+    text.is_some_and(|text| serde_json::from_str::<String>(text).is_ok_and(|s| s == word))
+}
+
+fn elements(raw: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// An object whose fields stand once each.
+fn once<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    place: impl Fn() -> String,
+) -> Result<T, Refusal> {
+    serde_json::from_str(raw.get()).map_err(|_| {
+        let words = format!("body.{}: expected each field once, got one of them again", place());
+        Refusal::bad("field_repeated", words)
+    })
+}
+
+fn string(raw: &RawValue, place: impl Fn() -> String) -> Result<String, Refusal> {
+    serde_json::from_str(raw.get()).map_err(|_| {
+        let words = format!(
+            "body.{}: expected text that UTF-8 can hold, got half of a surrogate pair",
+            place()
+        );
+        Refusal::bad("text_not_unicode", words)
+    })
+}

@@ -1,0 +1,266 @@
+//! What decides: a router, its encoder, and the operating points that requests ask for.
+//!
+//! In: files, then texts, embeddings and points. Out: decisions of `cr2fast-core`, the same bits as
+//! everywhere. Immutable once loaded; a reload makes another one beside it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use cr2fast_core::{
+    Budget, Decision, DeviceRouter, EdgeSelector, Error, LinkState, Query, Router, Rule, Selection,
+    StaticEncoder,
+};
+use sha2::{Digest, Sha256};
+
+use crate::ask::Texts;
+use crate::config::{Config, ConfigError, Lined, RoleConfig};
+use crate::link::Measured;
+use crate::refusal::Refusal;
+
+/// Largest file read: as the core's own bound on artifacts is finer, this one only stops a mix-up.
+const MAX_FILE: u64 = 1 << 31;
+/// Texts longer than this are encoded away from the event loop, bytes.
+const LONG_TEXT: usize = 1 << 15;
+
+/// An operating point on the calibrated grid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// λ, as the grid spells it.
+    pub lam: f64,
+    /// α, as the grid spells it.
+    pub alpha: f64,
+    /// τ as a margin.
+    pub threshold: f32,
+}
+
+/// What a text comes to.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// e(x); none where there is no text to decide by.
+    pub embedding: Option<Vec<f32>>,
+    /// L_in by the encoder's tokenizer: an estimate of what models count.
+    pub input_tokens: u64,
+}
+
+/// A router and its encoder.
+#[derive(Debug)]
+pub struct Brain {
+    router: Router,
+    encoder: Arc<StaticEncoder>,
+    /// SHA-256 of the router's file.
+    hash: String,
+    default: (f64, f64),
+    /// ξ where nothing is measured.
+    typical: LinkState,
+    rule: Rule,
+    devices: RwLock<HashMap<(u64, u64), Arc<DeviceRouter>>>,
+    selectors: RwLock<HashMap<u64, Arc<EdgeSelector>>>,
+}
+
+impl Brain {
+    /// Load and check what a configuration names.
+    pub fn load(config: &Config) -> Result<Self, ConfigError> {
+        let wrong = |line: usize, message: String| ConfigError {
+            path: config.path.clone(),
+            line: Some(line),
+            message,
+        };
+        let files = &config.router;
+        let read = |file: &Lined<std::path::PathBuf>, key: &str| {
+            let long = std::fs::metadata(&file.value).map(|m| m.len());
+            let bytes = match long {
+                Ok(bytes) if bytes > MAX_FILE => Err(format!("a file of {bytes} bytes")),
+                _ => std::fs::read(&file.value).map_err(|e| e.to_string()),
+            };
+            bytes.map_err(|got| {
+                let path = file.value.display();
+                wrong(
+                    file.line,
+                    format!("{key}: expected a file that can be read, got {path}: {got}"),
+                )
+            })
+        };
+        let bytes = read(&files.path, "router.path")?;
+        let core = |line: usize, key: &'static str| {
+            move |e: Error| wrong(line, format!("{key}: {}", bounded(&e)))
+        };
+        let router = Router::from_bytes(&bytes).map_err(core(files.path.line, "router.path"))?;
+        let encoder = StaticEncoder::from_bytes(&read(&files.encoder, "router.encoder")?)
+            .map_err(core(files.encoder.line, "router.encoder"))?;
+        router
+            .encoder()
+            .check(encoder.info())
+            .map_err(core(files.encoder.line, "router.encoder"))?;
+        let same_width = router.dim() == encoder.dim();
+        if !same_width {
+            let (expected, got) = (router.dim(), encoder.dim());
+            let words =
+                format!("router.encoder: expected embeddings of width {expected}, got {got}");
+            return Err(wrong(files.encoder.line, words));
+        }
+        let (lam, alpha) = (files.lam.value, files.alpha.value);
+        router.threshold(lam, alpha).map_err(|e| {
+            let line = if matches!(e, Error::AlphaOffGrid { .. }) {
+                files.alpha.line
+            } else {
+                files.lam.line
+            };
+            core(line, "router")(e)
+        })?;
+        let typical =
+            router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
+        let rule = rule(config, &router, &wrong)?;
+        let hash = Sha256::digest(&bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"));
+        Ok(Self {
+            router,
+            encoder: Arc::new(encoder),
+            hash,
+            default: (lam, alpha),
+            typical,
+            rule,
+            devices: RwLock::default(),
+            selectors: RwLock::default(),
+        })
+    }
+
+    /// SHA-256 of the router's file.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// SHA-256 of the encoder's file.
+    pub fn encoder_hash(&self) -> &str {
+        &self.encoder.info().sha256
+    }
+
+    /// Model names, the device's first.
+    pub fn models(&self) -> &[String] {
+        self.router.models()
+    }
+
+    /// Embedding width.
+    pub fn dim(&self) -> usize {
+        self.router.dim()
+    }
+
+    /// The point that a request asks for; a 400 that names the neighbours where it is off the grid.
+    pub fn point(&self, lam: Option<f64>, alpha: Option<f64>) -> Result<Point, Refusal> {
+        let (lam, alpha) = (lam.unwrap_or(self.default.0), alpha.unwrap_or(self.default.1));
+        let (lam, alpha, threshold) = self
+            .router
+            .threshold(lam, alpha)
+            .map_err(|e| Refusal::bad("operating_point", bounded(&e)))?;
+        Ok(Point { lam, alpha, threshold })
+    }
+
+    /// Count what a request holds, and embed it where no embedding came with it.
+    pub async fn encode(&self, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
+        if texts.len() <= LONG_TEXT {
+            return encode(&self.encoder, texts, embed);
+        }
+        let (encoder, texts) = (Arc::clone(&self.encoder), texts.clone());
+        let done = tokio::task::spawn_blocking(move || encode(&encoder, &texts, embed)).await;
+        done.unwrap_or_else(|_| Err(internal("the encoder stopped")))
+    }
+
+    /// Stage one.
+    pub fn decide(&self, point: Point, embedding: &[f32]) -> Result<Decision, Refusal> {
+        let key = (point.lam.to_bits(), point.alpha.to_bits());
+        let router =
+            cached(&self.devices, key, || DeviceRouter::new(&self.router, point.lam, point.alpha));
+        router.and_then(|r| r.route(embedding, false)).map_err(|e| internal(&bounded(&e)))
+    }
+
+    /// Stage two, among the models that are up; an embedding from outside may be wrong.
+    pub fn select(
+        &self,
+        point: Point,
+        embedding: &[f32],
+        input_tokens: u64,
+        state: LinkState,
+        available: &[bool],
+    ) -> Result<Selection, Refusal> {
+        let selector = cached(&self.selectors, point.lam.to_bits(), || {
+            EdgeSelector::new(&self.router, point.lam, self.rule)
+        });
+        let query = Query {
+            embedding,
+            n_input_tokens: input_tokens as f64,
+            n_output_tokens: None,
+            state,
+            available: Some(available),
+            budget: Budget::default(),
+        };
+        selector.and_then(|s| s.select(&query)).map_err(|e| Refusal::bad("embedding", bounded(&e)))
+    }
+
+    /// Whether the rule sends routed requests to a model.
+    pub fn allows(&self, model: usize) -> bool {
+        match self.rule {
+            Rule::Fallback(_) => {
+                Rule::fallback(self.models(), &self.models()[model]).ok() == Some(self.rule)
+            }
+            _ => model > 0,
+        }
+    }
+
+    /// The link's state: what is measured, the rest as it typically is by the cost table.
+    pub fn link(&self, measured: Measured) -> LinkState {
+        measured.or(self.typical)
+    }
+}
+
+/// The rule of an edge; every routed model of its file is one of the router's.
+fn rule(
+    config: &Config,
+    router: &Router,
+    wrong: &dyn Fn(usize, String) -> ConfigError,
+) -> Result<Rule, ConfigError> {
+    let RoleConfig::Edge { models, fallback, .. } = &config.role else { return Ok(Rule::EdgeOnly) };
+    let edge = router.models().get(1..).unwrap_or_default();
+    if !models.iter().any(|m| edge.contains(&m.address.name)) {
+        let got: Vec<&String> = models.iter().map(|m| &m.address.name).collect();
+        let words = format!(
+            "models.name: expected at least one of the router's edge models {edge:?}, got {got:?}"
+        );
+        return Err(wrong(models[0].line, words));
+    }
+    match fallback {
+        None => Ok(Rule::EdgeOnly),
+        Some(name) => {
+            Rule::fallback(router.models(), &name.value).map_err(|e| wrong(name.line, bounded(&e)))
+        }
+    }
+}
+
+fn encode(encoder: &StaticEncoder, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
+    let text = texts.routable().filter(|_| embed);
+    let embedding = text.map(|text| encoder.encode(text)).transpose();
+    let embedding = embedding.map_err(|e| Refusal::bad("text", bounded(&e)))?;
+    let input_tokens = texts.all.iter().map(|text| encoder.count_tokens(text) as u64).sum();
+    Ok(Encoded { embedding, input_tokens })
+}
+
+/// From the map, or made and kept; keys are points of the grid, so the map is bounded by it.
+fn cached<K: std::hash::Hash + Eq, V>(
+    map: &RwLock<HashMap<K, Arc<V>>>,
+    key: K,
+    make: impl FnOnce() -> cr2fast_core::Result<V>,
+) -> cr2fast_core::Result<Arc<V>> {
+    if let Some(found) = map.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key) {
+        return Ok(Arc::clone(found));
+    }
+    let made = Arc::new(make()?);
+    Ok(Arc::clone(
+        map.write().unwrap_or_else(std::sync::PoisonError::into_inner).entry(key).or_insert(made),
+    ))
+}
+
+fn internal(words: &str) -> Refusal {
+    Refusal::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", words)
+}
+
+/// A core error's words, cut.
+fn bounded(e: &Error) -> String {
+    e.to_string().chars().take(400).collect()
+}

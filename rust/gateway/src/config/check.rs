@@ -1,0 +1,366 @@
+//! From what a file says to what can be run, or to the line that is wrong.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::header::HeaderValue;
+use sha2::{Digest, Sha256};
+use toml::Spanned;
+
+use super::file::{
+    AccessFile, BreakerFile, DeadlinesFile, DeviceFile, EdgeFile, LimitsFile, LogFile, ModelFile,
+    RouterFile,
+};
+use super::{
+    Access, Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
+};
+use crate::upstream::{Address, BreakerSettings, Deadlines};
+
+/// The longest time in a file: a day.
+const MAX_MS: u64 = 86_400_000;
+
+/// A file under check.
+pub struct Checker<'a> {
+    pub path: &'a Path,
+    pub text: &'a str,
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// The line of an offset, from 1.
+pub fn line(text: &str, at: usize) -> usize {
+    let before = text.get(..at).unwrap_or(text);
+    1 + before.matches('\n').count()
+}
+
+fn ms(x: &Spanned<u64>) -> Duration {
+    Duration::from_millis(*x.get_ref())
+}
+
+fn milliseconds<'a>(
+    all: Vec<(&'static str, &'a Spanned<u64>)>,
+) -> Vec<(&'static str, &'a Spanned<u64>)> {
+    all.into_iter().filter(|(key, _)| key.ends_with("_ms")).collect()
+}
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+impl Checker<'_> {
+    pub fn device(&self, file: DeviceFile) -> Result<Config> {
+        let deadlines = self.deadlines(&file.deadlines)?;
+        let deadlines_of = |first: &Option<Spanned<u64>>, answer: &Option<Spanned<u64>>| {
+            self.overridden(deadlines, first.as_ref(), answer.as_ref())
+        };
+        let local = ModelConfig {
+            address: Address {
+                name: "device".into(),
+                base: self.base("local.url", &file.local.url)?,
+                token: self.bearer("local.token_env", file.local.token_env.as_ref())?,
+            },
+            line: self.line(&file.local.url),
+            model: file.local.model.map(Spanned::into_inner),
+            context_tokens: file.local.context_tokens,
+            deadlines: deadlines_of(&file.local.first_content_ms, &file.local.answer_ms)?,
+        };
+        let edge = Address {
+            name: "edge".into(),
+            base: self.base("edge.url", &file.edge.url)?,
+            token: self.bearer("edge.token_env", Some(&file.edge.token_env))?,
+        };
+        let edge = (edge, deadlines_of(&file.edge.first_content_ms, &file.edge.answer_ms)?);
+        let role = RoleConfig::Device {
+            local: Box::new(local),
+            edge: Box::new(edge),
+            not_text: file.not_text,
+        };
+        let rest = (file.limits, file.breaker, file.access, file.log);
+        self.config(&file.listen, &file.router, role, rest)
+    }
+
+    pub fn edge(&self, file: EdgeFile) -> Result<Config> {
+        let deadlines = self.deadlines(&file.deadlines)?;
+        let mut models: Vec<ModelConfig> = Vec::with_capacity(file.models.len());
+        for entry in file.models {
+            let name = entry.name.get_ref();
+            if name.is_empty() || name == "cr2fast" || name.starts_with("cr2fast:") {
+                return Err(self.wrong(&entry.name, "models.name", "a model's name", name));
+            }
+            if models.iter().any(|m| m.address.name == *name) {
+                return Err(self.wrong(&entry.name, "models.name", "each name once", name));
+            }
+            models.push(self.model(entry, deadlines)?);
+        }
+        if models.is_empty() {
+            return Err(self.error(None, "models: expected at least one, got none".into()));
+        }
+        let find = |key: &str, name: &Spanned<String>| {
+            let at = models.iter().position(|m| m.address.name == *name.get_ref());
+            at.ok_or_else(|| {
+                self.wrong(name, key, "one of the names in [[models]]", name.get_ref())
+            })
+        };
+        let not_text = file.not_text.as_ref().map(|name| find("not_text", name)).transpose()?;
+        if let Some(name) = &file.fallback {
+            find("fallback", name)?;
+        }
+        let fallback = file.fallback.map(|name| self.lined(name));
+        let role = RoleConfig::Edge { models, fallback, not_text };
+        let rest = (file.limits, file.breaker, file.access, file.log);
+        self.config(&file.listen, &file.router, role, rest)
+    }
+
+    fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {
+        Ok(ModelConfig {
+            line: self.line(&file.name),
+            address: Address {
+                name: file.name.get_ref().clone(),
+                base: self.base("models.url", &file.url)?,
+                token: self.bearer("models.token_env", file.token_env.as_ref())?,
+            },
+            model: file.model.map(Spanned::into_inner),
+            context_tokens: file.context_tokens,
+            deadlines: self.overridden(
+                deadlines,
+                file.first_content_ms.as_ref(),
+                file.answer_ms.as_ref(),
+            )?,
+        })
+    }
+
+    fn config(
+        &self,
+        listen: &Spanned<String>,
+        router: &RouterFile,
+        role: RoleConfig,
+        (limits, breaker, access, log): (LimitsFile, BreakerFile, AccessFile, Option<LogFile>),
+    ) -> Result<Config> {
+        let address: SocketAddr = listen.get_ref().parse().map_err(|_| {
+            self.wrong(listen, "listen", "ADDRESS:PORT, such as 127.0.0.1:8080", listen.get_ref())
+        })?;
+        let access = self.access(&access)?;
+        if !address.ip().is_loopback() && access.client.is_none() {
+            let expected = "a loopback address, or access.token_env with the clients' token";
+            return Err(self.wrong(listen, "listen", expected, listen.get_ref()));
+        }
+        Ok(Config {
+            path: self.path.into(),
+            listen: address,
+            router: RouterConfig {
+                path: self.near(&router.path),
+                encoder: self.near(&router.encoder),
+                lam: self.lined(router.lam.clone()),
+                alpha: self.lined(router.alpha.clone()),
+            },
+            role,
+            breaker: self.breaker(&breaker)?,
+            limits: self.limits(&limits)?,
+            access,
+            log: log.map(|log| self.log(&log)).transpose()?,
+        })
+    }
+
+    fn deadlines(&self, file: &DeadlinesFile) -> Result<Deadlines> {
+        self.times("deadlines", file.all())?;
+        Ok(Deadlines {
+            connect: ms(&file.connect_ms),
+            first_content: ms(&file.first_content_ms),
+            answer: ms(&file.answer_ms),
+            idle: ms(&file.idle_ms),
+        })
+    }
+
+    fn overridden(
+        &self,
+        deadlines: Deadlines,
+        first: Option<&Spanned<u64>>,
+        answer: Option<&Spanned<u64>>,
+    ) -> Result<Deadlines> {
+        let own = [("first_content_ms", first), ("answer_ms", answer)];
+        let own = own.into_iter().filter_map(|(key, x)| x.map(|x| (key, x)));
+        self.times("deadline", own.collect())?;
+        Ok(Deadlines {
+            first_content: first.map_or(deadlines.first_content, ms),
+            answer: answer.map_or(deadlines.answer, ms),
+            ..deadlines
+        })
+    }
+
+    fn limits(&self, file: &LimitsFile) -> Result<Limits> {
+        self.times("limits", milliseconds(file.all()))?;
+        let size = |key: &str, x: &Spanned<u64>, low: u64, high: u64| {
+            let range = format!("a number from {low} to {high}");
+            let value = *x.get_ref();
+            if (low..=high).contains(&value) {
+                Ok(value as usize)
+            } else {
+                Err(self.wrong(x, &format!("limits.{key}"), &range, &value))
+            }
+        };
+        Ok(Limits {
+            concurrency: size("concurrency", &file.concurrency, 1, 1 << 20)?,
+            connections: size("connections", &file.connections, 1, 1 << 20)?,
+            body_bytes: size("body_bytes", &file.body_bytes, 1, 1 << 30)?,
+            header_bytes: size("header_bytes", &file.header_bytes, 8_192, 1 << 20)?,
+            answer_bytes: size("answer_bytes", &file.answer_bytes, 1, 1 << 30)?,
+            header: ms(&file.header_ms),
+            body: ms(&file.body_ms),
+            write: ms(&file.write_ms),
+            drain: ms(&file.drain_ms),
+        })
+    }
+
+    fn breaker(&self, file: &BreakerFile) -> Result<BreakerSettings> {
+        self.times("breaker", milliseconds(file.all()))?;
+        let failures = *file.failures.get_ref();
+        let failures = u32::try_from(failures).ok().filter(|n| *n > 0).ok_or_else(|| {
+            self.wrong(
+                &file.failures,
+                "breaker.failures",
+                "a number from 1 to 4294967295",
+                &failures,
+            )
+        })?;
+        let (open, max_open) = (ms(&file.open_ms), ms(&file.max_open_ms));
+        if max_open < open {
+            let got = file.max_open_ms.get_ref();
+            return Err(self.wrong(
+                &file.max_open_ms,
+                "breaker.max_open_ms",
+                "at least breaker.open_ms",
+                got,
+            ));
+        }
+        Ok(BreakerSettings { failures, open, max_open })
+    }
+
+    fn log(&self, file: &LogFile) -> Result<LogConfig> {
+        for (key, value, high) in [
+            ("flush_ms", file.flush_ms, MAX_MS),
+            ("queue", file.queue as u64, 1 << 24),
+            ("max_bytes", file.max_bytes, u64::MAX),
+            ("max_age_h", file.max_age_h, 1 << 20),
+        ] {
+            if !(1..=high).contains(&value) {
+                let expected = format!("a number from 1 to {high}");
+                return Err(self.wrong(&file.path, &format!("log.{key}"), &expected, &value));
+            }
+        }
+        Ok(LogConfig {
+            path: self.near(&file.path).value,
+            flush: Duration::from_millis(file.flush_ms),
+            queue: file.queue,
+            max_bytes: file.max_bytes,
+            max_age: Duration::from_secs(3_600 * file.max_age_h),
+            embedding: file.embedding,
+        })
+    }
+
+    fn access(&self, file: &AccessFile) -> Result<Access> {
+        let hash = |key: &str, name: Option<&Spanned<String>>| {
+            let token = name.map(|name| self.token(key, name)).transpose()?;
+            Ok(token.map(|token| Sha256::digest(token).into()))
+        };
+        let access = Access {
+            client: hash("access.token_env", file.token_env.as_ref())?,
+            device: hash("access.device_token_env", file.device_token_env.as_ref())?,
+        };
+        if let (Some(client), Some(device), Some(name)) =
+            (access.client, access.device, &file.device_token_env)
+            && client == device
+        {
+            let expected = "another token than the clients', who could pose as devices";
+            return Err(self.wrong(name, "access.device_token_env", expected, &"the same"));
+        }
+        Ok(access)
+    }
+
+    /// A token from the environment; its value is in no error.
+    fn token(&self, key: &str, name: &Spanned<String>) -> Result<String> {
+        let value = (self.env)(name.get_ref()).unwrap_or_default();
+        if value.len() >= 8 && value.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(value);
+        }
+        let expected = format!(
+            "the environment variable {:?} to hold a token of at least 8 visible ASCII characters",
+            short(name.get_ref())
+        );
+        let got = if value.is_empty() { "none" } else { "a shorter one, or other characters" };
+        Err(self.wrong(name, key, &expected, &got))
+    }
+
+    fn bearer(&self, key: &str, name: Option<&Spanned<String>>) -> Result<Option<HeaderValue>> {
+        let Some(name) = name else { return Ok(None) };
+        let token = self.token(key, name)?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| self.wrong(name, key, "visible ASCII characters", &"others"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// `http://host:port` of a URL with or without `/v1`.
+    fn base(&self, key: &str, url: &Spanned<String>) -> Result<String> {
+        let text = url.get_ref().trim_end_matches('/');
+        let base = text.strip_suffix("/v1").unwrap_or(text);
+        let parsed = base.parse::<Uri>().ok().filter(|uri| {
+            uri.scheme_str() == Some("http")
+                && uri.host().is_some_and(|h| !h.is_empty())
+                && uri.query().is_none()
+                && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
+        });
+        match parsed {
+            Some(_) => Ok(base.into()),
+            None => Err(self.wrong(
+                url,
+                key,
+                "http://HOST:PORT (this version speaks no TLS: put it behind a tunnel or a proxy that does)",
+                url.get_ref(),
+            )),
+        }
+    }
+
+    fn times(&self, section: &str, all: Vec<(&'static str, &Spanned<u64>)>) -> Result<()> {
+        let bad = all.into_iter().find(|(_, x)| !(1..=MAX_MS).contains(x.get_ref()));
+        match bad {
+            None => Ok(()),
+            Some((key, x)) => Err(self.wrong(
+                x,
+                &format!("{section}.{key}"),
+                &format!("milliseconds from 1 to {MAX_MS}"),
+                x.get_ref(),
+            )),
+        }
+    }
+
+    fn near(&self, path: &Spanned<PathBuf>) -> Lined<PathBuf> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        Lined { value: folder.join(path.get_ref()), line: self.line(path) }
+    }
+
+    fn lined<T>(&self, x: Spanned<T>) -> Lined<T> {
+        Lined { line: self.line(&x), value: x.into_inner() }
+    }
+
+    fn line<T>(&self, x: &Spanned<T>) -> usize {
+        line(self.text, x.span().start)
+    }
+
+    fn wrong<T>(
+        &self,
+        place: &Spanned<T>,
+        key: &str,
+        expected: &str,
+        got: &dyn std::fmt::Display,
+    ) -> ConfigError {
+        let words = format!("{key}: expected {expected}, got {}", short(&got.to_string()));
+        self.error(Some(self.line(place)), words)
+    }
+
+    fn error(&self, line: Option<usize>, message: String) -> ConfigError {
+        ConfigError { path: self.path.into(), line, message }
+    }
+}
+
+fn short(word: &str) -> String {
+    word.chars().take(80).collect()
+}

@@ -1,0 +1,199 @@
+//! Configuration: a TOML file, checked whole before anything starts.
+//!
+//! In: a path, and the environment for tokens. Out: a [`Config`] that holds together, or a
+//! [`ConfigError`] that names the file, the line, what was expected and what came. Paths in the file
+//! are relative to the file's folder.
+
+mod check;
+mod file;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::upstream::{Address, BreakerSettings, Deadlines};
+
+pub use file::NotText;
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1, where one is to blame.
+    pub line: Option<usize>,
+    /// What was expected and what came.
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        match self.line {
+            Some(line) => write!(f, "{path}:{line}: {}", self.message),
+            None => write!(f, "{path}: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What decides.
+    pub router: RouterConfig,
+    /// Device or edge.
+    pub role: RoleConfig,
+    /// When an upstream is left alone.
+    pub breaker: BreakerSettings,
+    /// What a client may take.
+    pub limits: Limits,
+    /// Who may ask.
+    pub access: Access,
+    /// The decision log.
+    pub log: Option<LogConfig>,
+}
+
+/// A value and the line that it stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lined<T> {
+    /// The value.
+    pub value: T,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// What decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterConfig {
+    /// `router.safetensors`.
+    pub path: Lined<PathBuf>,
+    /// The static encoder.
+    pub encoder: Lined<PathBuf>,
+    /// λ by default.
+    pub lam: Lined<f64>,
+    /// α by default.
+    pub alpha: Lined<f64>,
+}
+
+/// Device or edge.
+#[derive(Clone, Debug)]
+pub enum RoleConfig {
+    /// A device.
+    Device {
+        /// The local server.
+        local: Box<ModelConfig>,
+        /// The edge gateway.
+        edge: Box<(Address, Deadlines)>,
+        /// Where requests go that text does not decide.
+        not_text: NotText,
+    },
+    /// An edge.
+    Edge {
+        /// The larger models.
+        models: Vec<ModelConfig>,
+        /// The one model that all routed requests go to.
+        fallback: Option<Lined<String>>,
+        /// Index of the model for requests that text does not decide.
+        not_text: Option<usize>,
+    },
+}
+
+/// One model behind a server.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Its server.
+    pub address: Address,
+    /// The line of its name.
+    pub line: usize,
+    /// What the server calls it; none keeps the router's name.
+    pub model: Option<String>,
+    /// Tokens that its context holds.
+    pub context_tokens: Option<u64>,
+    /// How long it may take.
+    pub deadlines: Deadlines,
+}
+
+/// What a client may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Requests at once.
+    pub concurrency: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Bytes of a request's head.
+    pub header_bytes: usize,
+    /// For a head to arrive.
+    pub header: Duration,
+    /// For a body to arrive.
+    pub body: Duration,
+    /// For a client to take what was written.
+    pub write: Duration,
+    /// Bytes of an answer in one piece.
+    pub answer_bytes: usize,
+    /// For requests in flight to end at a stop.
+    pub drain: Duration,
+}
+
+/// SHA-256 of the tokens that open the door; nobody needs one where it is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The clients'.
+    pub client: Option<[u8; 32]>,
+    /// The device gateways'.
+    pub device: Option<[u8; 32]>,
+}
+
+/// The decision log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Between writes.
+    pub flush: Duration,
+    /// Records that may wait.
+    pub queue: usize,
+    /// Bytes after which a new file begins.
+    pub max_bytes: u64,
+    /// Time after which a new file begins.
+    pub max_age: Duration,
+    /// Whether embeddings are written.
+    pub embedding: bool,
+}
+
+impl Config {
+    /// Read and check a file; tokens come from the environment.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+            path: path.into(),
+            line: None,
+            message: format!("expected a TOML file that can be read, got: {e}"),
+        })?;
+        Self::parse(path, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Check a text; `env` looks variables up.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let checker = check::Checker { path, text, env };
+        match file::parse(text) {
+            Ok(file::File::Device(file)) => checker.device(*file),
+            Ok(file::File::Edge(file)) => checker.edge(*file),
+            Err((at, message)) => Err(ConfigError {
+                path: path.into(),
+                line: at.map(|at| check::line(text, at)),
+                message,
+            }),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The gateway: requests answered by the right model.
+//!
+//! A device gateway stands before a local server and knows one edge; an edge gateway stands before the
+//! larger models. What decides is `cr2fast-core`, so the bits are those that were calibrated. Reading
+//! the modules in this order follows a request: `config` and `app` are set up before it comes; `serve`
+//! takes its connection, `ask` and `wire` read it, `brain` decides, `device` or `edge` has it answered
+//! by an `upstream`, `answer` and `relay` hand that on, `trace` keeps what `log` and `metrics` tell.
+
+mod answer;
+mod app;
+mod ask;
+mod brain;
+mod config;
+mod device;
+mod edge;
+mod job;
+mod link;
+mod log;
+mod metrics;
+mod refusal;
+mod relay;
+mod serve;
+mod trace;
+mod upstream;
+mod wire;
+
+pub use app::App;
+pub use config::{Config, ConfigError, RoleConfig};
+pub use serve::serve;
+
+/// A line for whoever runs the gateway.
+pub fn say(words: &str) {
+    eprintln!("cr2fast-gateway: {words}");
+}

@@ -1,0 +1,259 @@
+//! The decision log: one JSON line per request, written off the request's path.
+//!
+//! In: a [`Record`] per request, through a bounded queue; one that finds it full is dropped and
+//! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
+//! begins by size and by age; the old one keeps its name and the time.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+
+use prometheus_client::metrics::counter::Counter;
+use serde::{Serialize, Serializer};
+
+use crate::config::LogConfig;
+
+/// The format of a line.
+pub const SCHEMA: &str = "cr2fast.decision_log/1";
+/// Bytes gathered before a write that does not wait for the time.
+const BATCH: usize = 1 << 16;
+
+/// One request. Null is unmeasured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The request's id.
+    pub id: String,
+    /// When it came, RFC 3339, UTC.
+    pub ts: String,
+    /// λ.
+    pub lam: Option<f64>,
+    /// α.
+    pub alpha: Option<f64>,
+    /// Δ̂.
+    pub margin: Option<f32>,
+    /// τ; "inf" where all is deferred, "-inf" where all is accepted.
+    #[serde(serialize_with = "threshold")]
+    pub threshold: Option<f32>,
+    /// `device` or `edge`.
+    pub place: Option<&'static str>,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// Why it went there.
+    pub why: Option<&'static str>,
+    /// `answered`, `failed`, `broken` in the middle, or `cancelled` by the client.
+    pub outcome: &'static str,
+    /// The status sent.
+    pub status: u16,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// L_in by the encoder's tokenizer.
+    pub n_input_tokens_estimated: Option<u64>,
+    /// L_in as the model counted.
+    pub n_input_tokens: Option<u64>,
+    /// L_out as the model counted.
+    pub n_output_tokens: Option<u64>,
+    /// To the first content, s.
+    pub ttft_s: Option<f64>,
+    /// To the end, s.
+    pub total_s: f64,
+    /// ξ that the selector saw, or what the device has measured.
+    pub link: Option<LinkRecord>,
+    /// Tries of upstreams that failed: name and how.
+    pub failed: Vec<(String, &'static str)>,
+    /// SHA-256 of the router's file.
+    pub router: String,
+    /// The probability with which this place was chosen.
+    pub propensity: f64,
+    /// e(x), where the configuration asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Vec<f32>>,
+}
+
+/// ξ in a record.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LinkRecord {
+    /// τ_rtt, s.
+    pub rtt_s: Option<f64>,
+    /// R_ul, bit/s.
+    pub rate_ul_bps: Option<f64>,
+    /// R_dl, bit/s.
+    pub rate_dl_bps: Option<f64>,
+}
+
+/// JSON has no infinity.
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
+    match x {
+        Some(x) if x.is_infinite() => s.serialize_str(if *x > 0.0 { "inf" } else { "-inf" }),
+        x => x.serialize(s),
+    }
+}
+
+/// The log's end on the request's path.
+#[derive(Debug)]
+pub struct Log {
+    queue: Option<SyncSender<Record>>,
+    writer: Option<JoinHandle<()>>,
+    dropped: Counter,
+    embedding: bool,
+}
+
+impl Log {
+    /// Open the file and start the writer; no configuration, no log.
+    pub fn start(config: Option<&LogConfig>, dropped: Counter) -> Result<Self, std::io::Error> {
+        let Some(config) = config else {
+            return Ok(Self { queue: None, writer: None, dropped, embedding: false });
+        };
+        let (queue, records) = sync_channel(config.queue);
+        let writer = Writer::open(config.clone(), dropped.clone())?;
+        let writer = std::thread::Builder::new()
+            .name("decision-log".into())
+            .spawn(move || writer.run(&records))?;
+        Ok(Self { queue: Some(queue), writer: Some(writer), dropped, embedding: config.embedding })
+    }
+
+    /// Whether records should carry embeddings.
+    pub fn wants_embedding(&self) -> bool {
+        self.embedding
+    }
+
+    /// Hand over a record; never waits.
+    pub fn put(&self, record: Record) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(record).is_err()
+        {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Drop for Log {
+    /// Write what waits.
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+struct Writer {
+    config: LogConfig,
+    dropped: Counter,
+    file: File,
+    bytes: u64,
+    opened: Instant,
+    batch: Vec<u8>,
+    /// Records in the batch.
+    waiting: u64,
+    /// Whether the last write failed: perhaps in the middle of a line.
+    torn: bool,
+}
+
+impl Writer {
+    fn open(config: LogConfig, dropped: Counter) -> Result<Self, std::io::Error> {
+        let (file, bytes) = append(&config.path)?;
+        let batch = Vec::with_capacity(2 * BATCH);
+        let opened = Instant::now();
+        Ok(Self { config, dropped, file, bytes, opened, batch, waiting: 0, torn: false })
+    }
+
+    fn run(mut self, records: &Receiver<Record>) {
+        let mut due = Instant::now() + self.config.flush;
+        loop {
+            match records.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(record) => {
+                    if serde_json::to_writer(&mut self.batch, &record).is_ok() {
+                        self.batch.push(b'\n');
+                        self.waiting += 1;
+                    }
+                    if self.batch.len() < BATCH && Instant::now() < due {
+                        continue;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.write(),
+            }
+            self.write();
+            due = Instant::now() + self.config.flush;
+        }
+    }
+
+    fn write(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let old = self.opened.elapsed() >= self.config.max_age;
+        if self.bytes > 0 && (old || self.bytes + self.batch.len() as u64 > self.config.max_bytes) {
+            self.rotate();
+        }
+        let result = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
+        match result.and_then(|()| self.file.write_all(&self.batch)) {
+            Ok(()) => {
+                self.torn = false;
+                self.bytes += self.batch.len() as u64;
+            }
+            Err(e) => {
+                if !self.torn {
+                    let path = self.config.path.display();
+                    crate::say(&format!("the decision log {path} takes no records: {e}"));
+                }
+                self.torn = true;
+                self.dropped.inc_by(self.waiting);
+            }
+        }
+        self.batch.clear();
+        self.waiting = 0;
+    }
+
+    fn rotate(&mut self) {
+        let moved = std::fs::rename(&self.config.path, aside(&self.config.path));
+        match moved.and_then(|()| append(&self.config.path)) {
+            Ok((file, bytes)) => {
+                (self.file, self.bytes, self.opened, self.torn) =
+                    (file, bytes, Instant::now(), false);
+            }
+            Err(e) => crate::say(&format!("the decision log goes on in its old file: {e}")),
+        }
+    }
+}
+
+fn append(path: &Path) -> Result<(File, u64), std::io::Error> {
+    let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+    let mut bytes = file.metadata()?.len();
+    // A line that a kill cut short stays by itself.
+    if bytes > 0 && !ends_with_newline(&mut file)? {
+        file.write_all(b"\n")?;
+        bytes += 1;
+    }
+    Ok((file, bytes))
+}
+
+fn ends_with_newline(file: &mut File) -> Result<bool, std::io::Error> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// A name for a file that is full: `decisions.20261126T144500Z.jsonl`, with a number where that is taken.
+fn aside(path: &Path) -> PathBuf {
+    let now =
+        humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(['-', ':'], "");
+    let name =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, extension) = (name(path.file_stem()), name(path.extension()));
+    let tail = if extension.is_empty() { String::new() } else { format!(".{extension}") };
+    let names = (0..).map(|n| match n {
+        0 => format!("{stem}.{now}{tail}"),
+        n => format!("{stem}.{now}.{n}{tail}"),
+    });
+    let mut paths = names.map(|name| path.with_file_name(name));
+    paths.find(|path| !path.exists()).unwrap_or_else(|| path.with_extension("old"))
+}

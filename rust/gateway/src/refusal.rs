@@ -1,0 +1,73 @@
+//! A request that is not answered: its status and words, in the OpenAI error format.
+//!
+//! In: what was wrong. Out: a response. Words are bounded and never hold a prompt or a secret.
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+/// Longest message, characters.
+const MAX_WORDS: usize = 600;
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// A word for programs.
+    pub code: &'static str,
+    /// What was wrong, what is right, what to do next.
+    pub message: String,
+    /// When to try again, s.
+    pub retry_after_s: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal with these words, cut to a bounded length.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let message: String = message.into();
+        let message = match message.char_indices().nth(MAX_WORDS) {
+            Some((at, _)) => format!("{} …", &message[..at]),
+            None => message,
+        };
+        Self { status, code, message, retry_after_s: None }
+    }
+
+    /// 400: the caller can mend the request.
+    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// The same with a time to wait, whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(self, seconds: f64) -> Self {
+        Self { retry_after_s: Some(seconds.ceil().max(1.0) as u64), ..self }
+    }
+
+    /// The error's body.
+    pub fn body(&self) -> Bytes {
+        let kind =
+            if self.status.is_client_error() { "invalid_request_error" } else { "api_error" };
+        error_json(&self.message, kind, self.code)
+    }
+
+    /// The response.
+    pub fn response(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.body());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// An error in the OpenAI format.
+pub fn error_json(message: &str, kind: &str, code: &str) -> Bytes {
+    let error = serde_json::json!({
+        "error": {"message": message, "type": kind, "code": code, "param": null}
+    });
+    Bytes::from(error.to_string())
+}

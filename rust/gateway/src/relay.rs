@@ -1,0 +1,164 @@
+//! An answer on its way to the client.
+//!
+//! In: an answer whose first content is at hand. Out: a body: its bytes unchanged. A stream is handed
+//! on in whole events; one that breaks or falls silent ends in an error event, for nothing can be
+//! switched any more. Dropping the body, as a cancelled client does, drops the upstream's connection.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::refusal::error_json;
+use crate::trace::Trace;
+use crate::upstream::{Events, Upstream};
+
+/// The body of every response.
+#[derive(Debug)]
+pub enum Out {
+    /// Bytes at hand.
+    Whole(Option<Bytes>, Option<Box<Trace>>),
+    /// A stream.
+    Stream(Box<Stream>),
+}
+
+/// A stream after its first content.
+#[derive(Debug)]
+pub struct Stream {
+    held: VecDeque<Bytes>,
+    events: Events,
+    /// None after its end.
+    body: Option<Incoming>,
+    idle: Duration,
+    silent: Pin<Box<Sleep>>,
+    upstream: Arc<Upstream>,
+    trace: Box<Trace>,
+}
+
+impl Out {
+    /// Bytes that are no upstream's answer.
+    pub fn bytes(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|b| !b.is_empty()), None)
+    }
+
+    /// An answer in one piece.
+    pub fn whole(bytes: Bytes, mut trace: Box<Trace>) -> Self {
+        if bytes.is_empty() {
+            trace.ended("answered");
+            return Self::Whole(None, None);
+        }
+        Self::Whole(Some(bytes), Some(trace))
+    }
+
+    /// An answer in parts.
+    pub fn stream(
+        held: Vec<Bytes>,
+        events: Events,
+        body: Incoming,
+        upstream: &Arc<Upstream>,
+        trace: Box<Trace>,
+    ) -> Self {
+        let idle = upstream.deadlines().idle;
+        Self::Stream(Box::new(Stream {
+            held: held.into(),
+            events,
+            body: Some(body),
+            idle,
+            silent: Box::pin(sleep(idle)),
+            upstream: Arc::clone(upstream),
+            trace,
+        }))
+    }
+}
+
+impl Stream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(bytes) = self.held.pop_front() {
+                return Poll::Ready(Some(bytes));
+            }
+            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            let frame = match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    ready!(self.silent.as_mut().poll(cx));
+                    self.interrupted("fell silent");
+                    continue;
+                }
+            };
+            match frame {
+                Some(Ok(frame)) => {
+                    self.silent.as_mut().reset(Instant::now() + self.idle);
+                    let Ok(data) = frame.into_data() else { continue };
+                    match self.events.push(data) {
+                        Ok(part) => self.held.extend(part.map(|part| part.bytes)),
+                        Err(()) => self.interrupted("sent an event without end"),
+                    }
+                }
+                Some(Err(_)) => self.interrupted("broke off"),
+                None => self.ended(),
+            }
+        }
+    }
+
+    fn ended(&mut self) {
+        self.body = None;
+        self.held.extend(Some(self.events.rest()).filter(|rest| !rest.is_empty()));
+        self.trace.usage(self.events.usage);
+        self.trace.ended("answered");
+    }
+
+    /// End in an error event. The tail of an event that never ended is left out.
+    fn interrupted(&mut self, how: &str) {
+        self.body = None;
+        self.upstream.breaker.failed();
+        self.trace.usage(self.events.usage);
+        self.trace.ended("broken");
+        let words = format!("the model's server {how} in the middle of its answer; ask again");
+        let error = error_json(&words, "api_error", "stream_interrupted");
+        self.held.push_back(Bytes::from([b"data: ", &error[..], b"\n\n"].concat()));
+    }
+}
+
+impl Body for Out {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = match self.get_mut() {
+            Self::Whole(bytes, trace) => {
+                if let Some(trace) = trace {
+                    trace.ended("answered");
+                }
+                bytes.take()
+            }
+            Self::Stream(stream) => ready!(stream.poll(cx)),
+        };
+        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes, _) => bytes.is_none(),
+            Self::Stream(stream) => stream.body.is_none() && stream.held.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The listener: connections within their limits, and an orderly stop.
+//!
+//! In: a bound socket, the app, a future that ends when it is time to stop. Out: when that has come and
+//! the requests in flight have ended, or the time for that is over.
+
+mod slow;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::app::App;
+use slow::WriteLimit;
+
+/// Header fields of a request at most.
+const MAX_FIELDS: usize = 128;
+
+/// Serve until `stop` ends.
+pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(app.limits.connections));
+    let (stopping, stopped) = watch::channel(false);
+    let mut stop = pin!(stop);
+    loop {
+        // A full house waits in the system's queue: those inside are not disturbed.
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("never closed");
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            () = &mut stop => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, Arc::clone(&app), stopped.clone(), slot));
+            }
+            // Out of file descriptors, most likely: give connections time to end.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+    drop(listener);
+    let _ = stopping.send(true);
+    let all = u32::try_from(app.limits.connections).unwrap_or(u32::MAX);
+    let _ = timeout(app.limits.drain, slots.acquire_many(all)).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    mut stopped: watch::Receiver<bool>,
+    _slot: OwnedSemaphorePermit,
+) {
+    let _ = stream.set_nodelay(true);
+    app.metrics.connections.inc();
+    let limits = app.limits;
+    let handler = {
+        let app = Arc::clone(&app);
+        service_fn(move |request| {
+            let app = Arc::clone(&app);
+            async move { Ok::<_, Infallible>(app.handle(request).await) }
+        })
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(limits.header_bytes)
+        .serve_connection(TokioIo::new(WriteLimit::new(stream, limits.write)), handler);
+    let mut connection = pin!(connection);
+    let stop = async {
+        // The sender's end is a stop as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    app.metrics.connections.dec();
+}

@@ -1,0 +1,255 @@
+//! Server-sent events on their way through: unchanged, but known.
+//!
+//! In: bytes of a stream as they come. Out: the same bytes, cut at ends of events, and what the events
+//! were: whether there was content, an error, the end, token counts.
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// An event that does not end within this many bytes is none of a language model's.
+const MAX_EVENT: usize = 1 << 20;
+
+/// Token counts as an upstream reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Usage {
+    /// L_in.
+    pub prompt_tokens: Option<u64>,
+    /// L_out.
+    pub completion_tokens: Option<u64>,
+}
+
+/// What an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing of an answer: a comment, a role.
+    Empty,
+    /// Part of an answer.
+    Content,
+    /// `[DONE]`.
+    Done,
+    /// An error where an answer was expected.
+    Error,
+    /// No event of this API.
+    Garbage,
+}
+
+/// Complete events, and what the first of them that matters is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The events' bytes.
+    pub bytes: Bytes,
+    /// The first that is not empty; `Empty` where all are.
+    pub event: Event,
+}
+
+/// Cuts a stream at ends of events.
+#[derive(Debug, Default)]
+pub struct Events {
+    rest: BytesMut,
+    /// The last counts seen.
+    pub usage: Option<Usage>,
+    /// Whether `[DONE]` came.
+    pub done: bool,
+}
+
+impl Events {
+    /// Take bytes; give those of events that are complete.
+    ///
+    /// `Err` where an event grows beyond any bound.
+    pub fn push(&mut self, bytes: Bytes) -> Result<Option<Part>, ()> {
+        let whole = if self.rest.is_empty() && end_of_events(&bytes, 0) == Some(bytes.len()) {
+            bytes // the usual case: one write, one or more whole events
+        } else {
+            let from = self.rest.len().saturating_sub(3);
+            self.rest.extend_from_slice(&bytes);
+            let Some(end) = end_of_events(&self.rest, from) else {
+                return if self.rest.len() > MAX_EVENT { Err(()) } else { Ok(None) };
+            };
+            self.rest.split_to(end).freeze()
+        };
+        let event = self.look(&whole);
+        Ok(Some(Part { bytes: whole, event }))
+    }
+
+    /// What stands after the last complete event.
+    pub fn rest(&mut self) -> Bytes {
+        self.rest.split().freeze()
+    }
+
+    fn look(&mut self, bytes: &[u8]) -> Event {
+        let Ok(text) = std::str::from_utf8(bytes) else { return Event::Garbage };
+        let mut first = Event::Empty;
+        for line in text.lines() {
+            let Some(data) = line.strip_prefix("data:") else {
+                let known = ["event:", "id:", "retry:", ":"].iter().any(|p| line.starts_with(p));
+                if !known && !line.is_empty() && first == Event::Empty {
+                    first = Event::Garbage;
+                }
+                continue;
+            };
+            let event = self.event(data.trim());
+            if first == Event::Empty {
+                first = event;
+            }
+        }
+        first
+    }
+
+    fn event(&mut self, data: &str) -> Event {
+        if data == "[DONE]" {
+            self.done = true;
+            return Event::Done;
+        }
+        // An array would do for a struct's fields.
+        let object = Some(data).filter(|data| data.starts_with('{'));
+        let chunk = object.and_then(|data| serde_json::from_str::<Chunk>(data).ok());
+        let Some(chunk) = chunk else { return Event::Garbage };
+        if chunk.usage.is_some() {
+            self.usage = chunk.usage;
+        }
+        if !chunk.error.is_null() {
+            return Event::Error;
+        }
+        if chunk.choices.iter().any(Choice::has_content) { Event::Content } else { Event::Empty }
+    }
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Value,
+    #[serde(default)]
+    text: Value,
+    #[serde(default)]
+    finish_reason: Value,
+}
+
+impl Choice {
+    fn has_content(&self) -> bool {
+        let said = |v: &Value| !v.is_null() && v.as_str() != Some("");
+        let delta = self.delta.as_object();
+        let delta = delta.is_some_and(|d| d.iter().any(|(key, v)| key != "role" && said(v)));
+        delta || said(&self.text) || said(&self.finish_reason)
+    }
+}
+
+/// Where the last complete event ends; events end with an empty line.
+fn end_of_events(bytes: &[u8], from: usize) -> Option<usize> {
+    let ends = |at: usize| {
+        let seen = &bytes[..at];
+        at >= from && (seen.ends_with(b"\n\n") || seen.ends_with(b"\n\r\n"))
+    };
+    (from..=bytes.len()).rev().find(|at| ends(*at))
+}
+
+/// What an answer in one piece is.
+pub fn look_at_whole(body: &[u8]) -> (Event, Option<Usage>) {
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(default)]
+        error: Value,
+        #[serde(default)]
+        usage: Option<Usage>,
+    }
+    let object = body.trim_ascii_start().starts_with(b"{");
+    match serde_json::from_slice::<Whole>(body) {
+        Ok(whole) if object && whole.error.is_null() => (Event::Content, whole.usage),
+        Ok(_) if object => (Event::Error, None),
+        _ => (Event::Garbage, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLE: &str =
+        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"é\"}}]}\r\n\r\n";
+    const CALL: &str = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{}]}}]}\n\n";
+    const ERROR: &str = "event: error\ndata: {\"error\":{\"message\":\"out of memory\"}}\n\n";
+    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7,\"x\":1}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    fn one(text: &str) -> Event {
+        Events::default().push(Bytes::copy_from_slice(text.as_bytes())).unwrap().unwrap().event
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        for (text, event) in [
+            (ROLE, Event::Empty),
+            (": ping\n\n", Event::Empty),
+            (WORD, Event::Content),
+            (CALL, Event::Content),
+            ("data: {\"choices\":[{\"text\":\"a\"}]}\n\n", Event::Content),
+            ("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", Event::Content),
+            (ERROR, Event::Error),
+            (USAGE, Event::Empty),
+            (DONE, Event::Done),
+            ("data: <html>\n\n", Event::Garbage),
+            ("<html>\n\n", Event::Garbage),
+            ("data: [1]\n\n", Event::Garbage),
+        ] {
+            assert_eq!(one(text), event, "{text}");
+        }
+        assert_eq!(one(&format!("{ROLE}{ERROR}{WORD}")), Event::Error);
+        assert_eq!(
+            Events::default().push(Bytes::from_static(b"\xff\n\n")).unwrap().unwrap().event,
+            Event::Garbage
+        );
+    }
+
+    #[test]
+    fn wherever_the_stream_is_cut_the_same_bytes_come_out_in_whole_events() {
+        let stream = [ROLE, WORD, ": ping\n\n", CALL, USAGE, DONE].concat();
+        for size in 1..stream.len() {
+            let mut events = Events::default();
+            let mut out = Vec::new();
+            for piece in stream.as_bytes().chunks(size) {
+                if let Some(part) = events.push(Bytes::copy_from_slice(piece)).unwrap() {
+                    assert!(part.bytes.ends_with(b"\n\n") || part.bytes.ends_with(b"\n\r\n"));
+                    out.extend_from_slice(&part.bytes);
+                }
+            }
+            assert_eq!(events.rest(), "", "{size}");
+            assert_eq!(out, stream.as_bytes(), "{size}");
+            assert!(events.done);
+            let usage = Usage { prompt_tokens: Some(5), completion_tokens: Some(7) };
+            assert_eq!(events.usage, Some(usage));
+        }
+    }
+
+    #[test]
+    fn an_event_without_end_is_given_up() {
+        let mut events = Events::default();
+        let piece = Bytes::from(vec![b'x'; 1 << 16]);
+        let pieces = (0..100).find(|_| events.push(piece.clone()).is_err()).unwrap();
+        assert_eq!(pieces, MAX_EVENT / piece.len());
+    }
+
+    #[test]
+    fn answers_in_one_piece_are_told_apart() {
+        let event = |body: &str| look_at_whole(body.as_bytes()).0;
+        assert_eq!(event("{\"choices\":[]}"), Event::Content);
+        assert_eq!(event("{\"error\":null}"), Event::Content);
+        assert_eq!(event("{\"error\":{\"message\":\"x\"}}"), Event::Error);
+        assert_eq!(event("{\"error\":\"x\"}"), Event::Error);
+        for garbage in ["", "[]", "<html>", "{\"choices\":"] {
+            assert_eq!(event(garbage), Event::Garbage, "{garbage}");
+        }
+        let (_, usage) = look_at_whole(USAGE.trim_start_matches("data:").trim().as_bytes());
+        assert_eq!(usage.unwrap().completion_tokens, Some(7));
+    }
+}

@@ -1,0 +1,273 @@
+//! One upstream: a server that answers completions, asked until it has shown content or failed.
+//!
+//! In: a path, a body, the headers of our own. Out: an [`Answer`] whose first content is at hand, so that
+//! nothing was sent to the client that cannot be taken back before; or a [`Failure`], after which
+//! another upstream may be asked.
+
+mod breaker;
+mod events;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
+
+pub use breaker::{Breaker, BreakerSettings};
+pub use events::{Event, Events, Usage};
+
+/// Bytes of events without content that are held back at most.
+const MAX_HELD: usize = 1 << 16;
+
+/// How long an upstream may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deadlines {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// To the first content of a streamed answer.
+    pub first_content: Duration,
+    /// To the end of an answer in one piece.
+    pub answer: Duration,
+    /// Between parts of a stream, after the first content.
+    pub idle: Duration,
+}
+
+/// What an upstream is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// `/v1/chat/completions`, say.
+    pub path: &'static str,
+    /// The body, its model in place.
+    pub body: Bytes,
+    /// Our own headers.
+    pub headers: HeaderMap,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+}
+
+/// An upstream's answer, with content.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status and headers as they came.
+    pub head: Parts,
+    /// The rest.
+    pub content: Content,
+    /// From sending the request to the answer's head, s.
+    pub head_s: f64,
+    /// From sending the request to the first content, s.
+    pub first_content_s: f64,
+    /// Whether the connection had carried a request before, and from head to end, s.
+    pub local: Option<std::net::SocketAddr>,
+}
+
+/// What an answer consists of.
+#[derive(Debug)]
+pub enum Content {
+    /// All of it.
+    Whole(Bytes, Option<Usage>),
+    /// What came until the first content, and what is to come.
+    Stream(Vec<Bytes>, Events, Incoming),
+}
+
+/// Why an upstream gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its breaker is open, for this long.
+    Open(Duration),
+    /// No connection.
+    Unreachable,
+    /// The connection broke, or the length was a lie.
+    Broken,
+    /// Nothing within the deadline.
+    Deadline,
+    /// This status.
+    Status(StatusCode),
+    /// Status 200 with an error in it.
+    ErrorInside,
+    /// No answer of this API.
+    Garbage,
+    /// More than the configured bytes.
+    TooLarge,
+}
+
+impl Failure {
+    /// The word in log and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "breaker-open",
+            Self::Unreachable => "unreachable",
+            Self::Broken => "broken",
+            Self::Deadline => "deadline",
+            Self::Status(_) => "status",
+            Self::ErrorInside => "error-inside",
+            Self::Garbage => "garbage",
+            Self::TooLarge => "too-large",
+        }
+    }
+}
+
+/// Where an upstream is, and what it is called.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The name in log, metrics and errors.
+    pub name: String,
+    /// `http://host:port`, without the path.
+    pub base: String,
+    /// What proves us to it.
+    pub token: Option<HeaderValue>,
+}
+
+/// One upstream.
+#[derive(Debug)]
+pub struct Upstream {
+    address: Address,
+    deadlines: Deadlines,
+    max_answer: usize,
+    client: Client<HttpConnector, Full<Bytes>>,
+    /// Whether it is left alone.
+    pub breaker: Arc<Breaker>,
+}
+
+impl Upstream {
+    /// From its settings; connects to nobody yet.
+    pub fn new(
+        address: Address,
+        deadlines: Deadlines,
+        max_answer: usize,
+        breaker: BreakerSettings,
+    ) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(deadlines.connect));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        Self { address, deadlines, max_answer, client, breaker: Breaker::new(breaker) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.address.name
+    }
+
+    /// How long it may take.
+    pub fn deadlines(&self) -> Deadlines {
+        self.deadlines
+    }
+
+    /// Ask, and wait for content.
+    pub async fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+        let ticket = self.breaker.ticket().map_err(Failure::Open)?;
+        let long =
+            if question.stream { self.deadlines.first_content } else { self.deadlines.answer };
+        let asked = timeout_at(Instant::now() + long, self.exchange(question)).await;
+        let result = asked.unwrap_or(Err(Failure::Deadline));
+        match &result {
+            // A server that is full, or does not know us, is alive.
+            Ok(_) | Err(Failure::TooLarge) => ticket.success(),
+            Err(Failure::Status(status)) if status.is_client_error() => ticket.success(),
+            Err(_) => ticket.failure(),
+        }
+        result
+    }
+
+    async fn exchange(&self, question: &Question) -> Result<Answer, Failure> {
+        let start = Instant::now();
+        let seconds = || start.elapsed().as_secs_f64();
+        let response = self
+            .client
+            .request(self.request(question))
+            .await
+            .map_err(|e| if e.is_connect() { Failure::Unreachable } else { Failure::Broken })?;
+        let head_s = seconds();
+        let (head, body) = response.into_parts();
+        let status = head.status;
+        if status.is_server_error() || taken_elsewhere(status) || status.is_informational() {
+            return Err(Failure::Status(status));
+        }
+        let local = head.extensions.get::<HttpInfo>().map(HttpInfo::local_addr);
+        let media = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let streamed = question.stream && media.starts_with("text/event-stream");
+        let content = if streamed && status.is_success() && !is_encoded(&head.headers) {
+            first_content(body).await?
+        } else {
+            self.whole(&head, body).await?
+        };
+        Ok(Answer { head, content, head_s, first_content_s: seconds(), local })
+    }
+
+    fn request(&self, question: &Question) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(question.body.clone()));
+        *request.method_mut() = Method::POST;
+        let uri = format!("{}{}", self.address.base, question.path);
+        *request.uri_mut() = uri.parse().expect("the base was checked with the configuration");
+        let headers = request.headers_mut();
+        headers.clone_from(&question.headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // What is compressed cannot be watched for errors.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(token) = &self.address.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        request
+    }
+
+    async fn whole(&self, head: &Parts, body: Incoming) -> Result<Content, Failure> {
+        let collected = Limited::new(body, self.max_answer).collect().await.map_err(|e| {
+            if e.is::<LengthLimitError>() { Failure::TooLarge } else { Failure::Broken }
+        })?;
+        let bytes = collected.to_bytes();
+        if !head.status.is_success() || is_encoded(&head.headers) {
+            return Ok(Content::Whole(bytes, None));
+        }
+        match events::look_at_whole(&bytes) {
+            (Event::Error, _) => Err(Failure::ErrorInside),
+            (Event::Garbage, _) => Err(Failure::Garbage),
+            (_, usage) => Ok(Content::Whole(bytes, usage)),
+        }
+    }
+}
+
+/// A status that is no word on the request: the server is full, or does not take us for who we are.
+fn taken_elsewhere(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 408 | 421 | 425 | 429)
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|v| v != "identity")
+}
+
+/// Read a stream until its first content.
+async fn first_content(mut body: Incoming) -> Result<Content, Failure> {
+    let mut events = Events::default();
+    let (mut held, mut bytes_held) = (Vec::new(), 0);
+    loop {
+        let frame = match body.frame().await {
+            None => return Err(Failure::Broken),
+            Some(frame) => frame.map_err(|_| Failure::Broken)?,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let Some(part) = events.push(data).map_err(|()| Failure::Garbage)? else { continue };
+        bytes_held += part.bytes.len();
+        held.push(part.bytes);
+        match part.event {
+            Event::Content | Event::Done => return Ok(Content::Stream(held, events, body)),
+            Event::Error => return Err(Failure::ErrorInside),
+            Event::Garbage => return Err(Failure::Garbage),
+            Event::Empty if bytes_held > MAX_HELD => return Err(Failure::Garbage),
+            Event::Empty => {}
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Files that are wrong, and the line that says so.
+
+use crate::common::{ROUTER, World, device, edge};
+use cr2fast_gateway::App;
+
+const URL: &str = "http://127.0.0.1:1";
+
+/// The error of a file, checked to its end.
+fn error(world: &World, text: &str) -> String {
+    match world.config(text) {
+        Err(e) => e.to_string(),
+        Ok(config) => App::describe(&config).unwrap_err().to_string(),
+    }
+}
+
+#[test]
+fn good_files_say_what_they_would_do() {
+    let world = World::new();
+    let told = App::describe(&world.config(&device(URL, URL)).unwrap()).unwrap();
+    assert!(told.contains("accepts for small at http://127.0.0.1:1"), "{told}");
+    let told =
+        App::describe(&world.config(&edge(&[("medium", URL), ("own", URL)])).unwrap()).unwrap();
+    assert!(told.contains("medium at http://127.0.0.1:1: routed, or by name"), "{told}");
+    assert!(told.contains("own at http://127.0.0.1:1: by name only"), "{told}");
+}
+
+#[test]
+fn each_wrong_setting_names_its_line() {
+    let world = World::new();
+    let file = device(URL, URL);
+    let changed = |from: &str, to: &str| {
+        assert!(file.contains(from), "{from}");
+        file.replace(from, to)
+    };
+    for (text, line, words) in [
+        (changed("127.0.0.1:0", "127.0.0.1"), 2, "listen: expected ADDRESS:PORT"),
+        (
+            changed("127.0.0.1:0", "0.0.0.0:80"),
+            2,
+            "listen: expected a loopback address, or access.token_env",
+        ),
+        (changed("lam = 1.0", "lam = 0.5"), 6, "nearest 0.1 and 1"),
+        (changed("lam = 1.0", "lam = nan"), 6, "lam"),
+        (changed("alpha = 0.05", "alpha = 0.5"), 7, "[0.02, 0.05]"),
+        (changed("lam = 1.0", "lam = \"1\""), 6, "expected f64"),
+        (changed("lam = 1.0", "lam = "), 6, ""),
+        (changed("lam = 1.0", "lamb = 1.0"), 6, "unknown field `lamb`, expected one of"),
+        (changed("router.safetensors", "none.safetensors"), 4, "router.path: expected a file"),
+        (changed("\"router.safe", "\"static.safe"), 4, "router.path: artifact"),
+        (changed("\"static.safe", "\"router.safe"), 5, "router.encoder: artifact"),
+        (
+            changed("context_tokens = 1000", "context_tokens = -1"),
+            12,
+            "invalid value: integer `-1`",
+        ),
+        (changed("url = \"http:", "url = \"https:"), 10, "speaks no TLS"),
+        (
+            changed("url = \"http://127.0.0.1:1\"", "url = \"http://a:b@c\""),
+            10,
+            "local.url: expected http://HOST:PORT",
+        ),
+        (changed("DEVICE_TOKEN", "NO_TOKEN"), 15, "the environment variable \"NO_TOKEN\""),
+        (changed("DEVICE_TOKEN", "SHORT_TOKEN"), 15, "at least 8 visible"),
+        (changed("idle_ms = 300", "idle_ms = 0"), 19, "deadlines.idle_ms: expected milliseconds"),
+        (changed("idle_ms = 300", "idle_ms = 99999999999"), 19, "milliseconds from 1 to 86400000"),
+        (file.clone() + "[limits]\nconcurrency = 0\n", 21, "limits.concurrency: expected a number"),
+        (file.clone() + "[limits]\nbody = 1\n", 21, "unknown field `body`"),
+        (file.clone() + "[breaker]\nmax_open_ms = 1\n", 21, "at least breaker.open_ms"),
+        (file.clone() + "[log]\npath = \"a\"\nqueue = 0\n", 21, "log.queue"),
+    ] {
+        let got = error(&world, &text);
+        assert!(got.contains(&format!("gateway.toml:{line}: ")), "line {line} of {words:?}: {got}");
+        assert!(got.contains(words), "{words:?}: {got}");
+        assert!(got.len() < 1_000 && !got.contains("short,"), "{got}");
+    }
+}
+
+#[test]
+fn an_edges_file_is_held_against_the_router() {
+    let world = World::new();
+    for (text, words) in [
+        (
+            edge(&[("other", URL)]),
+            "at least one of the router's edge models [\"medium\", \"large\"]",
+        ),
+        (edge(&[("medium", URL), ("medium", URL)]), "each name once"),
+        (edge(&[("cr2fast:x", URL)]), "a model's name"),
+        (
+            format!("fallback = \"small\"\n{}", edge(&[("medium", URL)])),
+            "one of the names in [[models]]",
+        ),
+        (
+            format!("fallback = \"own\"\n{}", edge(&[("medium", URL), ("own", URL)])),
+            "one of the edge models",
+        ),
+        (
+            format!("not_text = \"x\"\n{}", edge(&[("medium", URL)])),
+            "not_text: expected one of the names",
+        ),
+        (format!("models = []\n{ROUTER}"), "models: expected at least one"),
+        (
+            edge(&[("medium", URL)]) + "token_env = \"DEVICE_TOKEN\"\n",
+            "another token than the clients'",
+        ),
+        (ROUTER.to_string(), "a device's file, with [local] and [edge], or an edge's"),
+        (String::new(), "got neither"),
+    ] {
+        let got = error(&world, &text);
+        assert!(got.contains(words), "{words:?}: {got}");
+    }
+}
+
+#[test]
+fn a_router_of_another_encoder_is_refused() {
+    let world = World::new();
+    crate::common::encoder(2).save(&world.folder.join("static.safetensors")).unwrap();
+    let got = error(&world, &device(URL, URL));
+    assert!(got.contains(":5: router.encoder: encoder: the router was fitted on"), "{got}");
+}

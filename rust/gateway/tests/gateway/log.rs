@@ -1,0 +1,120 @@
+//! The decision log: one line per request, without the prompt.
+
+use crate::common::client::{ask, chat, get, send, streamed};
+use crate::common::stub::{DONE, Play, ROLE, Stub, WORD};
+use crate::common::{World, device};
+use serde_json::Value;
+
+fn lines(world: &World) -> Vec<Value> {
+    let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_way_a_request_ends_is_one_line() {
+    let world = World::new();
+    let (local, edge) = (Stub::answering().await, Stub::answering().await);
+    let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\nembedding = true\n";
+    let gateway = world.start(&(device(&local.url, &edge.url) + log)).await;
+    let (accepted, deferred) = world.texts();
+    let first = ask(&gateway.url, &chat("cr2fast", &accepted)).await;
+    edge.play(Play::Json(500, "{}".into()));
+    ask(&gateway.url, &chat("cr2fast:lam=0.1", &deferred)).await;
+    local.play(Play::EventsThenCut(vec![ROLE.into(), WORD.into()]));
+    ask(&gateway.url, &streamed("small", "a")).await;
+    local.play(Play::Events(vec![
+        WORD.into(),
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n".into(),
+        DONE.into(),
+    ]));
+    ask(&gateway.url, &streamed("small", "a")).await;
+    local.play(Play::EventsThenSilence(vec![WORD.into()]));
+    drop(send(&gateway.url, crate::common::client::CHAT, streamed("small", "a"), &[]).await);
+    local.left.notified().await;
+    local.play(Play::Cut);
+    ask(&gateway.url, &chat("small", "a")).await;
+    ask(&gateway.url, &chat("nobody", "a")).await;
+    gateway.stop().await;
+    while lines(&world).len() < 7 {
+        tokio::task::yield_now().await;
+    }
+    let lines = lines(&world);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|l| (l["outcome"].as_str().unwrap(), l["why"].as_str(), l["status"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("answered", Some("accepted"), 200),
+            ("answered", Some("edge-down"), 200),
+            ("broken", Some("direct"), 200),
+            ("answered", Some("direct"), 200),
+            ("cancelled", Some("direct"), 200),
+            ("failed", Some("direct"), 502),
+            ("refused", None, 404),
+        ]
+    );
+    let l = &lines[0];
+    assert_eq!(l["schema"], "cr2fast.decision_log/1");
+    assert_eq!(l["id"], first.header("x-cr2fast-request-id"));
+    assert_eq!(
+        l["margin"].as_f64().map(|x| (x as f32).to_string()).as_deref(),
+        Some(first.header("x-cr2fast-margin"))
+    );
+    assert_eq!((l["n_input_tokens"].as_u64(), l["n_output_tokens"].as_u64()), (Some(5), Some(7)));
+    assert_eq!((l["place"].as_str(), l["model"].as_str()), (Some("device"), Some("small")));
+    assert_eq!(l["embedding"].as_array().unwrap().len(), 8);
+    assert!(l["ttft_s"].as_f64().unwrap() <= l["total_s"].as_f64().unwrap());
+    assert_eq!(lines[1]["failed"], serde_json::json!([["edge", "status"]]));
+    assert_eq!(lines[3]["n_output_tokens"], 4);
+    assert_eq!(lines[2]["n_output_tokens"], Value::Null);
+    let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
+    assert!(!text.contains(&accepted) && !text.contains(&deferred), "no prompt in the log");
+}
+
+#[tokio::test]
+async fn a_new_file_begins_by_size_and_no_line_is_lost() {
+    let world = World::new();
+    let local = Stub::answering().await;
+    std::fs::write(world.folder.join("decisions.jsonl"), "{\"cut\":").unwrap();
+    let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\nmax_bytes = 2000\n";
+    let gateway = world.start(&(device(&local.url, "http://127.0.0.1:1") + log)).await;
+    for _ in 0..40 {
+        ask(&gateway.url, &chat("small", "a")).await;
+    }
+    let metrics = get(&gateway.url, "/metrics").await.body;
+    assert!(metrics.contains("cr2fast_log_dropped_total 0"), "{metrics}");
+    gateway.stop().await;
+    let read = || {
+        let files = std::fs::read_dir(&world.folder).unwrap().map(|f| f.unwrap().path());
+        let logs = files.filter(|f| f.to_string_lossy().contains("decisions"));
+        logs.map(|f| std::fs::read_to_string(f).unwrap()).collect::<Vec<_>>()
+    };
+    let whole = |files: &[String]| {
+        let lines = files.iter().flat_map(|f| f.lines());
+        lines.filter(|l| serde_json::from_str::<Value>(l).is_ok()).count()
+    };
+    while whole(&read()) < 40 {
+        tokio::task::yield_now().await;
+    }
+    let files = read();
+    assert!(files.len() > 3, "{} files", files.len());
+    let cut = files.iter().flat_map(|f| f.lines()).filter(|l| *l == "{\"cut\":").count();
+    assert_eq!(cut, 1, "what a kill cut short stays by itself");
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_records_and_nothing_else() {
+    let world = World::new();
+    let local = Stub::answering().await;
+    let log = "[log]\npath = \"/dev/full\"\nflush_ms = 1\n";
+    let gateway = world.start(&(device(&local.url, "http://127.0.0.1:1") + log)).await;
+    loop {
+        assert_eq!(ask(&gateway.url, &chat("small", "a")).await.status, 200);
+        let metrics = get(&gateway.url, "/metrics").await.body;
+        if !metrics.contains("cr2fast_log_dropped_total 0") {
+            break;
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Gateways on loopback, between clients and upstreams that play a part.
+
+mod common;
+mod config;
+mod device;
+mod edge;
+mod hostile;
+mod log;
+mod reload;

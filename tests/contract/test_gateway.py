@@ -1,0 +1,263 @@
+"""The contract with the gateway: the built binary decides as Python does, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cr2fast
+from cr2fast.datasets import make_routing_problem
+from cr2fast.encoders.messages import text_of
+
+ROOT = Path(__file__).parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
+LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.1)
+D = 24
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+pytestmark = pytest.mark.skipif(
+    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
+)
+
+
+@dataclass
+class Running:
+    folder: Path
+    router: cr2fast.Router
+    encoder: cr2fast.StaticEncoder
+    process: subprocess.Popen[str]
+    connection: http.client.HTTPConnection
+
+    def post(self, path: str, body: str) -> tuple[int, dict[str, Any]]:
+        self.connection.request("POST", path, body.encode("utf-8", "surrogatepass"))
+        reply = self.connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+    def said(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
+
+
+def fitted(encoder: cr2fast.StaticEncoder, seed: int) -> cr2fast.Router:
+    problem = make_routing_problem(n=400, d=D, models=3, seed=seed)
+    table = replace(problem.table, encoder=encoder.info)
+    train, calibration, _ = table.split()
+    router = cr2fast.fit(
+        train, problem.costs, hidden=16, teacher_epochs=2, gate_epochs=2, progress=False
+    )
+    router.calibrate(calibration, alphas=ALPHAS, lams=LAMS)
+    return router
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("gateway")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+    encoder = cr2fast.StaticEncoder.from_vectors(
+        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32),
+        tokens,
+        id="letters",
+        source=("none", "0" * 64),
+        max_tokens=64,
+        truncation="head-tail",
+        record="{}",
+    )
+    router = fitted(encoder, 5)
+    encoder.save(folder / "static.safetensors")
+    router.save(folder / "router.safetensors")
+    (folder / "device.toml").write_text(
+        'listen = "127.0.0.1:0"\n'
+        '[router]\npath = "router.safetensors"\nencoder = "static.safetensors"\n'
+        "lam = 1.0\nalpha = 0.05\n"
+        '[local]\nurl = "http://127.0.0.1:1"\n'
+        '[edge]\nurl = "http://127.0.0.1:1"\ntoken_env = "EDGE_TOKEN"\n'
+    )
+    process = subprocess.Popen(
+        [BINARY, "device", folder / "device.toml"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"},
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "device on http://" in line, line
+    address = line.split("http://")[1].split(",")[0]
+    connection = http.client.HTTPConnection(address)
+    yield Running(folder, router, encoder, process, connection)
+    connection.close()
+    process.terminate()
+    process.wait()
+    process.stderr.close()
+
+
+def words(rng: random.Random) -> str:
+    def word() -> str:
+        return "".join(rng.choices(LETTERS, k=rng.randint(1, 6)))
+
+    text = " ".join(word() for _ in range(rng.randint(0, 12)))
+    return text + rng.choice(["", "", " é漢 \u0301x", "\n\t", " [SEP]", "🙂"])
+
+
+def test_ten_thousand_decisions_are_pythons_bit_for_bit(gateway: Running) -> None:
+    rng = random.Random(7)
+    devices = {
+        (lam, alpha): gateway.router.device(lam=lam, alpha=alpha)
+        for lam in LAMS
+        for alpha in ALPHAS
+    }
+    seen = set()
+    for i in range(10_000):
+        (lam, alpha), text = rng.choice(list(devices)), words(rng)
+        body = {
+            "model": f"cr2fast:lam={lam},alpha={alpha}",
+            "messages": [{"role": "user", "content": text}],
+        }
+        # Escaped or not, and with the fields in either order, it is the same request.
+        fields = list(body.items())[:: rng.choice([1, -1])]
+        status, told = gateway.post("/v1/route", json.dumps(dict(fields), ensure_ascii=i % 2 == 0))
+        assert status == 200, told
+        decision = devices[lam, alpha].route_text(text, gateway.encoder)
+        assert told["place"] == ("device" if decision.local else "edge")
+        assert told["why"] == ("accepted" if decision.local else "deferred")
+        assert np.float32(told["margin"]).tobytes() == np.float32(decision.margin).tobytes()
+        threshold = np.float32(float(told["threshold"]))
+        assert threshold.tobytes() == np.float32(decision.threshold).tobytes()
+        assert told["score"] == decision.score
+        assert told["n_input_tokens_estimated"] == gateway.encoder.count_tokens(text)
+        seen.add(decision.local)
+    assert seen == {True, False}
+
+
+def value(rng: random.Random, depth: int = 0) -> Any:
+    """A JSON value that may stand where something else belongs."""
+    kind = rng.randrange(7 if depth < 2 else 5)
+    if kind == 5:
+        return [value(rng, depth + 1) for _ in range(rng.randrange(3))]
+    if kind == 6:
+        return {rng.choice(["text", "type", "role", "x"]): value(rng, depth + 1)}
+    return [None, True, rng.randrange(9), words(rng), "user"][kind]
+
+
+def content(rng: random.Random) -> Any:
+    def part() -> Any:
+        if rng.random() < 0.15:
+            return value(rng)
+        out: dict[str, Any] = {"type": "text", "text": words(rng)}
+        if rng.random() < 0.1:
+            out["text"] = value(rng)
+        if rng.random() < 0.1:
+            del out[rng.choice(list(out))]
+        return out
+
+    chance = rng.random()
+    if chance < 0.5:
+        return words(rng)
+    return [part() for _ in range(rng.randrange(4))] if chance < 0.9 else value(rng)
+
+
+def message(rng: random.Random) -> Any:
+    if rng.random() < 0.03:
+        return value(rng)
+    out = {"role": rng.choice(["user", "user", "assistant", "system", value(rng)])}
+    if rng.random() < 0.95:
+        out["content"] = content(rng)
+    return out
+
+
+def only_text(messages: list[Any]) -> bool:
+    """Whether no part of any message is of another type than "text": those are not decided by text."""
+    for turn in messages:
+        parts = turn.get("content") if isinstance(turn, dict) else None
+        if isinstance(parts, list) and any(
+            isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in parts
+        ):
+            return False
+    return True
+
+
+def test_what_is_embedded_is_what_python_embeds(gateway: Running) -> None:
+    rng = random.Random(3)
+    with_text = 0
+    for _ in range(5_000):
+        messages = [message(rng) for _ in range(rng.randrange(5))]
+        if rng.random() < 0.05:
+            messages = value(rng)
+        try:
+            expected = text_of(messages) if isinstance(messages, list) else None
+        except (TypeError, cr2fast.Cr2Error):
+            expected = None
+        if isinstance(messages, list) and not only_text(messages):
+            expected = None
+        body = json.dumps({"model": "cr2fast", "messages": messages})
+        status, told = gateway.post("/v1/route", body)
+        assert status == 200, (body, told)
+        if expected is None:
+            assert (told["why"], told["text_sha256"]) == ("not-text", None), body
+        else:
+            with_text += 1
+            assert told["text_sha256"] == hashlib.sha256(expected.encode()).hexdigest(), body
+    assert with_text > 1_000
+
+
+def test_text_that_utf8_cannot_hold_is_refused_by_both(gateway: Running) -> None:
+    messages = [{"role": "user", "content": "a\ud800"}]
+    with pytest.raises(cr2fast.Cr2Error, match="UTF-8"):
+        text_of(messages)
+    status, told = gateway.post("/v1/route", json.dumps({"model": "cr2fast", "messages": messages}))
+    assert status == 400
+    assert "UTF-8" in told["error"]["message"]
+
+
+def test_a_signal_loads_a_recalibrated_router_or_refuses_it(gateway: Running) -> None:
+    body = json.dumps({"model": "cr2fast", "messages": [{"role": "user", "content": "hello"}]})
+    before = gateway.post("/v1/route", body)[1]
+    path = gateway.folder / "router.safetensors"
+    old = path.read_bytes()
+    try:
+        new = fitted(gateway.encoder, 6)
+        new.save(path)
+        gateway.process.send_signal(signal.SIGHUP)
+        hashed = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert hashed in gateway.said()
+        after = gateway.post("/v1/route", body)[1]
+        assert after["router"] == hashed != before["router"]
+        expected = new.device(lam=1.0, alpha=0.05).route_text("hello", gateway.encoder)
+        assert np.float32(after["margin"]) == np.float32(expected.margin)
+        path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+        gateway.process.send_signal(signal.SIGHUP)
+        assert "reload refused, the old router stays" in gateway.said()
+        assert gateway.post("/v1/route", body)[1]["router"] == hashed
+    finally:
+        path.write_bytes(old)
+        gateway.process.send_signal(signal.SIGHUP)
+        assert "reloaded" in gateway.said()
+
+
+def test_check_says_what_a_file_would_do(gateway: Running) -> None:
+    def check(path: Path) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"}
+        return subprocess.run(
+            [BINARY, "check", path], capture_output=True, text=True, env=env, check=False
+        )
+
+    good = check(gateway.folder / "device.toml")
+    assert good.returncode == 0, good.stderr
+    assert "accepts for" in good.stdout
+    bad = gateway.folder / "bad.toml"
+    bad.write_text((gateway.folder / "device.toml").read_text().replace("lam = 1.0", "lam = 2.0"))
+    told = check(bad)
+    assert told.returncode == 1
+    assert "bad.toml:5: router: lam=2 is not on the calibrated grid" in told.stderr
