@@ -88,8 +88,8 @@ def analyse(folder: str | Path) -> ModelProfile:
     seed = manifest["plan"].get("seed")
     seed = seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else 0
     latency = _latency(manifest, rows)
-    sound = latency.estimated_by == "phases"
-    energy, no_energy, coverage = _energy(store, manifest, rows, seed, sound)
+    phased = latency.stream is not None and latency.stream.shows_prefill
+    energy, no_energy, coverage = _energy(store, manifest, rows, seed, phased)
     moved = _drift(rows, latency)
     lengths = _lengths(rows)
     rejected = Counter(rows["rejected"].drop_nulls().to_list())
@@ -157,7 +157,7 @@ def _latency(manifest: dict[str, Any], rows: pl.DataFrame) -> LatencyFit:
 
 
 def _energy(
-    store: RunStore, manifest: dict[str, Any], rows: pl.DataFrame, seed: int, sound: bool
+    store: RunStore, manifest: dict[str, Any], rows: pl.DataFrame, seed: int, phased: bool
 ) -> tuple[EnergyFit | None, str, float | None]:
     read = traces(store, manifest)
     if not read:
@@ -167,7 +167,7 @@ def _energy(
         return None, "; ".join(dict.fromkeys(told)) or none, 0.0 if metered else None
     coverage = cut_run(rows, read).coverage
     try:
-        return fit_energy(rows, read, seed, sound), "", coverage
+        return fit_energy(rows, read, seed, phased), "", coverage
     except FitError as error:
         return None, str(error), coverage
 

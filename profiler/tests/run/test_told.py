@@ -77,6 +77,16 @@ def test_hidden_text_leaves_the_phases_without_power(tmp_path: Path) -> None:
     assert any("nothing shows where the prefill ends" in n for n in energy.notes)
 
 
+def test_uneven_chunks_still_show_where_the_prefill_ends(tmp_path: Path) -> None:
+    world = World(**TRUTH, varied_chunks=3)
+    meter = Heater(world, prefill_w=60.0, decode_w=20.0)
+    run(world, tmp_path, meter=meter, grid=DEFAULT, most_rounds=3, idle_s=5.0)
+    energy = analyse(tmp_path).energy
+    assert energy is not None
+    assert energy.p_prefill_w == pytest.approx(60.0, rel=0.05)
+    assert energy.p_decode_w == pytest.approx(20.0, rel=0.05)
+
+
 def test_bursts_and_a_stall_are_told_beside_the_coefficients(tmp_path: Path) -> None:
     manners = {"noise": 0.01, "burst": 3.0, "burst_share": 0.1, "stall_s": 3.0, "stall_at": 30}
     run(World(**TRUTH, **manners), tmp_path, grid=DEFAULT, least_rounds=6)

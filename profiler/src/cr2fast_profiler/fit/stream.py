@@ -24,6 +24,8 @@ from cr2fast_profiler.fit.robust import half_width, solve
 
 SURE = 1.7
 """Times half of the 95 % interval: hardly any sound run differs by as much."""
+NEAR = 1.5
+"""Tokens held back that blur the end of the prefill too little to matter."""
 TOGETHER = 1.6
 """Chunks an arrival, above which something collects chunks."""
 UNEVEN = 1.2
@@ -64,6 +66,12 @@ class Stream:
     burst: float
     beat_s: float
     causes: tuple[str, ...]
+
+    @property
+    def shows_prefill(self) -> bool:
+        """Whether the first text comes about when the prefill ends, even if chunks are uneven."""
+        near = self.held_tokens is not None and abs(self.held_tokens) < NEAR
+        return self.sound or (near and abs(self.growth) < 0.02)
 
 
 def examine(o: Observations, forms: Forms, total: Estimate, phases: Estimate | None) -> Stream:
