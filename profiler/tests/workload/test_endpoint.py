@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import numpy as np
@@ -260,7 +261,7 @@ def test_callables_that_fail() -> None:
             InProcess.load(spec, "x")
 
 
-def test_this_host_and_others() -> None:
+def test_this_host_and_others(monkeypatch) -> None:
     assert is_this_host("http://127.0.0.1:80")
     assert is_this_host("http://localhost")
     assert not is_this_host("http://192.0.2.1:80")
@@ -268,5 +269,10 @@ def test_this_host_and_others() -> None:
         assert connect_rtt_s(url) > 0
     with pytest.raises(EndpointError, match="does not answer"):
         connect_rtt_s(url)
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(EndpointError, match="cannot be found"):
         is_this_host("http://no-such-host.invalid")

@@ -176,9 +176,14 @@ def test_http_and_https_mixed_up(secure) -> None:
         Endpoint(f"http://127.0.0.1:{port}")
 
 
-def test_hosts_that_are_not_there() -> None:
+def test_hosts_that_are_not_there(monkeypatch) -> None:
     with pytest.raises(EndpointError, match="no connection .*is the server running"):
         Endpoint("http://127.0.0.1:9")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(EndpointError, match="the name of the host is not known"):
         Endpoint("http://no-such-host.invalid")
 
