@@ -5,6 +5,7 @@ Double precision throughout, one loop per formula; equation numbers are those of
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from math import erf
 
@@ -210,8 +211,10 @@ def margin(p, c, lam):
 
 
 def floor_product(alpha, n):
-    """floor(alpha (N+1)), exact for alpha as written in decimal."""
-    return int(Fraction(repr(float(alpha))) * (n + 1) // 1)
+    """floor(alpha (n + 1)) for alpha as it is written; m where alpha + 1 ulp reaches m / (n + 1)."""
+    exact = int(Fraction(repr(float(alpha))) * (n + 1))
+    reached = Fraction(math.nextafter(alpha, 2)) >= Fraction(exact + 1, n + 1)
+    return exact + int(reached)
 
 
 def crc_threshold(scores, prefers_edge, alpha):

@@ -2,6 +2,6 @@
 
 import sys
 
-from cr2fast.cli import main
+from cr2fast.cli import script
 
-sys.exit(main())
+sys.exit(script())

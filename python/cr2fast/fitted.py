@@ -22,6 +22,7 @@ from cr2fast.encoders.info import EncoderInfo
 
 Lengths = Literal["predicted", "known"]
 Judge = Literal["teacher", "outcomes"]
+Overlap = Literal["raise", "drop"]
 R = TypeVar("R", bound="Fitted")
 
 
@@ -227,7 +228,14 @@ class Fitted:
         """
         return self._core.predict_lengths(embeddings, n_input_tokens)
 
-    def check_table(self, table: RoutingTable, what: str, *, after_calibration: bool) -> None:
+    def check_table(
+        self,
+        table: RoutingTable,
+        what: str,
+        *,
+        after_calibration: bool,
+        overlap: Overlap = "raise",
+    ) -> RoutingTable:
         """Refuse a table of other models or another encoder, or one that shares queries.
 
         Parameters
@@ -237,15 +245,31 @@ class Fitted:
             What errors call the table.
         after_calibration : bool
             Also refuse queries that this router was calibrated on.
+        overlap : {"raise", "drop"}
+            What to do with queries used before, by id or by what they say: an error, or leave them
+            out.
+
+        Returns
+        -------
+        RoutingTable
+            The table, or what is left of it.
 
         Raises
         ------
         SplitOverlapError, Cr2Error
         """
         check_type(table, RoutingTable, what)
+        if overlap not in ("raise", "drop"):
+            raise Cr2Error(f"overlap: expected 'raise' or 'drop', got {shown(overlap)}")
         self._core.check_models(what, list(table.models))
         self._core.check_encoder(*table.encoder)
-        self._core.check_disjoint(what, list(table.query_ids), after_calibration)
+        queries = (list(table.query_ids), table.content.asked)
+        if overlap == "drop":
+            shared = self._core.shared(*queries, after_calibration)
+            if not shared.all():
+                return table.take(~shared) if shared.any() else table
+        self._core.check_disjoint(what, *queries, after_calibration)
+        return table
 
     def costs_for(self, costs: CostTable | None) -> CostTable:
         """The router's cost table, once `costs`, if given, is found to be the same.

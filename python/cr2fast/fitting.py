@@ -17,8 +17,15 @@ import numpy as np
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util import seeds
-from cr2fast._util.checks import check_threads, check_type, shown
-from cr2fast._util.progress import Progress, epoch_bar
+from cr2fast._util.checks import (
+    check_threads,
+    check_type,
+    check_unmasked,
+    real,
+    shown,
+    whole,
+)
+from cr2fast._util.progress import Progress, Shows, epoch_bar
 from cr2fast.calibration import LAM_RANGE
 from cr2fast.calibration.typicality import minor_components
 from cr2fast.data.content import warn_if_alike
@@ -145,17 +152,16 @@ class FitOptions:
 
 def _plain(name: str, value: Any, kind: str) -> bool | int | float:
     """`value` as a plain bool, int or float, or a Cr2Error that names the option."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    known: dict[str, tuple[type | tuple[type, ...], str]] = {
-        "bool": (bool, "True or False"),
-        "int": (int, "a whole number"),
-        "float": ((int, float), "a finite number"),
-    }
-    types, words = known[kind]
-    fits = isinstance(plain, types) and (kind == "bool" or not isinstance(plain, bool))
-    if not fits or (kind == "float" and not np.isfinite(plain)):
-        raise Cr2Error(f"{name}: expected {words}, got {shown(value)}")
-    return plain  # type: ignore[no-any-return]
+    if kind == "bool":
+        if not isinstance(value, (bool, np.bool_)):
+            raise Cr2Error(f"{name}: expected True or False, got {shown(value)}")
+        return bool(value)
+    if kind == "int":
+        return whole(value, name, "a whole number")
+    found = real(value, name, "a finite number")
+    if not np.isfinite(found):
+        raise Cr2Error(f"{name}: expected a finite number, got {shown(value)}")
+    return found
 
 
 def _options(options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions:
@@ -178,16 +184,13 @@ def _options(options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions
 
 def _range(lam_range: object) -> tuple[float, float]:
     """Lowest and highest cost weight to learn."""
-    if (
-        not isinstance(lam_range, (Sequence, np.ndarray))
-        or len(lam_range) != 2
-        or not all(isinstance(v, (int, float, np.number)) for v in lam_range)
-        or not np.isfinite(np.asarray(lam_range, dtype=float)).all()
-    ):
-        raise Cr2Error(
-            f"lam_range: expected two finite numbers, lowest first, got {shown(lam_range)}"
-        )
-    low, high = map(float, lam_range)
+    expected = "two finite numbers, lowest first"
+    check_unmasked(lam_range, "lam_range")
+    if not isinstance(lam_range, (Sequence, np.ndarray)) or len(lam_range) != 2:
+        raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
+    low, high = (real(v, "lam_range", expected) for v in lam_range)
+    if not np.isfinite([low, high]).all():
+        raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
     return low, high
 
 
@@ -196,7 +199,7 @@ def fit(
     costs: CostTable,
     *,
     seed: int = 0,
-    progress: bool | Progress = True,
+    progress: Shows | Progress = True,
     lengths: Lengths = "predicted",
     lam_range: tuple[float, float] = LAM_RANGE,
     recipe: Recipe = "smoothed",
@@ -216,7 +219,7 @@ def fit(
         split, under link states of this seed.
     seed : int
         Everything random follows from it; run to run the parameters are the same.
-    progress : bool or callable
+    progress : bool, "lines" or callable
         A progress bar (with tqdm installed), or ``f(stage, epochs_done, epochs, loss)``.
     lengths : {"predicted", "known"}
         Output lengths that price the gate's targets: the predictor's, as at a deployed edge, or the
@@ -291,6 +294,7 @@ def fit(
             None if teacher is None else teacher._core,
             threads,
             call,
+            train.content.kept,
         )
     return Router(core.with_typicality(*minor_components(train.embeddings)))
 

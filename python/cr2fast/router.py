@@ -16,7 +16,6 @@ from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, TwoSt
 from cr2fast._util import renamed, seeds
 from cr2fast._util.checks import check_threads, shown
 from cr2fast.calibration import (
-    ALPHA,
     ALPHAS,
     CalibrationReport,
     ascending,
@@ -27,8 +26,9 @@ from cr2fast.calibration import (
     statement,
 )
 from cr2fast.calibration.drift import DriftReport
+from cr2fast.data.content import warn_if_alike
 from cr2fast.data.table import RoutingTable
-from cr2fast.fitted import Fitted, Judge, Lengths
+from cr2fast.fitted import Fitted, Judge, Lengths, Overlap
 
 
 class Router(Fitted):
@@ -71,13 +71,16 @@ class Router(Fitted):
         named = {"judge" if k == "reference" else k: v for k, v in kept.items()}
         return renamed.Names(named, {"reference": "judge"})
 
-    def device(self, lam: float, alpha: float = ALPHA) -> DeviceRouter:
+    def device(self, lam: float, alpha: float | None = None) -> DeviceRouter:
         """Stage one, which accepts a query for the local model or defers it.
 
         Parameters
         ----------
-        lam, alpha : float
-            A calibrated operating point.
+        lam : float
+            A calibrated cost weight.
+        alpha : float, optional
+            A calibrated risk level; by default 0.01 or, where that is not calibrated, the level
+            nearest to it (:attr:`DeviceRouter.alpha` says which).
 
         Raises
         ------
@@ -103,7 +106,7 @@ class Router(Fitted):
     def two_stage(
         self,
         lam: float,
-        alpha: float = ALPHA,
+        alpha: float | None = None,
         rule: str = "edge-only",
         fallback: str | None = None,
     ) -> TwoStage:
@@ -112,7 +115,7 @@ class Router(Fitted):
         Parameters
         ----------
         lam, alpha : float
-            A calibrated operating point.
+            A calibrated operating point; `alpha` is optional, as of :meth:`device`.
         rule, fallback
             Where deferred queries may go, as of :meth:`EdgeSelector.load`.
 
@@ -129,11 +132,12 @@ class Router(Fitted):
         calibration: RoutingTable,
         costs: CostTable | None = None,
         *,
-        alphas: Sequence[float] = ALPHAS,
+        alphas: Sequence[float] | None = None,
         lams: npt.ArrayLike | None = None,
         judge: Judge = "teacher",
         lengths: Lengths | None = None,
-        on_infeasible: Literal["raise", "defer"] = "raise",
+        on_infeasible: Literal["raise", "defer", "leave out"] | None = None,
+        overlap: Overlap = "raise",
         simultaneous: bool = False,
         delta: float | None = None,
         defer_atypical: float | None = None,
@@ -145,11 +149,13 @@ class Router(Fitted):
         Parameters
         ----------
         calibration : RoutingTable
-            Queries exchangeable with future ones, none of them in training (checked by id).
+            Queries exchangeable with future ones, none of them in training (checked by id, and by
+            what they say).
         costs : CostTable, optional
             The table the router was fitted with; an error if it is another.
-        alphas : sequence of float
-            Risk levels in (0, 1).
+        alphas : sequence of float, optional
+            Risk levels in (0, 1); by default those of the paper
+            (:data:`cr2fast.calibration.ALPHAS`) that N samples can promise.
         lams : array_like of float, optional
             Cost weights in the trained range; by default 32 log-spaced ones (:func:`default_lams`).
         judge : {"teacher", "outcomes"}
@@ -157,9 +163,13 @@ class Router(Fitted):
             choice by the teacher's probabilities, or by the recorded answers, is an edge model.
         lengths : {"predicted", "known"}, optional
             Output lengths that price the judge's choice; by default the router's own.
-        on_infeasible : {"raise", "defer"}
+        on_infeasible : {"raise", "defer", "leave out"}, optional
             What to do at a risk level that N samples cannot promise (without `simultaneous`: below
-            1 / (N + 1)): an error, or defer every query there.
+            1 / (N + 1)): an error, which is the default for `alphas` that are given; defer every
+            query there; or leave the level out and say so in the report, the default otherwise.
+        overlap : {"raise", "drop"}
+            What to do with queries that training had seen, by id or by what they say: an error, or
+            leave them out and count them in the report.
         simultaneous : bool
             One statement over the whole grid: with probability 1 - `delta` over calibration sets
             drawn independently from the distribution of future queries, the risk is at most alpha
@@ -193,13 +203,19 @@ class Router(Fitted):
         Cr2Error
             Other models, encoder or cost table; an argument out of range.
         """
-        self.check_table(calibration, "calibration split", after_calibration=False)
+        given = len(calibration) if isinstance(calibration, RoutingTable) else 0
+        calibration = self.check_table(
+            calibration, "calibration split", after_calibration=False, overlap=overlap
+        )
+        warn_if_alike(calibration.embeddings, "calibration split")
         self.costs_for(costs)
         lengths = lengths or self.lengths
         threads = check_threads(threads)
         config = self.training["config"]
         grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
-        levels = ascending(alphas, "alphas")
+        levels = ascending(ALPHAS if alphas is None else alphas, "alphas")
+        if on_infeasible is None:
+            on_infeasible = "leave out" if alphas is None else "raise"
         if judge not in ("teacher", "outcomes"):
             raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
         if lengths not in ("predicted", "known"):
@@ -211,6 +227,7 @@ class Router(Fitted):
             list(calibration.query_ids),
             grid.tolist(),
             levels.tolist(),
+            content=calibration.content.kept,
             outcomes=calibration.correct.astype(np.float32) if judge == "outcomes" else None,
             n_output_tokens=calibration.n_output_tokens if lengths == "known" else None,
             recorded=calibration.n_output_tokens,
@@ -234,6 +251,8 @@ class Router(Fitted):
             lengths=lengths,
             delta=promised,
             defer_atypical=kept["defer_atypical"],
+            left_out=tuple(done["left_out"]),
+            dropped=given - len(calibration),
         )
 
     def p_values(

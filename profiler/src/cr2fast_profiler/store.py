@@ -121,8 +121,13 @@ class RunStore:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunError(f"another process is writing {self.folder}") from error
+            except OSError as error:
+                # ENOLCK, as network file systems answer that lock nothing.
+                raise RunError(
+                    f"cannot lock {self.folder}: {error.strerror}; give an --out on a local disk"
+                ) from error
             known = (self.folder / "run.json").exists()
             if known:
                 self._check(plan)

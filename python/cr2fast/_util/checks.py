@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from cr2fast import _core
 from cr2fast._core import Cr2Error
 
 _SHOWN = 5
@@ -17,7 +18,10 @@ _REPR.maxstring = _REPR.maxother = 80
 
 def shown(value: object) -> str:
     """A caller's value as a message shows it: at most a few items, and a bounded length."""
-    text = _REPR.repr(value)
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits.
+        text = f"a very large {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -41,9 +45,26 @@ def check_type(value: object, kind: type, what: str) -> None:
 
 def check_threads(threads: int) -> int:
     """`threads`, if it is a count (0: one per core); a Cr2Error if not."""
-    if not isinstance(threads, (int, np.integer)) or not 0 <= int(threads) < 2**16:
+    found = whole(threads, "threads", "0 (one per core) or a count")
+    if found >= 2**16:
         raise Cr2Error(f"threads: expected 0 (one per core) or a count, got {shown(threads)}")
-    return int(threads)
+    return found
+
+
+def real(value: object, what: str, expected: str = "a number") -> float:
+    """A real number as the double that it means (:func:`cr2fast._core.number`), or a Cr2Error."""
+    try:
+        return _core.number(value, what)
+    except (TypeError, Cr2Error):
+        raise Cr2Error(f"{what}: expected {expected}, got {shown(value)}") from None
+
+
+def whole(value: object, what: str, expected: str = "a whole number, at least 0") -> int:
+    """A whole number, at least 0 (:func:`cr2fast._core.count`), or a Cr2Error."""
+    try:
+        return _core.count(value, what)
+    except (TypeError, Cr2Error):
+        raise Cr2Error(f"{what}: expected {expected}, got {shown(value)}") from None
 
 
 def check_text(texts: Iterable[str], what: str) -> None:

@@ -7,10 +7,8 @@ training.
 
 from __future__ import annotations
 
-import numpy as np
-
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import shown, whole
 
 CALIBRATION = 1_000_003
 TEST = 2_000_003
@@ -19,10 +17,8 @@ LIVE = 3_000_017
 
 def check_seed(seed: int) -> int:
     """`seed`, if it is a whole number from 0 to 2**62 - 1; a Cr2Error if not."""
-    if (
-        isinstance(seed, bool)
-        or not isinstance(seed, (int, np.integer))
-        or not 0 <= int(seed) < 2**62
-    ):
-        raise Cr2Error(f"seed: expected a whole number from 0 to 2**62 - 1, got {shown(seed)}")
-    return int(seed)
+    expected = "a whole number from 0 to 2**62 - 1"
+    found = whole(seed, "seed", expected)
+    if found >= 2**62:
+        raise Cr2Error(f"seed: expected {expected}, got {shown(seed)}")
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import check_unmasked, real, shown
 
 _DRAWS = 9999
 _LEAST_LEVEL = 0.001
@@ -103,7 +103,9 @@ def check(
             f"margins: expected a non-empty list of finite numbers, got shape {x.shape}"
             + ("" if x.ndim != 1 or not x.size else " with NaN or infinity in it")
         )
-    if not (isinstance(level, (int, float)) and _LEAST_LEVEL <= level < 1):
+    check_unmasked(live, "margins")
+    level = real(level, "level", f"a number from {_LEAST_LEVEL} to below 1")
+    if not _LEAST_LEVEL <= level < 1:
         raise Cr2Error(
             f"level: expected a number from {_LEAST_LEVEL} to below 1, got {shown(level)}"
         )

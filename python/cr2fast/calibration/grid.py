@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast import _core
 from cr2fast._core import Cr2Error, OperatingPointError
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import check_unmasked, shown
 
 # The paper's risk levels, its default among them, and the cost weights a gate learns by default.
 ALPHA = 0.01
@@ -47,18 +48,15 @@ def default_lams(
 
 def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Sort distinct numbers, (K,) float64; `what` names them in errors."""
+    expected = "a non-empty list of numbers"
+    check_unmasked(values, what)
     try:
-        raw = np.asarray(values)
-        raw = raw if raw.dtype == np.float32 else raw.astype(np.float64)
-    except (TypeError, ValueError):
-        raise Cr2Error(
-            f"{what}: expected a non-empty list of numbers, got {shown(values)}"
-        ) from None
-    # A float32 0.05 means 0.05, not the double nearest to its bits.
-    exact = [float(str(v)) for v in raw.ravel()] if raw.dtype == np.float32 else raw
-    array = np.asarray(exact, dtype=np.float64).reshape(raw.shape)
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise Cr2Error(f"{what}: expected a non-empty list of numbers, got {shown(values)}")
+        # One by one: a list of a float32 and a float would become two doubles.
+        array = np.array([_core.number(v, what) for v in values])  # type: ignore[union-attr]
+    except (TypeError, Cr2Error):
+        raise Cr2Error(f"{what}: expected {expected}, got {shown(values)}") from None
+    if not array.size or not np.isfinite(array).all():
+        raise Cr2Error(f"{what}: expected {expected}, got {shown(values)}")
     array = np.sort(array)
     if (np.diff(array) <= 0).any():
         raise Cr2Error(f"{what}: expected distinct values, got {shown(array.tolist())}")
@@ -100,10 +98,10 @@ def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> i
     OperatingPointError
         The value is not on the grid; the message has the nearest ones.
     """
-    number = np.nan
-    if isinstance(value, (int, float, np.number)):
-        # A float32 0.05 means 0.05, as in :func:`ascending`.
-        number = float(str(value)) if isinstance(value, np.float32) else float(value)
+    try:
+        number = _core.number(value, what)
+    except (TypeError, Cr2Error):
+        number = np.nan
     near = np.flatnonzero(np.isclose(grid, number, rtol=1e-9, atol=0))
     if near.size:
         return int(near[0])

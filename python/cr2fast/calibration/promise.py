@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import real, shown
 
 
 def accepted(
@@ -31,10 +31,10 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
                 f"delta: expected no delta without simultaneous=True, got {shown(delta)}"
             )
         return None
-    delta = 0.1 if delta is None else delta
-    if not (isinstance(delta, (int, float)) and 0 < delta < 1):
+    found = real(0.1 if delta is None else delta, "delta", "a number in (0, 1)")
+    if not 0 < found < 1:
         raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
-    return float(delta)
+    return found
 
 
 def allowed_counts(
@@ -74,6 +74,7 @@ def statement(
     delta: float | None = None,
     lams: int = 1,
     defer_atypical: float | None = None,
+    left_out: Sequence[float] = (),
 ) -> str:
     """What thresholds from `n` samples promise, and what they do not.
 
@@ -90,6 +91,8 @@ def statement(
         As in :func:`allowed_counts`.
     defer_atypical : float, optional
         The level of p-values at which queries are deferred too.
+    left_out : sequence of float
+        Risk levels that were to be calibrated and cannot be promised.
     """
     against = (
         "the full-information choice"
@@ -119,4 +122,7 @@ def statement(
             f" Queries with a typicality p-value of at most {defer_atypical:g} are deferred as "
             f"well, which can only lower that probability."
         )
+    if left_out:
+        levels = ", ".join(f"{a:g}" for a in left_out)
+        text += f" Left out, since {n} samples cannot promise so little: alpha {levels}."
     return text

@@ -55,6 +55,10 @@ class CalibrationReport:
         1 - delta.
     defer_atypical : float or None
         Queries whose typicality p-value is at most this are deferred too, and counted so above.
+    left_out : tuple of float
+        Default risk levels that N samples cannot promise, and which are not on the grid.
+    dropped : int
+        Queries left out because training had seen them, by id or by what they say.
     """
 
     lams: npt.NDArray[np.float64]
@@ -68,6 +72,8 @@ class CalibrationReport:
     lengths: str
     delta: float | None = None
     defer_atypical: float | None = None
+    left_out: tuple[float, ...] = ()
+    dropped: int = 0
 
     reference = renamed.attribute("reference", "judge")
 
@@ -88,6 +94,7 @@ class CalibrationReport:
             self.delta,
             len(self.lams),
             self.defer_atypical,
+            self.left_out,
         )
 
     def to_dict(self) -> dict[str, Any]:

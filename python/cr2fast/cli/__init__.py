@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ from cr2fast.cli.parser import parser
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status (2 for bad input, 130 for Ctrl-C)."""
+    if not _streams():
+        return 2
     args = parser().parse_args(argv)
     try:
         result = args.run(args)
@@ -29,6 +32,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cr2fast {args.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        _ignore_interrupts()
         print(f"cr2fast {args.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def script() -> int:
+    """What the shell starts: :func:`main`, and nothing is said after it."""
+    code = main()
+    if code == 130:
+        _ignore_interrupts()
+    return code
+
+
+def _streams() -> bool:
+    """Streams that can take any text; False, and a word about it, where stdout is closed."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another encoding gets the characters that it lacks as escapes.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        print(
+            "cr2fast: error: expected a stdout to write to, got a closed one; "
+            "redirect it to a file or to /dev/null",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+def _ignore_interrupts() -> None:
+    """Let no second Ctrl-C, perhaps one already on its way, break off the last words."""
+    for _ in range(3):
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            continue
+        except ValueError:  # Not the main thread, where no Ctrl-C arrives.
+            pass
+        return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage
 from cr2fast._util import renamed
+from cr2fast._util.optional import require
 from cr2fast.cli import inputs
 
 
@@ -33,11 +35,15 @@ def demo(args: argparse.Namespace) -> Any:
             f"--download is for a demo without data, and there is data in {args.data}: leave out "
             f"--download, or --data and CR2FAST_DATA"
         )
+    # What comes last is looked for first: training takes a while.
+    require("matplotlib", "lab")
+    inputs.writable_folder("--out", args.out)
     if args.download:
+        require("pooch", "fetch")
         problem, source = _fetched(), "MMLU-Pro, published answers; costs ESTIMATED"
     elif args.data is None:
         problem, source = make_routing_problem(seed=args.seed), "SYNTHETIC (made up)"
-        inputs.say(
+        inputs.note(
             args,
             "No --data and no CR2FAST_DATA: this is a synthetic problem "
             "(cr2fast.datasets.make_routing_problem); its figures say nothing of real models. "
@@ -53,6 +59,7 @@ def demo(args: argparse.Namespace) -> Any:
         lam=args.lam,
         alpha=args.alpha,
         seed=args.seed,
+        progress=inputs.progress(args),
         say=lambda text: inputs.say(args, text),
         **inputs.hyperparameters(args),
     )
@@ -83,6 +90,7 @@ def fit(args: argparse.Namespace) -> Any:
         lengths=args.lengths,
         lam_range=args.lam_range,
         recipe=args.recipe,
+        progress=inputs.progress(args),
         **inputs.hyperparameters(args),
     )
     if args.precision == "float16":
@@ -120,7 +128,7 @@ def distill_encoder(args: argparse.Namespace) -> Any:
             raise Cr2Error(f"--data: expected a column `text` in the queries of {args.data}")
     encoder = inputs.encoder(args.encoder)
     options = {"dim": args.dim, "sif": args.sif, "ridge": args.ridge}
-    made = distill(encoder, texts, threads=args.threads, progress=not args.json, **options)
+    made = distill(encoder, texts, threads=args.threads, progress=inputs.progress(args), **options)
     made.save(args.out)
     size = args.out.stat().st_size
     inputs.say(
@@ -151,7 +159,8 @@ def calibrate(args: argparse.Namespace) -> Any:
         alphas=args.alphas,
         lams=args.lams,
         judge=args.judge,
-        on_infeasible=args.on_infeasible,
+        on_infeasible=args.on_infeasible and args.on_infeasible.replace("-", " "),
+        overlap=args.overlap,
         simultaneous=args.delta is not None,
         delta=args.delta,
         defer_atypical=args.defer_atypical,
@@ -161,9 +170,13 @@ def calibrate(args: argparse.Namespace) -> Any:
     inputs.say(
         args,
         f"wrote {out}: {len(result.lams)} x {len(result.alphas)} operating points from "
-        f"{result.n} queries\n{result.statement}",
+        f"{result.n} queries{_dropped(result.dropped)}\n{result.statement}",
     )
     return {"router": str(out), "calibration": result.to_dict()}
+
+
+def _dropped(count: int) -> str:
+    return f" ({count} left out, used before)" if count else ""
 
 
 def evaluate(args: argparse.Namespace) -> Any:
@@ -173,6 +186,9 @@ def evaluate(args: argparse.Namespace) -> Any:
     from cr2fast.evaluation import report
     from cr2fast.router import Router
 
+    if args.plots:
+        require("matplotlib", "lab")
+        inputs.writable_folder("--plots", args.plots)
     data = inputs.problem(args)
     test = inputs.part(args, data.table, 2)
     result = run_evaluation(
@@ -183,12 +199,17 @@ def evaluate(args: argparse.Namespace) -> Any:
         lengths=args.lengths,
         deferred=args.deferred,
         fallback=args.fallback,
+        overlap=args.overlap,
     )
     # Without --alpha: the calibrated level nearest to the usual one.
     nearest = result.alphas[np.abs(result.alphas - ALPHA).argmin()]
     alpha = float(nearest) if args.alpha is None else args.alpha
     text = report.table(result, alpha)
-    inputs.say(args, f"{result.lengths} lengths, alpha = {alpha:g}, {result.n} test queries")
+    inputs.say(
+        args,
+        f"{result.lengths} lengths, alpha = {alpha:g}, {result.n} test queries"
+        + _dropped(result.dropped),
+    )
     inputs.say(args, text)
     inputs.say(args, report.compatibility(result))
     inputs.say(args, result.statement)
@@ -216,6 +237,7 @@ def route(args: argparse.Namespace) -> Any:
         encoder = inputs.encoder(args.encoder)
         two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
         n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text))
+        _say_alpha(args, two.alpha)
         choices = [two.route_text(t, encoder, state, n, **limits) for t in args.text]
         return [_routed(args, i, two, c, typical[i]) for i, c in enumerate(choices)]
     x = inputs.embeddings(args.embeddings)
@@ -223,12 +245,14 @@ def route(args: argparse.Namespace) -> Any:
     if args.n_input_tokens is None:
         # Without input tokens nothing has a price: stage one alone.
         device = DeviceRouter.load(args.router, args.lam, args.alpha)
+        _say_alpha(args, device.alpha)
         kept = zip(device.route_batch(x).tolist(), device.margins(x).tolist(), strict=True)
         return [
             _row(args, i, device, local, margin, typical[i])
             for i, (local, margin) in enumerate(kept)
         ]
     two = TwoStage.load(args.router, args.lam, args.alpha)
+    _say_alpha(args, two.alpha)
     two.route_batch(x, [args.n_input_tokens] * len(x))
     return [
         _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits), typical[i])
@@ -242,6 +266,12 @@ def _typical(args: argparse.Namespace, x: Any) -> list[dict[str, float]]:
         return [{} for _ in x]
     device = DeviceRouter.load(args.router, args.lam, args.alpha)
     return [{"p_value": p} for p in device.p_values(x).tolist()]
+
+
+def _say_alpha(args: argparse.Namespace, alpha: float) -> None:
+    """Which level was taken, where none was asked for."""
+    if args.alpha is None:
+        print(f"cr2fast route: alpha = {alpha:g}", file=sys.stderr)
 
 
 def _row(

@@ -17,6 +17,7 @@ import numpy as np
 
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, OperatingPointError
 from cr2fast._util import seeds
+from cr2fast._util.progress import Shows
 from cr2fast.calibration import ALPHA, ALPHAS, CalibrationReport, default_lams
 from cr2fast.data.datasets import RoutingProblem
 from cr2fast.data.table import RoutingTable
@@ -58,7 +59,7 @@ def run(
     lam: float = 1.0,
     alpha: float = ALPHA,
     seed: int = 0,
-    progress: bool = True,
+    progress: Shows = True,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> DemoResult:

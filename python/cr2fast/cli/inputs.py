@@ -85,6 +85,22 @@ def writable(path: Path) -> None:
         raise FileNotFoundError(f"--out: expected a file in an existing folder, got {path}")
     if path.is_dir() or not os.access(folder, os.W_OK):
         raise PermissionError(f"--out: expected a file that can be written, got {path}")
+    if path.exists() and not path.is_file():
+        raise Cr2Error(f"--out: expected a regular file, got {path}, a pipe, socket or device")
+
+
+def writable_folder(flag: str, path: Path) -> None:
+    """Refuse, before long work, a folder that cannot be made or written to."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise PermissionError(f"{flag}: expected a folder that can be written, got {path}")
+
+
+def progress(args: argparse.Namespace) -> Any:
+    """How to show progress: bars on a terminal, a line now and then elsewhere; none with --json."""
+    if args.json:
+        return False
+    return True if sys.stderr.isatty() else "lines"
 
 
 def embeddings(path: Path) -> np.ndarray[Any, Any]:
@@ -102,5 +118,11 @@ def embeddings(path: Path) -> np.ndarray[Any, Any]:
 
 
 def say(args: argparse.Namespace, text: str) -> None:
-    """Text for people: stdout, or stderr when stdout carries JSON."""
+    """Text for people, on stdout; none where stdout carries the same as JSON."""
+    if not args.json:
+        print(text, flush=True)
+
+
+def note(args: argparse.Namespace, text: str) -> None:
+    """What no document says and people must know: beside the JSON, on stderr."""
     print(text, file=sys.stderr if args.json else sys.stdout, flush=True)

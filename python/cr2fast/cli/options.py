@@ -53,6 +53,17 @@ def numbers(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def overlap(sub: argparse.ArgumentParser) -> None:
+    """What to do with queries that were used before."""
+    sub.add_argument(
+        "--overlap",
+        choices=("raise", "drop"),
+        default="raise",
+        help="what to do with queries that the router has seen, by id or by what they say: an "
+        "error, or leave them out and count them (default raise)",
+    )
+
+
 def data(sub: argparse.ArgumentParser, *, required: bool) -> None:
     """Where queries, outcomes and costs are, and which encoder made the embeddings."""
     note = "" if required else "; without it CR2FAST_DATA, then a synthetic problem"

@@ -155,8 +155,8 @@ def _calibrate(subparsers: Any) -> None:
     sub.add_argument(
         "--alphas",
         type=options.numbers,
-        default=ALPHAS,
-        help=f"risk levels, separated by commas (default {options.typed(ALPHAS)})",
+        help="risk levels, separated by commas (default: those of "
+        f"{options.typed(ALPHAS)} that the queries can promise)",
     )
     sub.add_argument(
         "--lams",
@@ -173,11 +173,11 @@ def _calibrate(subparsers: Any) -> None:
     options.old_flag(sub, "--reference", "--judge")
     sub.add_argument(
         "--on-infeasible",
-        choices=("raise", "defer"),
-        default="raise",
-        help="what to do at a risk level that N queries cannot promise, below 1/(N+1): an error, "
-        "or defer every query (default raise)",
+        choices=("raise", "defer", "leave-out"),
+        help="what to do at a risk level that N queries cannot promise, below 1/(N+1): an error "
+        "(default, with --alphas), defer every query, or leave the level out (default, without)",
     )
+    options.overlap(sub)
     sub.add_argument(
         "--simultaneous",
         dest="delta",
@@ -219,6 +219,7 @@ def _evaluate(subparsers: Any) -> None:
         default="edge-only",
         help="where deferred queries may go",
     )
+    options.overlap(sub)
     sub.add_argument("--fallback", metavar="MODEL", help="the model of --deferred fallback")
     sub.add_argument(
         "--lengths",
@@ -279,7 +280,11 @@ def _route(subparsers: Any) -> None:
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
     sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
-    sub.add_argument("--alpha", type=float, default=ALPHA, help=f"risk level (default {ALPHA:g})")
+    sub.add_argument(
+        "--alpha",
+        type=float,
+        help=f"risk level (default {ALPHA:g} or, where that is not calibrated, the nearest level)",
+    )
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--embeddings", type=Path, metavar="X.npy")
     source.add_argument("--text", action="append", help="a prompt; may be given several times")

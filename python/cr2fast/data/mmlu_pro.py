@@ -22,7 +22,7 @@ import numpy as np
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import explained, shown
 from cr2fast._util.optional import require
-from cr2fast._util.progress import item_bar
+from cr2fast._util.progress import Shows, item_bar
 from cr2fast.data.table import RoutingTable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fetch_mmlu_pro(
     hashes: Mapping[str, str] | None = None,
     base_url: str = BASE_URL,
     threads: int = 0,
-    progress: bool = True,
+    progress: Shows = True,
 ) -> RoutingTable:
     """Download published answers (about 4 MB per model) and make a routing table of them.
 
@@ -124,7 +124,7 @@ def fetch_mmlu_pro(
 
 
 def _download(
-    pooch: Any, model: str, expected: str, folder: Path, base_url: str, progress: bool
+    pooch: Any, model: str, expected: str, folder: Path, base_url: str, progress: Shows
 ) -> Path:
     name = f"model_outputs_{model}_5shots.zip"
     url = f"{base_url.rstrip('/')}/{name}"
@@ -134,7 +134,7 @@ def _download(
             known_hash=f"sha256:{expected}",
             fname=name,
             path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
+            downloader=pooch.HTTPDownloader(progressbar=progress is True, timeout=60),
         )
     except Exception as error:
         raise Cr2Error(
@@ -171,7 +171,7 @@ def _text(row: Mapping[str, Any]) -> str:
 
 
 def _embed(
-    encoder: Encoder, texts: list[str], folder: Path, threads: int, progress: bool
+    encoder: Encoder, texts: list[str], folder: Path, threads: int, progress: Shows
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Embeddings (N, d), cached in a file per few hundred texts, named by encoder and texts."""
     parts = folder / f"embeddings-{encoder.info.sha256[:16]}"

@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, StaticEncoder, thread_count
-from cr2fast._util.checks import check_threads, check_type, shown
-from cr2fast._util.progress import item_bar
+from cr2fast._util.checks import check_threads, check_type, real, shown, whole
+from cr2fast._util.progress import Shows, item_bar
 from cr2fast.encoders.onnx import Encoder
 
 Matrix = npt.NDArray[np.float32]
@@ -59,7 +59,7 @@ def distill(
     vectors: Matrix | None = None,
     targets: Matrix | None = None,
     threads: int = 0,
-    progress: bool = True,
+    progress: Shows = True,
 ) -> StaticEncoder:
     """Make a static encoder that imitates a frozen one.
 
@@ -98,11 +98,14 @@ def distill(
     """
     check_type(encoder, Encoder, "encoder")
     threads = check_threads(threads)
-    dim = encoder.dim if dim is None else dim
-    if not isinstance(dim, int) or not 1 <= dim <= encoder.dim:
-        raise Cr2Error(f"dim: expected a whole number, 1 to {encoder.dim}, got {shown(dim)}")
+    expected = f"a whole number, 1 to {encoder.dim}"
+    dim = whole(encoder.dim if dim is None else dim, "dim", expected)
+    if not 1 <= dim <= encoder.dim:
+        raise Cr2Error(f"dim: expected {expected}, got {dim}")
+    sif = None if sif is None else real(sif, "sif", "a positive number")
+    ridge = real(ridge, "ridge", "a positive number")
     for name, value in (("sif", 1.0 if sif is None else sif), ("ridge", ridge)):
-        if not (isinstance(value, (int, float)) and 0 < value < np.inf):
+        if not 0 < value < np.inf:
             raise Cr2Error(f"{name}: expected a positive number, got {shown(value)}")
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise Cr2Error("texts: expected a sequence of strings, got something else in it")
@@ -207,7 +210,7 @@ def fit_rows(
     return out
 
 
-def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: bool) -> Matrix:
+def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: Shows) -> Matrix:
     """The encoder's embeddings of the texts, (N, d)."""
     out = np.empty((len(texts), encoder.dim), dtype=np.float32)
     with item_bar(progress, "texts", len(texts)) as update:
@@ -221,7 +224,7 @@ def _targets(encoder: Encoder, texts: Sequence[str], threads: int, progress: boo
     return out
 
 
-def token_vectors(encoder: Encoder, *, threads: int = 0, progress: bool = True) -> Matrix:
+def token_vectors(encoder: Encoder, *, threads: int = 0, progress: Shows = True) -> Matrix:
     """Mean hidden states of each token of the vocabulary between [CLS] and [SEP], (V, d).
 
     Parameters

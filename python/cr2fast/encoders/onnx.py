@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, thread_count
-from cr2fast._util.checks import check_threads, explained, shown
+from cr2fast._util.checks import check_threads, explained, shown, whole
 from cr2fast._util.optional import require
 from cr2fast.encoders.configuration import Configuration
 from cr2fast.encoders.files import EncoderFiles, find
@@ -95,12 +95,11 @@ class Encoder:
             max_tokens = said.max_tokens or DEFAULT_TOKENS
         if truncation not in ("head-tail", "head"):
             raise Cr2Error(f"truncation: expected 'head-tail' or 'head', got {shown(truncation)}")
-        if not isinstance(max_tokens, int) or not 4 <= max_tokens <= 512:
-            raise Cr2Error(
-                f"max_tokens: expected a whole number, 4 to 512, got {shown(max_tokens)}"
-            )
-        if not isinstance(cache, int) or cache < 0:
-            raise Cr2Error(f"cache: expected a number of texts, at least 0, got {shown(cache)}")
+        max_tokens = whole(max_tokens, "max_tokens", "a whole number, 4 to 512")
+        if not 4 <= max_tokens <= 512:
+            raise Cr2Error(f"max_tokens: expected a whole number, 4 to 512, got {max_tokens}")
+        cache = whole(cache, "cache", "a number of texts, at least 0")
+        self._files = files
         self.max_tokens, self.truncation = max_tokens, truncation
         self.configuration = said
         self._tokenizer = _tokenizer(files.tokenizer)
@@ -171,6 +170,16 @@ class Encoder:
         """
         files = find(source, download=download)
         return cls(files, max_tokens=max_tokens, truncation=truncation, cache=cache)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process reads the same files; other ones that it may find there are refused.
+        return _again, (self._files, self.max_tokens, self.truncation, self._size, self.info)
+
+    def __copy__(self) -> Encoder:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Encoder:
+        return self
 
     @overload
     def encode(self, texts: Text, threads: int = 1) -> Vector: ...
@@ -357,3 +366,16 @@ def _session(path: Path) -> tuple[Any, list[str], int]:
             f"(batch, tokens, width), got inputs {inputs} and output shape {shape}"
         )
     return session, inputs, int(shape[2])
+
+
+def _again(
+    files: EncoderFiles, max_tokens: int, truncation: Truncation, cache: int, info: EncoderInfo
+) -> Encoder:
+    """The encoder that another process had, or an error where its files are others by now."""
+    encoder = Encoder(files, max_tokens=max_tokens, truncation=truncation, cache=cache)
+    if encoder.info != info:
+        raise Cr2Error(
+            f"encoder: expected the files of {info.id} with sha256 {info.sha256}, got other ones "
+            f"with {encoder.info.sha256}"
+        )
+    return encoder

@@ -61,6 +61,8 @@ class Evaluation:
         Delta of a simultaneous calibration; None for any other.
     statement : str
         What the thresholds promise, and what they do not.
+    dropped : int
+        Queries left out because they trained or calibrated the router, by id or by what they say.
     """
 
     lams: F64
@@ -90,6 +92,7 @@ class Evaluation:
     deferred: str
     delta: float | None
     statement: str
+    dropped: int = 0
 
     reference = renamed.attribute("reference", "judge")
 

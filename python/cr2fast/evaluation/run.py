@@ -8,7 +8,7 @@ counted from recorded answers and true lengths.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,10 @@ from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
 from cr2fast._util.checks import shown
 from cr2fast.calibration import accepted
+from cr2fast.data.table import RoutingTable
 from cr2fast.evaluation.result import F64, Evaluation
-from cr2fast.fitted import Lengths
+from cr2fast.fitted import Lengths, Overlap
 from cr2fast.router import Router
-
-if TYPE_CHECKING:
-    from cr2fast.data.table import RoutingTable
 
 Deferred = Literal["edge-only", "inclusive", "fallback"]
 
@@ -37,6 +35,7 @@ def evaluate(
     lengths: Lengths | None = None,
     deferred: Deferred = "edge-only",
     fallback: str | None = None,
+    overlap: Overlap = "raise",
 ) -> Evaluation:
     """Route every test query at every calibrated (lam, alpha) and count what happened.
 
@@ -57,6 +56,9 @@ def evaluate(
         Where deferred queries may go.
     fallback : str, optional
         The model that takes them all; only with ``deferred="fallback"``.
+    overlap : {"raise", "drop"}
+        What to do with queries that trained or calibrated the router, by id or by what they say: an
+        error, or leave them out and count them.
 
     Returns
     -------
@@ -74,7 +76,8 @@ def evaluate(
     calibration = router.calibration
     if calibration is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
-    router.check_table(test, "test split", after_calibration=True)
+    given = len(test) if isinstance(test, RoutingTable) else 0
+    test = router.check_table(test, "test split", after_calibration=True, overlap=overlap)
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     if fallback is not None and deferred != "fallback":
@@ -125,6 +128,7 @@ def evaluate(
         deferred=deferred,
         delta=calibration["delta"],
         statement=router.statement,
+        dropped=given - len(test),
     )
 
 

@@ -49,7 +49,7 @@ fn router() -> Router {
         length: LengthPredictor::new(length).unwrap(),
         costs: small.costs().clone(),
         training: small.training().into(),
-        train_ids: small.train_ids().clone(),
+        trained_on: small.trained_on().clone(),
         precision: Precision::default(),
         typicality: None,
     });

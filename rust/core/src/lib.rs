@@ -19,8 +19,8 @@ mod router;
 mod simd;
 
 pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_tokens};
-pub use base::error::{Error, Result};
-pub use base::ids::IdSet;
+pub use base::error::{Error, Result, Same, shown};
+pub use base::ids::{Named, Seen};
 pub use base::limits::{MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
 pub use calibration::crc::{

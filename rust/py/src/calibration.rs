@@ -1,11 +1,12 @@
 //! Functions on arrays: CRC thresholds and empirical risk.
 
-use cr2fast_core::Promise;
+use cr2fast_core::{Promise, shown};
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
-use crate::base::arrays::{matrix_bool, matrix_f32, out2, real, same_shape};
+use crate::base::arrays::{matrix_bool, matrix_f32, out2, same_shape};
 use crate::base::errors::{Cr2Error, core};
+use crate::base::scalars::{args, levels, number};
 
 /// Whether an infeasible level defers, or is an error.
 fn defers(name: &str) -> PyResult<bool> {
@@ -13,7 +14,8 @@ fn defers(name: &str) -> PyResult<bool> {
         "raise" => Ok(false),
         "defer" => Ok(true),
         other => Err(Cr2Error::new_err(format!(
-            "on_infeasible: expected \"raise\" or \"defer\", got {other:?}"
+            "on_infeasible: expected \"raise\" or \"defer\", got \"{}\"",
+            shown(other)
         ))),
     }
 }
@@ -50,12 +52,12 @@ fn crc_thresholds<'py>(
     prefers_edge: &Bound<'py, PyAny>,
     alphas: &Bound<'py, PyAny>,
     on_infeasible: &str,
-    threads: usize,
+    #[pyo3(from_py_with = args::threads)] threads: usize,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let defer = defers(on_infeasible)?;
     let (s, r) = (matrix_f32(scores, "scores")?, matrix_bool(prefers_edge, "prefers_edge")?);
     same_shape("prefers_edge", s.shape(), r.shape())?;
-    let (alphas, _) = real(alphas, "alphas", 1)?;
+    let alphas = levels(alphas, "alphas")?;
     let (l, n) = (s.shape()[0], s.shape()[1]);
     let (s, r) = (s.slice(), r.slice());
     let out = py
@@ -90,7 +92,11 @@ fn empirical_risk<'py>(
 
 /// k = ⌊α(N+1)⌋ − 1, or None when α is infeasible.
 #[pyfunction]
-fn allowed_false_acceptances(alpha: f64, n: usize) -> PyResult<Option<usize>> {
+fn allowed_false_acceptances(
+    alpha: &Bound<'_, PyAny>,
+    #[pyo3(from_py_with = args::n)] n: usize,
+) -> PyResult<Option<usize>> {
+    let alpha = number(alpha, "alpha")?;
     cr2fast_core::check_alpha(alpha).map_err(core)?;
     Ok(cr2fast_core::allowed_false_acceptances(alpha, n))
 }
@@ -99,13 +105,13 @@ fn allowed_false_acceptances(alpha: f64, n: usize) -> PyResult<Option<usize>> {
 #[pyfunction]
 #[pyo3(signature = (n, alphas, lams, delta=None))]
 fn allowed_counts(
-    n: usize,
-    alphas: Vec<f64>,
+    #[pyo3(from_py_with = args::n)] n: usize,
+    alphas: &Bound<'_, PyAny>,
     lams: usize,
-    delta: Option<f64>,
+    #[pyo3(from_py_with = args::delta)] delta: Option<f64>,
 ) -> PyResult<Vec<Option<usize>>> {
     let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });
-    promise.allowed(n, lams, &alphas).map_err(core)
+    promise.allowed(n, lams, &levels(alphas, "alphas")?).map_err(core)
 }
 
 /// Add the functions to the module.

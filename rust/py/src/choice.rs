@@ -3,8 +3,9 @@
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
-use crate::base::arrays::{matrix_f32, out2, real, same_shape};
+use crate::base::arrays::{matrix_f32, out2, same_shape};
 use crate::base::errors::core;
+use crate::base::scalars::{args, levels};
 
 /// Δ (L, N) of accuracies and costs (N, M).
 #[pyfunction]
@@ -16,7 +17,7 @@ fn choice_margins<'py>(
 ) -> PyResult<Bound<'py, PyArray2<f64>>> {
     let (p, c) = (matrix_f32(accuracies, "accuracies")?, matrix_f32(costs, "costs")?);
     same_shape("costs", p.shape(), c.shape())?;
-    let (lams, _) = real(lams, "lams", 1)?;
+    let lams = levels(lams, "lams")?;
     let (n, m) = (p.shape()[0], p.shape()[1]);
     let (p, c) = (p.slice(), c.slice());
     let out = py.detach(|| cr2fast_core::choice_margins(p, c, m, &lams)).map_err(core)?;
@@ -31,11 +32,11 @@ fn choices<'py>(
     accuracies: &Bound<'py, PyAny>,
     costs: &Bound<'py, PyAny>,
     lams: &Bound<'py, PyAny>,
-    first: usize,
+    #[pyo3(from_py_with = args::first)] first: usize,
 ) -> PyResult<Bound<'py, PyArray2<u16>>> {
     let (p, c) = (matrix_f32(accuracies, "accuracies")?, matrix_f32(costs, "costs")?);
     same_shape("costs", p.shape(), c.shape())?;
-    let (lams, _) = real(lams, "lams", 1)?;
+    let lams = levels(lams, "lams")?;
     let (n, m) = (p.shape()[0], p.shape()[1]);
     let (p, c) = (p.slice(), c.slice());
     let out = py.detach(|| cr2fast_core::choices(p, c, m, &lams, first)).map_err(core)?;

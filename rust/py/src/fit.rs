@@ -6,13 +6,14 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use cr2fast_core::EncoderInfo;
+use cr2fast_core::{EncoderInfo, Named};
 use cr2fast_train::{FitConfig, Progress, TrainData, TrainError, fit_router};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::base::arrays::{matrix_bool, matrix_f32, real, same_shape};
+use crate::base::arrays::{View, matrix_bool, matrix_f32, matrix_u64, real, same_shape};
 use crate::base::errors;
+use crate::base::scalars::args;
 use crate::pricing::CostTable;
 use crate::router::Router;
 
@@ -88,6 +89,7 @@ fn watch<T: Send>(train: Training<T>, threads: usize, progress: Option<&Py<PyAny
 }
 
 #[pyfunction]
+#[pyo3(signature = (embeddings, correct, n_input_tokens, n_output_tokens, costs, config, encoder, ids, frozen, threads, progress, content=None))]
 #[allow(clippy::too_many_arguments)]
 fn fit(
     py: Python<'_>,
@@ -100,8 +102,9 @@ fn fit(
     encoder: (String, String),
     ids: Vec<String>,
     frozen: Option<&Router>,
-    threads: usize,
+    #[pyo3(from_py_with = args::threads)] threads: usize,
     progress: Option<Py<PyAny>>,
+    content: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Router> {
     // Worker threads do not survive a fork, and what they held stays locked in the child.
     let first = *FITTING_PROCESS.get_or_init(std::process::id);
@@ -129,9 +132,12 @@ fn fit(
     };
     let (id, sha256) = encoder;
     let (costs, teacher) = (&costs.0, frozen.map(|r| &r.0));
+    let content = content.map(|c| matrix_u64(c, "content")).transpose()?;
+    let kept = content.as_ref().map_or(&[][..], View::slice);
+    let queries = Named { ids: &ids, kept, asked: &[] };
     let train = |report: cr2fast_train::Report| {
         let encoder = EncoderInfo { id: id.clone(), sha256: sha256.clone() };
-        fit_router(&data, costs, &config, encoder, &ids, teacher, report)
+        fit_router(&data, costs, &config, encoder, &queries, teacher, report)
     };
     py.detach(|| watch(&train, threads, progress.as_ref())).map(Router)
 }

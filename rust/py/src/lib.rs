@@ -12,6 +12,8 @@ mod router;
 
 use pyo3::prelude::*;
 
+use crate::base::scalars::args;
+
 /// The instruction set in use.
 #[pyfunction]
 fn simd_isa() -> PyResult<&'static str> {
@@ -28,7 +30,7 @@ fn build_profile() -> &'static str {
 /// its control group's quota.
 #[pyfunction]
 #[pyo3(signature = (threads=0))]
-fn thread_count(threads: usize) -> usize {
+fn thread_count(#[pyo3(from_py_with = args::threads)] threads: usize) -> usize {
     cr2fast_core::thread_count(threads)
 }
 
@@ -49,6 +51,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<decide::two_stage::Choice>()?;
     m.add_class::<decide::two_stage::Choices>()?;
     base::errors::register(m)?;
+    base::scalars::register(m)?;
     encoder::register(m)?;
     calibration::register(m)?;
     choice::register(m)?;

@@ -6,10 +6,11 @@ use cr2fast_core::{CostTableVersion, Normalizers, Quantity};
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::base::arrays::{out1, out2, real};
-use crate::base::errors::{Cr2Error, core};
+use crate::base::errors::{CostTableError, Cr2Error, core};
+use crate::base::scalars::args;
 
 /// One link state ξ, as the edge knows it when it selects.
 ///
@@ -26,7 +27,11 @@ pub struct LinkState(pub cr2fast_core::LinkState);
 #[pymethods]
 impl LinkState {
     #[new]
-    fn new(rate_ul_bps: f64, rate_dl_bps: f64, rtt_s: f64) -> PyResult<Self> {
+    fn new(
+        #[pyo3(from_py_with = args::rate_ul_bps)] rate_ul_bps: f64,
+        #[pyo3(from_py_with = args::rate_dl_bps)] rate_dl_bps: f64,
+        #[pyo3(from_py_with = args::rtt_s)] rtt_s: f64,
+    ) -> PyResult<Self> {
         let state = cr2fast_core::LinkState { rate_ul_bps, rate_dl_bps, rtt_s };
         state.check(|| "state".into()).map_err(core)?;
         Ok(Self(state))
@@ -51,6 +56,19 @@ impl LinkState {
         self == other
     }
 
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyAny>, (f64, f64, f64)) {
+        let s = slf.get().0;
+        (slf.get_type().into_any(), (s.rate_ul_bps, s.rate_dl_bps, s.rtt_s))
+    }
+
     fn __repr__(&self) -> String {
         let s = self.0;
         format!(
@@ -59,6 +77,9 @@ impl LinkState {
         )
     }
 }
+
+/// (N,) float64.
+type Rates<'py> = Bound<'py, PyArray1<f64>>;
 
 /// N link states; index it for one :class:`LinkState`.
 ///
@@ -123,6 +144,25 @@ impl LinkStates {
 
     fn __len__(&self) -> usize {
         self.0.len()
+    }
+
+    fn __eq__(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> (Bound<'py, PyAny>, (Rates<'py>, Rates<'py>, Rates<'py>)) {
+        let (py, s) = (slf.py(), slf.get());
+        (slf.get_type().into_any(), (s.rate_ul_bps(py), s.rate_dl_bps(py), s.rtt_s(py)))
     }
 
     fn __getitem__(&self, index: isize) -> PyResult<LinkState> {
@@ -195,7 +235,10 @@ impl CostTable {
 
     /// Parse the text of a ``cost_table.json``.
     #[staticmethod]
-    fn from_json(text: &str) -> PyResult<Self> {
+    fn from_json(text: &Bound<'_, PyString>) -> PyResult<Self> {
+        let text = text.to_str().map_err(|_| {
+            CostTableError::new_err("cost table: expected text, got a lone surrogate in it")
+        })?;
         cr2fast_core::CostTable::from_json(text).map(Self).map_err(core)
     }
 
@@ -282,6 +325,19 @@ impl CostTable {
         self.0.table().notes()
     }
 
+    /// Immutable: a copy is the table itself.
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((slf.getattr("from_json")?, (slf.get().to_json(),)))
+    }
+
     /// Canonical JSON text: sorted keys, T0, E0 and D0 as they are now.
     fn to_json(&self) -> String {
         self.0.table().to_json()
@@ -357,9 +413,9 @@ impl CostTable {
     #[pyo3(signature = (latency_s=None, energy_j=None, usd=None))]
     fn with_normalizers(
         &self,
-        latency_s: Option<f64>,
-        energy_j: Option<f64>,
-        usd: Option<f64>,
+        #[pyo3(from_py_with = args::latency_s)] latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::energy_j)] energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::usd)] usd: Option<f64>,
     ) -> PyResult<Self> {
         if usd.is_some() && self.0.table().version == CostTableVersion::One {
             return Err(Cr2Error::new_err(
@@ -394,7 +450,12 @@ impl CostTable {
     /// 6-9); one of kind ``empirical`` draws from its measured ``samples``, uniformly with
     /// replacement; one of kind ``none`` gives states without delay. State i depends on (seed, i)
     /// alone, so a longer sample extends a shorter one.
-    fn sample_states(&self, py: Python<'_>, n: usize, seed: u64) -> PyResult<LinkStates> {
+    fn sample_states(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = args::n)] n: usize,
+        #[pyo3(from_py_with = args::seed)] seed: u64,
+    ) -> PyResult<LinkStates> {
         py.detach(|| self.0.link().sample(n, seed)).map(LinkStates).map_err(core)
     }
 

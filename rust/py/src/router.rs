@@ -1,15 +1,16 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Grid, Judge, Lengths, OnInfeasible, Precision, Promise, Router as CoreRouter,
-    Split, Typicality,
+    EncoderInfo, Grid, Judge, Lengths, Named, OnInfeasible, Precision, Promise,
+    Router as CoreRouter, Split, Typicality, shown,
 };
 use numpy::{PyArray1, PyArray2, ToPyArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::base::arrays::{matrix_f32, out1, out2, real, same_shape, vector_f32};
+use crate::base::arrays::{View, matrix_f32, matrix_u64, out1, out2, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
+use crate::base::scalars::{args, levels};
 use crate::encoder::info;
 use crate::pricing::CostTable;
 
@@ -73,9 +74,18 @@ impl Router {
     fn rounded(&self, py: Python<'_>, precision: &str) -> PyResult<Self> {
         let to = Precision::ALL.into_iter().find(|p| p.name() == precision).ok_or_else(|| {
             let known = Precision::ALL.map(Precision::name).join(", ");
-            Cr2Error::new_err(format!("precision: expected one of {known}, got {precision:?}"))
+            Cr2Error::new_err(format!(
+                "precision: expected one of {known}, got \"{}\"",
+                shown(precision)
+            ))
         })?;
         py.detach(|| self.0.rounded(to)).map(Self).map_err(core)
+    }
+
+    /// The α of a device that is told none.
+    #[getter]
+    fn usual_alpha(&self) -> Option<f64> {
+        self.0.calibration().map(cr2fast_core::Calibration::usual_alpha)
     }
 
     /// (gate, teacher) parameter counts.
@@ -111,15 +121,32 @@ impl Router {
         self.0.encoder().check(&EncoderInfo { id: name, sha256 }).map_err(core)
     }
 
-    /// Refuse ids seen in training, and in calibration when `calibration` is true.
+    /// Refuse queries seen in training, and in calibration when `calibration` is true.
     fn check_disjoint(
         &self,
         py: Python<'_>,
         what: &str,
         ids: Vec<String>,
+        asked: &Bound<'_, PyAny>,
         calibration: bool,
     ) -> PyResult<()> {
-        py.detach(|| self.0.check_disjoint(what, &ids, calibration)).map_err(core)
+        let asked = matrix_u64(asked, "content")?;
+        let queries = Named { ids: &ids, kept: &[], asked: asked.slice() };
+        py.detach(|| self.0.check_disjoint(what, &queries, calibration)).map_err(core)
+    }
+
+    /// Which of the queries those are, (N,) bool.
+    fn shared<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Vec<String>,
+        asked: &Bound<'py, PyAny>,
+        calibration: bool,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let asked = matrix_u64(asked, "content")?;
+        let queries = Named { ids: &ids, kept: &[], asked: asked.slice() };
+        let found = py.detach(|| self.0.shared(&queries, calibration));
+        Ok(out1(py, &found.iter().map(Option::is_some).collect::<Vec<_>>()))
     }
 
     /// The router with a typicality score (directions (m, d), offsets (m,)), not calibrated.
@@ -142,7 +169,7 @@ impl Router {
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let x = self.embeddings(embeddings)?;
         let values = x.slice();
@@ -155,10 +182,10 @@ impl Router {
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
         lams: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let x = self.embeddings(embeddings)?;
-        let (lams, _) = real(lams, "lams", 1)?;
+        let lams = levels(lams, "lams")?;
         let (gate, values) = (self.0.gate(), x.slice());
         let out = py
             .detach(|| {
@@ -174,7 +201,7 @@ impl Router {
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let x = self.embeddings(embeddings)?;
         let values = x.slice();
@@ -198,7 +225,7 @@ impl Router {
     }
 
     /// The router with thresholds, and what the calibration did, by name.
-    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, seed=0, threads=0))]
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, content=None, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn calibrate<'py>(
         &self,
@@ -208,14 +235,15 @@ impl Router {
         ids: Vec<String>,
         lams: Vec<f64>,
         alphas: Vec<f64>,
+        content: Option<&Bound<'py, PyAny>>,
         outcomes: Option<&Bound<'py, PyAny>>,
         n_output_tokens: Option<&Bound<'py, PyAny>>,
         recorded: Option<&Bound<'py, PyAny>>,
         on_infeasible: &str,
-        delta: Option<f64>,
-        defer_atypical: Option<f64>,
-        seed: u64,
-        threads: usize,
+        #[pyo3(from_py_with = args::delta)] delta: Option<f64>,
+        #[pyo3(from_py_with = args::defer_atypical)] defer_atypical: Option<f64>,
+        #[pyo3(from_py_with = args::seed)] seed: u64,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<(Self, Bound<'py, PyDict>)> {
         let x = self.embeddings(embeddings)?;
         let (n_input, _) = real(n_input_tokens, "n_input_tokens", 1)?;
@@ -233,10 +261,12 @@ impl Router {
         if let Some((_, got)) = &recorded {
             same_shape("n_output_tokens", &shape, got)?;
         }
+        let content = content.map(|c| matrix_u64(c, "content")).transpose()?;
+        let kept = content.as_ref().map_or(&[][..], View::slice);
         let split = Split {
             embeddings: x.slice(),
             n_input_tokens: &n_input,
-            ids: &ids,
+            queries: Named { ids: &ids, kept, asked: &[] },
             judge: y.as_ref().map_or(Judge::Teacher, |y| Judge::Outcomes(y.slice())),
             lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
             recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
@@ -263,7 +293,8 @@ fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
         "defer" => Ok(OnInfeasible::Defer),
         "leave out" => Ok(OnInfeasible::LeaveOut),
         other => Err(Cr2Error::new_err(format!(
-            "on_infeasible: expected \"raise\", \"defer\" or \"leave out\", got {other:?}"
+            "on_infeasible: expected \"raise\", \"defer\" or \"leave out\", got \"{}\"",
+            shown(other)
         ))),
     }
 }

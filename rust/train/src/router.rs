@@ -4,7 +4,8 @@
 //! core loads, not calibrated.
 
 use cr2fast_core::{
-    CostTable, EncoderInfo, Gate, IdSet, LengthPredictor, Parts, Precision, Router, Simd, Teacher,
+    CostTable, EncoderInfo, Gate, LengthPredictor, Named, Parts, Precision, Router, Seen, Simd,
+    Teacher,
 };
 
 use crate::config::FitConfig;
@@ -20,15 +21,13 @@ pub fn fit_router(
     costs: &CostTable,
     config: &FitConfig,
     encoder: EncoderInfo,
-    ids: &[String],
+    queries: &Named,
     teacher: Option<&Router>,
     report: Report,
 ) -> Result<Router> {
     Simd::best()?; // An instruction set that is not here is said before any work.
-    let mut seen = IdSet::new(ids);
-    if let Some(r) = teacher {
-        seen = IdSet::from_hashes([seen.hashes(), r.train_ids().hashes()].concat());
-    }
+    let own = Seen::new(queries);
+    let trained_on = teacher.map_or_else(|| own.clone(), |r| own.union(r.trained_on()));
     let frozen = teacher.map(|r| (r.teacher().weights().clone(), r.length().weights().clone()));
     let fitted = fit(data, costs, config, frozen, report)?;
     Ok(Router::new(Parts {
@@ -38,7 +37,7 @@ pub fn fit_router(
         length: LengthPredictor::new(fitted.length)?,
         costs: costs.clone(),
         training: fitted.record,
-        train_ids: seen,
+        trained_on,
         precision: Precision::default(),
         typicality: None,
     })?)

@@ -1,16 +1,53 @@
 //! What can be wrong, one variant for each way a caller can be wrong.
 //!
-//! Every message names the argument, what was expected and what came.
+//! Every message names the argument, what was expected and what came, at a bounded length: what came
+//! may be a megabyte.
+
+use std::borrow::Cow;
+
+/// Characters of a caller's value that a message shows.
+const SHOWN: usize = 200;
+/// Items of a caller's list that a message shows.
+const ITEMS: usize = 16;
+
+/// A caller's text as a message shows it: the start of it and how long it is, where it is long.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN) {
+        None => text.into(),
+        Some((end, _)) => {
+            format!("{}... ({} characters in all)", &text[..end], text.chars().count()).into()
+        }
+    }
+}
+
+/// The same for a list.
+fn listed<T: std::fmt::Debug>(items: &[T]) -> String {
+    let first: Vec<String> =
+        items.iter().take(ITEMS).map(|i| shown(&format!("{i:?}")).into_owned()).collect();
+    let more = if items.len() > ITEMS { ", ..." } else { "" };
+    let count =
+        if items.len() > ITEMS { format!(" ({} in all)", items.len()) } else { String::new() };
+    format!("[{}{more}]{count}", first.join(", "))
+}
 
 /// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// By what a query is known to have been used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Same {
+    /// Its id.
+    Id,
+    /// What it says, under another id.
+    Content,
+}
 
 /// The one error type of the crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument has the wrong shape, range or kind.
-    #[error("{what}: expected {expected}, got {got}")]
+    #[error("{}: expected {}, got {}", shown(what), shown(expected), shown(got))]
     Argument {
         /// Name of the argument.
         what: String,
@@ -20,7 +57,7 @@ pub enum Error {
         got: String,
     },
     /// A float array holds NaN or an infinity.
-    #[error("{what}: expected finite numbers, got {value} at flat index {index}")]
+    #[error("{}: expected finite numbers, got {value} at flat index {index}", shown(what))]
     NotFinite {
         /// Name of the argument.
         what: String,
@@ -32,8 +69,9 @@ pub enum Error {
     /// No threshold can promise this risk with so few calibration samples.
     #[error(
         "alpha={alpha} is infeasible with {n} calibration samples: expected at least {needed} \
-         (alpha >= 1/(N+1)); calibrate on more queries, raise alpha, or pass \
-         on_infeasible=\"defer\" (--on-infeasible defer) to send every query to the edge"
+         (alpha >= 1/(N+1), here {}); calibrate on more queries, raise alpha, or pass \
+         on_infeasible=\"defer\" (--on-infeasible defer) to send every query to the edge",
+        least_alpha(*n)
     )]
     Infeasible {
         /// The risk level asked for.
@@ -70,7 +108,7 @@ pub enum Error {
         nearest: String,
     },
     /// The operating point was never calibrated in α.
-    #[error("alpha={alpha} is not calibrated: expected one of {known:?}")]
+    #[error("alpha={alpha} is not calibrated: expected one of {}", listed(known))]
     AlphaOffGrid {
         /// The α asked for.
         alpha: f64,
@@ -96,7 +134,7 @@ pub enum Error {
     )]
     NotCalibrated,
     /// A cost table breaks its schema.
-    #[error("cost table: {field}: expected {expected}, got {got}")]
+    #[error("cost table: {}: expected {}, got {}", shown(field), shown(expected), shown(got))]
     CostTable {
         /// JSON path of the offending field.
         field: String,
@@ -106,7 +144,12 @@ pub enum Error {
         got: String,
     },
     /// Model names or their order differ between two parts.
-    #[error("models of the {what}: expected {expected:?} in this order, got {got:?}")]
+    #[error(
+        "models of the {}: expected {} in this order, got {}",
+        shown(what),
+        listed(expected),
+        listed(got)
+    )]
     Models {
         /// Which part disagrees.
         what: String,
@@ -115,22 +158,34 @@ pub enum Error {
         /// The names that came.
         got: Vec<String>,
     },
-    /// Query ids that were already used in another split.
+    /// Queries that were already used in another split.
     #[error(
-        "{what}: expected query ids disjoint from the {used_in} split, got {count} shared (first: {first:?}); an overlap voids the guarantee"
+        "{what}: expected {} the {used_in} split, got {count} {} (first: \"{}\"); an overlap voids \
+         the guarantee: take other queries, or leave these out with overlap=\"drop\" (--overlap drop)",
+        match same {
+            Same::Id => "query ids disjoint from",
+            Same::Content => "queries that say something else than those of",
+        },
+        match same {
+            Same::Id => "shared",
+            Same::Content => "that say the same under other ids",
+        },
+        shown(first)
     )]
     Overlap {
         /// The split offered.
         what: String,
         /// The split that already used them.
         used_in: &'static str,
-        /// How many ids are shared.
+        /// By what they are known.
+        same: Same,
+        /// How many are shared.
         count: usize,
         /// One of them.
         first: String,
     },
     /// The artifact's bytes are not a valid router.
-    #[error("artifact: expected {expected}, got {got}")]
+    #[error("artifact: expected {}, got {}", shown(expected), shown(got))]
     Artifact {
         /// What the format asks for.
         expected: String,
@@ -138,7 +193,10 @@ pub enum Error {
         got: String,
     },
     /// The artifact was written by a newer format.
-    #[error("artifact: expected format {expected}, got {got:?}; upgrade cr2fast to read it")]
+    #[error(
+        "artifact: expected format {expected}, got \"{}\"; upgrade cr2fast to read it",
+        shown(got)
+    )]
     Version {
         /// The format this build reads.
         expected: &'static str,
@@ -147,7 +205,9 @@ pub enum Error {
     },
     /// The artifact belongs to another encoder.
     #[error(
-        "encoder: the router was fitted on embeddings of {expected}, got {got}; margins of another encoder mean nothing"
+        "encoder: the router was fitted on embeddings of {}, got {}; margins of another encoder mean nothing",
+        shown(expected),
+        shown(got)
     )]
     Encoder {
         /// Encoder of the artifact.
@@ -156,13 +216,18 @@ pub enum Error {
         got: String,
     },
     /// The operating system said no.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// File concerned.
         path: String,
         /// The system's words.
         source: std::io::Error,
     },
+}
+
+/// The least α that N samples can promise, as a number that may be typed.
+fn least_alpha(n: usize) -> f64 {
+    1.0 / (n as f64 + 1.0)
 }
 
 impl Error {

@@ -25,11 +25,26 @@ fn decimal(alpha: f64) -> (u128, u32) {
     (digits.trim_start_matches('0').parse().unwrap_or(0), digits.len() as u32)
 }
 
-/// ⌊α·(N+1)⌋, exactly: 0.29·100 is 29, which no double product gives.
+/// ⌊α·(N+1)⌋, exactly: 0.29·100 is 29, which no double product gives. An α that a user computed as
+/// m/(N+1) counts as m/(N+1), though rounding puts half of them below it: m counts where
+/// m/(N+1) ≤ α + 1 unit in its last place.
 fn floor_product(alpha: f64, n: usize) -> u128 {
     let (mantissa, scale) = decimal(alpha);
     // At most 10^17 · 2^64 < 10^37; a larger power of ten leaves nothing.
-    10_u128.checked_pow(scale).map_or(0, |p| mantissa * (n as u128 + 1) / p)
+    let exact = 10_u128.checked_pow(scale).map_or(0, |p| mantissa * (n as u128 + 1) / p);
+    exact + u128::from(at_most(exact + 1, n as u128 + 1, alpha.next_up()))
+}
+
+/// Whether m/n ≤ x, exactly, for n ≤ 2^64 and x in (0, 1].
+fn at_most(m: u128, n: u128, x: f64) -> bool {
+    let (bits, fraction) = (x.to_bits(), (1_u64 << f64::MANTISSA_DIGITS - 1) - 1);
+    // x = mantissa / 2^shift.
+    let (mantissa, shift) = match (bits >> (f64::MANTISSA_DIGITS - 1)) as u32 {
+        0 => (bits & fraction, 1074),
+        exponent => (bits & fraction | (fraction + 1), 1075 - exponent),
+    };
+    // At most 2^53 · 2^64; what does not fit into 128 bits is larger.
+    shift < m.leading_zeros() && m << shift <= u128::from(mantissa) * n
 }
 
 /// k = ⌊α(N+1)⌋ − 1 allowed false acceptances, or `None` when α is infeasible.
@@ -37,10 +52,16 @@ pub fn allowed(alpha: f64, n: usize) -> Option<usize> {
     floor_product(alpha, n).checked_sub(1).map(|k| k as usize)
 }
 
-/// Fewest calibration samples that make α feasible: ⌈1/α⌉ − 1.
+/// Fewest calibration samples that make α feasible: ⌈1/α⌉ − 1, or one less where α stands for 1/(N+1).
 pub fn samples_needed(alpha: f64) -> u128 {
     let (mantissa, scale) = decimal(alpha);
-    10_u128.checked_pow(scale).map_or(u128::MAX, |p| p.div_ceil(mantissa.max(1)).saturating_sub(1))
+    let exact = 10_u128
+        .checked_pow(scale)
+        .map_or(u128::MAX, |p| p.div_ceil(mantissa.max(1)).saturating_sub(1));
+    match exact.checked_sub(1).map(usize::try_from) {
+        Some(Ok(one_less)) if allowed(alpha, one_less).is_some() => exact - 1,
+        _ => exact,
+    }
 }
 
 /// The acceptance rule, the only one: Δ̂ ≥ τ.
@@ -163,4 +184,53 @@ pub fn empirical_risk(
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// m/(N+1) as a user computes it in floating point is m/(N+1), for every N up to 10^5; and what is
+    /// allowed beyond exactness is never more than one unit in the last place.
+    #[test]
+    fn an_alpha_computed_in_floating_point_is_what_it_stands_for() {
+        let (mut below, mut all) = (0_u64, 0_u64);
+        for n in 1..=100_000_usize {
+            let n1 = (n + 1) as u128;
+            for m in [1, 2, 3, 7, n / 3 + 1, n] {
+                let alpha = m as f64 / (n as f64 + 1.0);
+                if m > n || alpha >= 1.0 {
+                    continue;
+                }
+                all += 1;
+                below += u64::from(!at_most(m as u128, n1, alpha));
+                assert_eq!(allowed(alpha, n), m.checked_sub(1), "{m}/{n1}");
+                for x in [alpha.next_down(), alpha.next_up(), alpha * 1.37, alpha * 0.73] {
+                    if x < 1.0 {
+                        let counts = floor_product(x, n);
+                        assert!(at_most(counts, n1, x.next_up()), "{counts}/{n1} > {x} + 1 ulp");
+                        assert!(!at_most(counts + 1, n1, x), "{counts}/{n1}: one more fits {x}");
+                    }
+                }
+            }
+            let least = 1.0 / (n as f64 + 1.0);
+            assert_eq!(samples_needed(least), n as u128);
+            assert!(allowed(least, n - 1).is_none());
+            assert!(allowed(least, n).is_some());
+        }
+        // The fault was no rarity.
+        assert!(below * 5 > all * 2, "{below} of {all} are rounded down");
+    }
+
+    /// The decimal that a user typed stays exact: no neighbour of it is taken for it.
+    #[test]
+    fn decimals_stay_exact() {
+        for (alpha, n, k) in [(0.29, 99, 28), (0.01, 99, 0), (0.002, 499, 0), (0.05, 1999, 99)] {
+            assert_eq!(allowed(alpha, n), Some(k));
+        }
+        assert_eq!(allowed(0.01, 98), None);
+        assert_eq!(allowed(0.002, 498), None);
+        assert_eq!(allowed(f64::from_bits(1), 1 << 40), None);
+        assert_eq!(samples_needed(0.002), 499);
+    }
 }

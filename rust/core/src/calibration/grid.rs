@@ -5,7 +5,7 @@
 
 use crate::base::checks::{check_alpha, check_finite_f64, check_lam, check_len};
 use crate::base::error::{Error, Result};
-use crate::base::ids::IdSet;
+use crate::base::ids::Seen;
 use crate::base::limits::{MAX_SAMPLES, QUANTILES};
 use crate::calibration::typicality;
 
@@ -37,9 +37,17 @@ pub struct Calibration {
     pub typicality: Vec<f32>,
     /// Queries whose typicality p-value is at most this are deferred, whatever their margin.
     pub defer_atypical: Option<f64>,
-    /// Hashes of the queries used.
-    pub ids: IdSet,
+    /// The queries used.
+    pub queries: Seen,
 }
+
+/// The paper's risk level.
+const USUAL_ALPHA: f64 = 0.01;
+
+/// What a false acceptance is measured against.
+pub const JUDGES: [&str; 2] = ["teacher", "outcomes"];
+/// Output lengths that price a judge's choice.
+pub const LENGTHS: [&str; 2] = ["predicted", "known"];
 
 impl Calibration {
     /// (λ, α, threshold) of an operating point on the grid, as the grid spells them.
@@ -54,6 +62,12 @@ impl Calibration {
         let a = find(&self.alphas, alpha)
             .ok_or_else(|| Error::AlphaOffGrid { alpha, known: self.alphas.clone() })?;
         Ok((self.lams[l], self.alphas[a], self.thresholds[l * self.alphas.len() + a]))
+    }
+
+    /// The level of a caller who names none: 0.01 or, where that is not calibrated, the nearest.
+    pub fn usual_alpha(&self) -> f64 {
+        let far = |a: &f64| (a - USUAL_ALPHA).abs();
+        self.alphas.iter().copied().min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(USUAL_ALPHA)
     }
 
     /// Refuse a grid that no calibration makes.
@@ -72,6 +86,13 @@ impl Calibration {
         self.lams.iter().try_for_each(|l| check_lam(*l))?;
         self.alphas.iter().try_for_each(|a| check_alpha(*a))?;
         check_len("thresholds", self.lams.len() * self.alphas.len(), self.thresholds.len())?;
+        for (name, known, word) in
+            [("judge", JUDGES, &self.judge), ("lengths", LENGTHS, &self.lengths)]
+        {
+            if !known.contains(&word.as_str()) {
+                return Err(Error::argument(name, format!("one of {known:?}"), word));
+            }
+        }
         if self.thresholds.iter().any(|t| t.is_nan()) {
             return Err(Error::argument("thresholds", "margins or infinities", "NaN"));
         }
@@ -161,7 +182,7 @@ mod tests {
             length_factors: Vec::new(),
             typicality: Vec::new(),
             defer_atypical: None,
-            ids: IdSet::default(),
+            queries: Seen::default(),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use crate::base::checks::{check_lam, check_len, check_tokens};
 use crate::base::error::{Error, Result};
-use crate::base::ids::IdSet;
+use crate::base::ids::{Named, Seen};
 use crate::base::limits::QUANTILES;
 use crate::base::threads;
 use crate::calibration::crc::{accepts, just_above};
@@ -68,8 +68,8 @@ pub struct Split<'a> {
     pub embeddings: &'a [f32],
     /// (N,) L_in.
     pub n_input_tokens: &'a [f64],
-    /// (N,) ids, remembered as hashes.
-    pub ids: &'a [String],
+    /// What they are called and what they say: remembered as hashes.
+    pub queries: Named<'a>,
     /// What a false acceptance is measured against.
     pub judge: Judge<'a>,
     /// Whose lengths price its choice.
@@ -116,7 +116,7 @@ pub fn run(
 ) -> Result<(Calibration, Report)> {
     let n = split.n_input_tokens.len();
     check_len("embeddings (N·d values)", n * fitted.gate.weights().d, split.embeddings.len())?;
-    check_len("query ids", n, split.ids.len())?;
+    check_len("query ids", n, split.queries.ids.len())?;
     check_tokens("n_input_tokens", split.n_input_tokens)?;
     if n == 0 {
         return Err(Error::argument("calibration split", "at least one query", "none"));
@@ -163,7 +163,7 @@ pub fn run(
         length_factors: length_factors(fitted, split)?,
         typicality,
         defer_atypical: split.defer_atypical,
-        ids: IdSet::new(split.ids),
+        queries: Seen::new(&split.queries),
     };
     Ok((calibration, report))
 }
@@ -188,7 +188,14 @@ fn feasible(grid: &Grid, promise: Promise, n: usize) -> Result<(Vec<Allowed>, Ve
             Err(promise.infeasible(*alpha, n, cells))
         }
         (Some(_), OnInfeasible::Raise) => Err(promise.infeasible(out[0].0, n, cells)),
-        _ => Ok((kept, out.into_iter().map(|(alpha, _)| alpha).collect())),
+        (None, _) => Ok((kept, Vec::new())),
+        _ => {
+            // A promise at once is of what is left: fewer cells, by a rule that sees no data.
+            let alphas: Vec<f64> = kept.into_iter().map(|(alpha, _)| alpha).collect();
+            let counts = promise.allowed(n, cells.0, &alphas)?;
+            let kept = alphas.into_iter().zip(counts).collect();
+            Ok((kept, out.into_iter().map(|(alpha, _)| alpha).collect()))
+        }
     }
 }
 

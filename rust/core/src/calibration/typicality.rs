@@ -11,6 +11,7 @@ use crate::base::checks::{check_finite, check_len, filled};
 use crate::base::error::{Error, Result};
 use crate::base::limits::{MAX_WIDTH, TYPICAL_SCORES};
 use crate::base::threads;
+use crate::file::container::{Container, Tensor};
 use crate::networks::length::inverse_norm;
 
 /// Directions whose sums advance together.
@@ -47,6 +48,25 @@ impl Typicality {
             }
         }
         Ok(Self { d, directions, offsets, columns })
+    }
+
+    /// As tensors of a file.
+    pub(crate) fn tensors(&self) -> [Tensor; 2] {
+        let (rows, d) = (self.offsets().len(), self.dim());
+        [
+            Tensor::f32s("typicality.directions", &[rows, d], self.directions()),
+            Tensor::f32s("typicality.offsets", &[rows], self.offsets()),
+        ]
+    }
+
+    /// From a file's tensors; files of earlier versions have none.
+    pub(crate) fn read(file: &Container) -> Result<Option<Self>> {
+        if !file.has("typicality.directions") && !file.has("typicality.offsets") {
+            return Ok(None);
+        }
+        let (shape, directions) = file.f32s("typicality.directions")?;
+        let offsets = file.f32s("typicality.offsets")?.1;
+        Self::new(*shape.last().unwrap_or(&0), directions, offsets).map(Some)
     }
 
     /// Embedding width.

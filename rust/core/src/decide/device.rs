@@ -32,24 +32,24 @@ pub struct Decision {
 /// The device's router at one operating point. Immutable; share it between threads.
 #[derive(Clone, Debug)]
 pub struct DeviceRouter {
-    encoder: EncoderInfo,
-    gate: Arc<Gate>,
-    film: Film,
-    threshold: f32,
-    temperature: f64,
-    lam: f64,
-    alpha: f64,
-    typical: Option<Typical>,
+    pub(super) encoder: EncoderInfo,
+    pub(super) gate: Arc<Gate>,
+    pub(super) film: Film,
+    pub(super) threshold: f32,
+    pub(super) temperature: f64,
+    pub(super) lam: f64,
+    pub(super) alpha: f64,
+    pub(super) typical: Option<Typical>,
     /// Queries whose p-value is at most this are deferred.
-    defer_atypical: Option<f64>,
+    pub(super) defer_atypical: Option<f64>,
 }
 
 /// What p-values are made of.
 #[derive(Clone, Debug)]
-struct Typical {
-    score: Arc<Typicality>,
-    kept: Arc<[f32]>,
-    n: usize,
+pub(super) struct Typical {
+    pub score: Arc<Typicality>,
+    pub kept: Arc<[f32]>,
+    pub n: usize,
 }
 
 impl Typical {

@@ -48,7 +48,32 @@ impl Rule {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// The rule of a name, as [`Self::name`] gives it.
+    pub fn named(models: &[String], name: &str, fallback: Option<&str>) -> Result<Self> {
+        match (name, fallback) {
+            ("edge-only", None) => Ok(Self::EdgeOnly),
+            ("inclusive", None) => Ok(Self::Inclusive),
+            ("fallback", Some(model)) => Self::fallback(models, model),
+            (name, fallback) => Err(Error::argument(
+                "rule",
+                "\"edge-only\", \"inclusive\", or \"fallback\" with fallback=<edge model>",
+                match fallback {
+                    None => format!("{name:?} without fallback"),
+                    Some(model) => format!("{name:?} with fallback={model:?}"),
+                },
+            )),
+        }
+    }
+
+    /// The model of a fallback.
+    pub(super) fn model(self) -> Option<usize> {
+        match self {
+            Self::Fallback(Fallback(k)) => Some(k),
+            Self::EdgeOnly | Self::Inclusive => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::EdgeOnly => "edge-only",
             Self::Inclusive => "inclusive",
@@ -127,15 +152,15 @@ impl Batch<'_> {
 /// The edge's selector at one λ. Immutable; share it between threads.
 #[derive(Clone, Debug)]
 pub struct EdgeSelector {
-    teacher: Arc<Teacher>,
-    length: Arc<LengthPredictor>,
-    costs: CostTable,
+    pub(super) teacher: Arc<Teacher>,
+    pub(super) length: Arc<LengthPredictor>,
+    pub(super) costs: CostTable,
     /// Conformal factors of output lengths (M,); empty where the calibration had no lengths.
-    length_factors: Vec<f64>,
-    encoder: EncoderInfo,
-    typical: LinkState,
-    lam: f64,
-    rule: Rule,
+    pub(super) length_factors: Vec<f64>,
+    pub(super) encoder: EncoderInfo,
+    pub(super) typical: LinkState,
+    pub(super) lam: f64,
+    pub(super) rule: Rule,
 }
 
 impl EdgeSelector {
@@ -169,6 +194,11 @@ impl EdgeSelector {
     /// The link state of a call that names none.
     pub fn typical(&self) -> LinkState {
         self.typical
+    }
+
+    /// Where each model runs: its tier in the cost table.
+    pub fn places(&self) -> Vec<&'static str> {
+        self.costs.table().models.iter().map(|m| m.tier.name()).collect()
     }
 
     /// Model names, the device's first.

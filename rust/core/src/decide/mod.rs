@@ -3,4 +3,5 @@
 pub mod budget;
 pub mod device;
 pub mod edge;
+mod file;
 pub mod two_stage;

@@ -43,8 +43,8 @@ pub struct Call<'a> {
 /// Both stages at one operating point. Immutable; share it between threads.
 #[derive(Clone, Debug)]
 pub struct TwoStage {
-    device: DeviceRouter,
-    edge: EdgeSelector,
+    pub(super) device: DeviceRouter,
+    pub(super) edge: EdgeSelector,
 }
 
 impl TwoStage {

@@ -1,5 +1,6 @@
 //! Forward passes of what is fitted: margin gate, teacher, length predictor.
 
+pub mod file;
 pub mod gate;
 pub mod length;
 pub mod teacher;

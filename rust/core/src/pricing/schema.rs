@@ -95,6 +95,8 @@ impl Table {
     /// Parse and validate; of a table that an artifact holds, fields are not checked by name, since
     /// earlier versions kept unknown ones.
     pub fn from_json(json: &str, stored: bool) -> Result<Self> {
+        // Some editors begin a file with a byte-order mark.
+        let json = json.strip_prefix('\u{feff}').unwrap_or(json);
         let raw: Value = serde_json::from_str(json).map_err(|e| bad("file", "valid JSON", e))?;
         let version = Version::of(&raw)?;
         if !stored {

@@ -10,16 +10,14 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, Result};
-use crate::base::ids::IdSet;
+use crate::base::ids::Seen;
 use crate::calibration::grid::Calibration;
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
 use crate::file::container::{self, Container, Tensor};
 use crate::file::disk;
 use crate::file::precision::Precision;
-use crate::networks::gate::{Gate, GateWeights, PSI};
-use crate::networks::length::{LengthPredictor, LengthWeights, SCALARS};
-use crate::networks::teacher::{Teacher, TeacherWeights};
+use crate::networks::file::{self as networks, Networks};
 use crate::pricing::cost::CostTable;
 use crate::router::{Parts, Router};
 
@@ -55,34 +53,15 @@ struct CalibrationHeader {
 }
 
 fn tensors(r: &Router) -> Vec<Tensor> {
-    let (g, t, l) = (r.gate.weights(), r.teacher.weights(), r.length.weights());
-    let (d, h) = (g.d, g.hidden);
-    let (m, th) = (t.models, t.hidden);
-    let matrix = |name, shape: &[usize], xs: &[f32]| Tensor::numbers(name, shape, xs, r.precision);
-    let mut out = vec![
-        Tensor::f32s("gate.ln.weight", &[d], &g.ln_weight),
-        Tensor::f32s("gate.ln.bias", &[d], &g.ln_bias),
-        matrix("gate.w1", &[h, d], &g.w1),
-        Tensor::f32s("gate.b1", &[h], &g.b1),
-        matrix("gate.film.weight", &[2 * h, PSI], &g.film_weight),
-        Tensor::f32s("gate.film.bias", &[2 * h], &g.film_bias),
-        Tensor::f32s("gate.w2", &[h], &g.w2),
-        Tensor::f32s("gate.b2", &[1], &[g.b2]),
-        Tensor::f32s("gate.eta_t", &[1], &[g.eta_t]),
-        Tensor::f32s("teacher.ln.weight", &[m, d], &t.ln_weight),
-        Tensor::f32s("teacher.ln.bias", &[m, d], &t.ln_bias),
-        matrix("teacher.w1", &[m, th, d], &t.w1),
-        Tensor::f32s("teacher.b1", &[m, th], &t.b1),
-        Tensor::f32s("teacher.w2", &[m, th], &t.w2),
-        Tensor::f32s("teacher.b2", &[m], &t.b2),
-        matrix("length.weight", &[m, d], &l.weight),
-        Tensor::f64s("length.scalars", &[m, SCALARS], &l.scalars),
-        Tensor::u64s("ids.train", r.train_ids.hashes()),
-    ];
+    let mut out = networks::gate_tensors(&r.gate, r.precision);
+    out.extend(networks::teacher_tensors(&r.teacher, r.precision));
+    out.extend(networks::length_tensors(&r.length, r.precision));
+    out.push(Tensor::u64s("ids.train", r.trained_on.ids()));
+    if !r.trained_on.content().is_empty() {
+        out.push(Tensor::u64s("content.train", r.trained_on.content()));
+    }
     if let Some(typicality) = &r.typicality {
-        let (a, b) = (typicality.directions(), typicality.offsets());
-        out.push(Tensor::f32s("typicality.directions", &[b.len(), d], a));
-        out.push(Tensor::f32s("typicality.offsets", &[b.len()], b));
+        out.extend(typicality.tensors());
     }
     if let Some(c) = &r.calibration {
         if !c.typicality.is_empty() {
@@ -95,7 +74,10 @@ fn tensors(r: &Router) -> Vec<Tensor> {
             &[c.lams.len(), c.alphas.len()],
             &c.thresholds,
         ));
-        out.push(Tensor::u64s("ids.calibration", c.ids.hashes()));
+        out.push(Tensor::u64s("ids.calibration", c.queries.ids()));
+        if !c.queries.content().is_empty() {
+            out.push(Tensor::u64s("content.calibration", c.queries.content()));
+        }
         if !c.length_factors.is_empty() {
             let shape = [c.length_factors.len()];
             out.push(Tensor::f64s("calibration.length_factors", &shape, &c.length_factors));
@@ -132,107 +114,44 @@ fn to_bytes(r: &Router) -> Result<Vec<u8>> {
     container::to_bytes(body, tensors(r))
 }
 
-/// A file, and the precision of its matrices.
-struct Reader<'a> {
-    file: Container<'a>,
-    precision: Precision,
-}
+/// What of a router is not of its networks.
+struct Reader<'a>(&'a Container<'a>);
 
 impl Reader<'_> {
-    fn ids(&self, name: &str) -> Result<IdSet> {
-        let (_, bytes) = self.file.raw(name, Dtype::U64)?;
-        Ok(IdSet::from_hashes(bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect()))
-    }
-
-    fn scalar(&self, name: &str) -> Result<f32> {
-        let (_, xs) = self.file.f32s(name)?;
-        xs.first().copied().ok_or_else(|| Error::artifact(format!("one value in {name}"), "none"))
-    }
-
-    fn matrix(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        self.file.numbers(name, self.precision)
-    }
-
-    fn shape<const K: usize>(&self, name: &str) -> Result<([usize; K], Vec<f32>)> {
-        let (shape, xs) = self.matrix(name)?;
-        let got = format!("shape {shape:?}");
-        let shape = shape
-            .try_into()
-            .map_err(|_| Error::artifact(format!("{name} of {K} dimensions"), got))?;
-        Ok((shape, xs))
-    }
-
-    fn gate(&self) -> Result<Gate> {
-        let ([hidden, d], w1) = self.shape("gate.w1")?;
-        Gate::new(GateWeights {
-            d,
-            hidden,
-            ln_weight: self.file.f32s("gate.ln.weight")?.1,
-            ln_bias: self.file.f32s("gate.ln.bias")?.1,
-            w1,
-            b1: self.file.f32s("gate.b1")?.1,
-            film_weight: self.matrix("gate.film.weight")?.1,
-            film_bias: self.file.f32s("gate.film.bias")?.1,
-            w2: self.file.f32s("gate.w2")?.1,
-            b2: self.scalar("gate.b2")?,
-            eta_t: self.scalar("gate.eta_t")?,
-        })
-    }
-
-    fn teacher(&self) -> Result<Teacher> {
-        let ([models, hidden, d], w1) = self.shape("teacher.w1")?;
-        Teacher::new(TeacherWeights {
-            models,
-            d,
-            hidden,
-            ln_weight: self.file.f32s("teacher.ln.weight")?.1,
-            ln_bias: self.file.f32s("teacher.ln.bias")?.1,
-            w1,
-            b1: self.file.f32s("teacher.b1")?.1,
-            w2: self.file.f32s("teacher.w2")?.1,
-            b2: self.file.f32s("teacher.b2")?.1,
-        })
-    }
-
-    fn length(&self) -> Result<LengthPredictor> {
-        let ([models, d], weight) = self.shape("length.weight")?;
-        let scalars = self.file.f64s("length.scalars")?.1;
-        LengthPredictor::new(LengthWeights { models, d, weight, scalars })
-    }
-
-    fn typicality(&self) -> Result<Option<Typicality>> {
-        // Files of earlier versions have none.
-        if !self.file.has("typicality.directions") && !self.file.has("typicality.offsets") {
-            return Ok(None);
-        }
-        let (shape, directions) = self.file.f32s("typicality.directions")?;
-        let offsets = self.file.f32s("typicality.offsets")?.1;
-        let d = *shape.last().unwrap_or(&0);
-        Typicality::new(d, directions, offsets).map(Some)
+    /// The queries of a split.
+    fn seen(&self, split: &str) -> Result<Seen> {
+        let keys = |name: &str| -> Result<Vec<u64>> {
+            let (_, bytes) = self.0.raw(name, Dtype::U64)?;
+            Ok(bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
+        };
+        let content = format!("content.{split}");
+        // Files of before content was kept have none.
+        let content = if self.0.has(&content) { keys(&content)? } else { Vec::new() };
+        Ok(Seen::from_keys(keys(&format!("ids.{split}"))?, content))
     }
 
     fn calibration(&self, header: CalibrationHeader) -> Result<Calibration> {
         // Files of before quantiles, or length factors, were kept have none.
-        let kept = self.file.has("calibration.quantiles");
-        let factors = self.file.has("calibration.length_factors");
-        let typical = self.file.has("calibration.typicality");
+        let kept = self.0.has("calibration.quantiles");
+        let factors = self.0.has("calibration.length_factors");
+        let typical = self.0.has("calibration.typicality");
         Ok(Calibration {
-            lams: self.file.f64s("calibration.lams")?.1,
-            alphas: self.file.f64s("calibration.alphas")?.1,
-            thresholds: self.file.f32s("calibration.thresholds")?.1,
+            lams: self.0.f64s("calibration.lams")?.1,
+            alphas: self.0.f64s("calibration.alphas")?.1,
+            thresholds: self.0.f32s("calibration.thresholds")?.1,
             n: header.n,
             judge: header.judge,
             lengths: header.lengths,
             delta: header.delta,
-            quantiles: if kept { self.file.f32s("calibration.quantiles")?.1 } else { Vec::new() },
+            quantiles: if kept { self.0.f32s("calibration.quantiles")?.1 } else { Vec::new() },
             length_factors: if factors {
-                self.file.f64s("calibration.length_factors")?.1
+                self.0.f64s("calibration.length_factors")?.1
             } else {
                 Vec::new()
             },
-            typicality: if typical { self.file.f32s("calibration.typicality")?.1 } else { vec![] },
+            typicality: if typical { self.0.f32s("calibration.typicality")?.1 } else { vec![] },
             defer_atypical: header.defer_atypical,
-            ids: self.ids("ids.calibration")?,
+            queries: self.seen("calibration")?,
         })
     }
 }
@@ -241,7 +160,7 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
     let container = Container::read(bytes, FORMAT)?;
     let body: Body = Body::deserialize(&container.body)
         .map_err(|e| Error::artifact("the fields of the format", e))?;
-    let reader = Reader { file: container, precision: body.precision };
+    let (reader, nets) = (Reader(&container), Networks::new(&container, body.precision));
     let costs = CostTable::stored(&body.cost_table)?;
     if costs.table().hash() != body.cost_table_sha256 {
         return Err(Error::artifact(
@@ -251,14 +170,14 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
     }
     let router = Router::new(Parts {
         encoder: EncoderInfo { id: body.encoder_id, sha256: body.encoder_sha256 },
-        gate: reader.gate()?,
-        teacher: reader.teacher()?,
-        length: reader.length()?,
+        gate: nets.gate()?,
+        teacher: nets.teacher()?,
+        length: nets.length()?,
         costs,
         training: body.training,
-        train_ids: reader.ids("ids.train")?,
-        precision: reader.precision,
-        typicality: reader.typicality()?,
+        trained_on: reader.seen("train")?,
+        precision: body.precision,
+        typicality: Typicality::read(&container)?,
     })?;
     router.check_models("artifact", &body.models)?;
     match body.calibration {

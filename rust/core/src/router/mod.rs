@@ -8,10 +8,12 @@ mod file;
 
 use std::sync::Arc;
 
-use crate::base::checks::check_len;
-use crate::base::error::{Error, Result};
-use crate::base::ids::IdSet;
-use crate::calibration::grid::Calibration;
+use serde::Deserialize;
+
+use crate::base::checks::{check_lam, check_len};
+use crate::base::error::{Error, Result, Same};
+use crate::base::ids::{Named, Seen};
+use crate::calibration::grid::{Calibration, LENGTHS};
 use crate::calibration::promise::{Grid, Promise};
 use crate::calibration::run::{self, Fitted, Report, Split};
 use crate::calibration::typicality::Typicality;
@@ -38,11 +40,40 @@ pub struct Parts {
     /// The training record, JSON.
     pub training: String,
     /// Queries seen in training.
-    pub train_ids: IdSet,
+    pub trained_on: Seen,
     /// Precision of the weight matrices.
     pub precision: Precision,
     /// How far a query lies from the training split; none in files of earlier versions.
     pub typicality: Option<Typicality>,
+}
+
+/// What a training record says at least: calibration asks for it.
+#[derive(Deserialize)]
+struct Record {
+    config: Trained,
+}
+
+/// The options of the fit that outlive it.
+#[derive(Deserialize)]
+struct Trained {
+    lam_low: f64,
+    lam_high: f64,
+    lengths: String,
+}
+
+impl Record {
+    fn check(text: &str) -> Result<()> {
+        let expected = "a training record with config.lam_low < config.lam_high, and config.lengths \
+                        \"predicted\" or \"known\"";
+        let Record { config: c } =
+            serde_json::from_str(text).map_err(|e| Error::artifact(expected, e))?;
+        let range = check_lam(c.lam_low).is_ok() && check_lam(c.lam_high).is_ok();
+        if range && c.lam_low < c.lam_high && LENGTHS.contains(&c.lengths.as_str()) {
+            return Ok(());
+        }
+        let got = format!("{}, {}, \"{}\"", c.lam_low, c.lam_high, c.lengths);
+        Err(Error::artifact(expected, got))
+    }
 }
 
 /// A fitted router.
@@ -55,7 +86,7 @@ pub struct Router {
     length: Arc<LengthPredictor>,
     costs: CostTable,
     training: String,
-    train_ids: IdSet,
+    trained_on: Seen,
     calibration: Option<Calibration>,
     precision: Precision,
     typicality: Option<Arc<Typicality>>,
@@ -72,7 +103,7 @@ impl Router {
             length: Arc::new(parts.length),
             costs: parts.costs,
             training: parts.training,
-            train_ids: parts.train_ids,
+            trained_on: parts.trained_on,
             calibration: None,
             precision: parts.precision,
             typicality: parts.typicality.map(Arc::new),
@@ -85,6 +116,7 @@ impl Router {
         if let Some(typicality) = &router.typicality {
             check_len("typicality embedding width", d, typicality.dim())?;
         }
+        Record::check(&router.training)?;
         if router.costs.normalizers().is_none() {
             return Err(Error::argument("cost table", "T0 and E0 set", "null"));
         }
@@ -132,8 +164,8 @@ impl Router {
     }
 
     /// Queries seen in training.
-    pub fn train_ids(&self) -> &IdSet {
-        &self.train_ids
+    pub fn trained_on(&self) -> &Seen {
+        &self.trained_on
     }
 
     /// Thresholds, once calibrated.
@@ -201,12 +233,23 @@ impl Router {
     }
 
     /// Refuse queries seen in training and, where asked for, those that calibrated.
-    pub fn check_disjoint(&self, what: &str, ids: &[String], calibration: bool) -> Result<()> {
-        self.train_ids.check_disjoint("training", what, ids)?;
+    pub fn check_disjoint(&self, what: &str, queries: &Named, calibration: bool) -> Result<()> {
+        self.trained_on.check_disjoint("training", what, queries)?;
         match &self.calibration {
-            Some(c) if calibration => c.ids.check_disjoint("calibration", what, ids),
+            Some(c) if calibration => c.queries.check_disjoint("calibration", what, queries),
             _ => Ok(()),
         }
+    }
+
+    /// Which queries were seen in training or, where asked for, calibrated, and how they are known.
+    pub fn shared(&self, queries: &Named, calibration: bool) -> Vec<Option<Same>> {
+        let mut found = self.trained_on.shared(queries);
+        if let (Some(c), true) = (&self.calibration, calibration) {
+            for (same, other) in found.iter_mut().zip(c.queries.shared(queries)) {
+                *same = same.or(other);
+            }
+        }
+        found
     }
 
     /// Choose thresholds on a split that shares no query with training.
@@ -217,7 +260,7 @@ impl Router {
         promise: Promise,
         threads: usize,
     ) -> Result<(Self, Report)> {
-        self.train_ids.check_disjoint("training", "calibration split", split.ids)?;
+        self.trained_on.check_disjoint("training", "calibration split", &split.queries)?;
         let fitted = Fitted {
             gate: &self.gate,
             teacher: &self.teacher,

@@ -28,10 +28,31 @@ impl<T: Element, D: numpy::ndarray::Dimension> View<'_, T, D> {
     }
 }
 
-fn describe(obj: &Bound<'_, PyAny>) -> String {
+/// What came, in words.
+pub fn describe(obj: &Bound<'_, PyAny>) -> String {
     match obj.cast::<PyUntypedArray>() {
         Ok(a) => format!("an array of {} with shape {:?}", a.dtype(), a.shape()),
         Err(_) => obj.get_type().name().map_or_else(|_| "another object".into(), |n| n.to_string()),
+    }
+}
+
+/// Refuse an array some of whose values are masked: what stands under a mask is no value.
+pub fn check_unmasked(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
+    // A plain array has no mask, and nearly every one is plain.
+    if obj.is_exact_instance_of::<PyUntypedArray>() {
+        return Ok(());
+    }
+    let ma = obj.py().import("numpy")?.getattr("ma")?;
+    if !obj.is_instance(&ma.getattr("MaskedArray")?)? {
+        return Ok(());
+    }
+    let masked = ma.call_method1("getmaskarray", (obj,))?.call_method0("sum")?;
+    match masked.extract::<usize>()? {
+        0 => Ok(()),
+        n => Err(Cr2Error::new_err(format!(
+            "{what}: expected an array without a mask, got {n} masked values; leave those rows out, \
+             or fill them with what you mean"
+        ))),
     }
 }
 
@@ -40,6 +61,7 @@ fn view<'py, T: Element, D: numpy::ndarray::Dimension>(
     what: &str,
     expected: &str,
 ) -> PyResult<View<'py, T, D>> {
+    check_unmasked(obj, what)?;
     let Ok(array) = obj.cast::<PyArray<T, D>>() else {
         let got = describe(obj);
         let dtype_is_right = obj
@@ -72,6 +94,11 @@ pub fn matrix_f32<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py
     view(obj, what, "a float32 array of two dimensions (use .astype(np.float32) on other dtypes)")
 }
 
+/// (N, K) uint64.
+pub fn matrix_u64<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, u64, Ix2>> {
+    view(obj, what, "a uint64 array of two dimensions")
+}
+
 /// (N, M) bool. NumPy's bools may hold any byte (through views); Rust's may not.
 pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, bool, Ix2>> {
     let expected = "a bool array of two dimensions";
@@ -98,6 +125,7 @@ pub fn same_shape(what: &str, expected: &[usize], got: &[usize]) -> PyResult<()>
 /// Numbers of any real dtype, or a sequence of them, as float64 with their shape.
 pub fn real(obj: &Bound<'_, PyAny>, what: &str, ndim: usize) -> PyResult<(Vec<f64>, Vec<usize>)> {
     let np = obj.py().import("numpy")?;
+    check_unmasked(obj, what)?;
     let array = np.call_method1("asarray", (obj,))?;
     let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
     let shape: Vec<usize> = array.getattr("shape")?.extract()?;

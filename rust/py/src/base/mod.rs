@@ -2,3 +2,4 @@
 
 pub mod arrays;
 pub mod errors;
+pub mod scalars;

@@ -4,9 +4,11 @@ use cr2fast_core::EncoderInfo;
 use numpy::PyArray1;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
+use crate::base::scalars::args;
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::router::{Router, check_width, open};
@@ -56,6 +58,32 @@ impl Decision {
         self.0.p_value
     }
 
+    #[staticmethod]
+    fn _restore(
+        local: bool,
+        margin: f32,
+        threshold: f32,
+        score: f64,
+        p_value: Option<f64>,
+    ) -> Self {
+        Self(cr2fast_core::Decision { local, margin, threshold, score, p_value })
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, (bool, f32, f32, f64, Option<f64>))> {
+        let d = slf.get().0;
+        Ok((slf.getattr("_restore")?, (d.local, d.margin, d.threshold, d.score, d.p_value)))
+    }
+
     fn __repr__(&self) -> String {
         let d = self.0;
         let local = if d.local { "True" } else { "False" };
@@ -73,8 +101,16 @@ impl Decision {
 #[pyclass(frozen, module = "cr2fast")]
 pub struct DeviceRouter(cr2fast_core::DeviceRouter);
 
+/// α, or that of a caller who names none.
+pub fn usual(router: &cr2fast_core::Router, alpha: Option<f64>) -> f64 {
+    // Without a calibration any will do: the error is about that.
+    let usual = || router.calibration().map_or(0.01, cr2fast_core::Calibration::usual_alpha);
+    alpha.unwrap_or_else(usual)
+}
+
 impl DeviceRouter {
-    fn bind(router: &cr2fast_core::Router, lam: f64, alpha: f64) -> PyResult<Self> {
+    fn bind(router: &cr2fast_core::Router, lam: f64, alpha: Option<f64>) -> PyResult<Self> {
+        let alpha = usual(router, alpha);
         cr2fast_core::DeviceRouter::new(router, lam, alpha).map(Self).map_err(core)
     }
 }
@@ -109,8 +145,9 @@ impl DeviceRouter {
     /// path : path
     /// lam : float
     ///     Cost weight λ, on the calibrated grid.
-    /// alpha : float
-    ///     Risk level α, calibrated.
+    /// alpha : float, optional
+    ///     Risk level α, calibrated; by default 0.01 or, where that is not calibrated, the level
+    ///     nearest to it (which :attr:`alpha` then says).
     /// encoder : EncoderInfo, optional
     ///     The encoder at hand; another one than the router's is an error.
     ///
@@ -121,12 +158,12 @@ impl DeviceRouter {
     /// ArtifactError
     ///     A damaged, forged or newer file, or another encoder.
     #[staticmethod]
-    #[pyo3(signature = (path, lam, alpha=0.01, encoder=None))]
+    #[pyo3(signature = (path, lam, alpha=None, encoder=None))]
     fn load(
         py: Python<'_>,
         path: std::path::PathBuf,
-        lam: f64,
-        alpha: f64,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
+        #[pyo3(from_py_with = args::alpha)] alpha: Option<f64>,
         encoder: Option<(String, String)>,
     ) -> PyResult<Self> {
         let router = open(py, &path, encoder)?;
@@ -135,8 +172,12 @@ impl DeviceRouter {
 
     /// The same from a router in memory.
     #[staticmethod]
-    #[pyo3(signature = (router, lam, alpha=0.01))]
-    fn from_router(router: &Router, lam: f64, alpha: f64) -> PyResult<Self> {
+    #[pyo3(signature = (router, lam, alpha=None))]
+    fn from_router(
+        router: &Router,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
+        #[pyo3(from_py_with = args::alpha)] alpha: Option<f64>,
+    ) -> PyResult<Self> {
         Self::bind(&router.0, lam, alpha)
     }
 
@@ -198,7 +239,7 @@ impl DeviceRouter {
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let x = check_width(embeddings, self.0.dim())?;
         let values = x.slice();
@@ -212,7 +253,7 @@ impl DeviceRouter {
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let x = check_width(embeddings, self.0.dim())?;
         let values = x.slice();
@@ -288,12 +329,37 @@ impl DeviceRouter {
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let x = check_width(embeddings, self.0.dim())?;
         let values = x.slice();
         let out = py.detach(|| self.0.margins(values, threads)).map_err(core)?;
         Ok(out1(py, &out))
+    }
+
+    /// The same from the bytes of :meth:`to_bytes`.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        py.detach(|| cr2fast_core::DeviceRouter::from_bytes(data)).map(Self).map_err(core)
+    }
+
+    /// What the device runs at this operating point, and no more: gate and threshold, hashed.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &py.detach(|| self.0.to_bytes()).map_err(core)?))
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        Ok((slf.getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
     }
 
     fn __repr__(&self) -> String {

@@ -1,11 +1,13 @@
 //! `EdgeSelector` and `Selection`.
 
-use cr2fast_core::{Batch, Query, Rule};
+use cr2fast_core::{Batch, Query, Rule, shown};
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
+use crate::base::scalars::args;
 use crate::decide::{budget, of_text};
 use crate::pricing::{LinkState, LinkStates};
 use crate::router::{Router, check_width, open};
@@ -23,7 +25,8 @@ use crate::router::{Router, check_width, open};
 ///     Normalised cost c.
 /// latency_s, energy_j, usd : float or None
 ///     Expected seconds, joules and dollars; None where the cost table cannot tell.
-#[pyclass(frozen, get_all, module = "cr2fast")]
+#[pyclass(frozen, eq, get_all, module = "cr2fast")]
+#[derive(PartialEq)]
 pub struct Selection {
     model: String,
     utility: f64,
@@ -34,8 +37,39 @@ pub struct Selection {
     usd: Option<f64>,
 }
 
+/// The fields of [`Selection`], in their order.
+type SelectionFields = (String, f64, f32, f32, Option<f64>, Option<f64>, Option<f64>);
+
 #[pymethods]
 impl Selection {
+    #[staticmethod]
+    fn _restore(
+        model: String,
+        utility: f64,
+        accuracy: f32,
+        cost: f32,
+        latency_s: Option<f64>,
+        energy_j: Option<f64>,
+        usd: Option<f64>,
+    ) -> Self {
+        Self { model, utility, accuracy, cost, latency_s, energy_j, usd }
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, SelectionFields)> {
+        let s = slf.get();
+        let units = (s.latency_s, s.energy_j, s.usd);
+        let fields = (s.model.clone(), s.utility, s.accuracy, s.cost, units.0, units.1, units.2);
+        Ok((slf.getattr("_restore")?, fields))
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "Selection(model={:?}, utility={:.6}, accuracy={:.6}, cost={:.6})",
@@ -65,8 +99,50 @@ pub struct Selections {
     usd: Py<PyArray1<f64>>,
 }
 
+/// The fields of [`Selections`], in their order.
+type Fields = (
+    Vec<String>,
+    Py<PyArray1<i64>>,
+    Py<PyArray1<f64>>,
+    Py<PyArray1<f32>>,
+    Py<PyArray1<f32>>,
+    Py<PyArray1<f64>>,
+    Py<PyArray1<f64>>,
+    Py<PyArray1<f64>>,
+);
+
 #[pymethods]
 impl Selections {
+    #[staticmethod]
+    #[allow(clippy::too_many_arguments)]
+    fn _restore(
+        models: Vec<String>,
+        index: Py<PyArray1<i64>>,
+        utility: Py<PyArray1<f64>>,
+        accuracy: Py<PyArray1<f32>>,
+        cost: Py<PyArray1<f32>>,
+        latency_s: Py<PyArray1<f64>>,
+        energy_j: Py<PyArray1<f64>>,
+        usd: Py<PyArray1<f64>>,
+    ) -> Self {
+        Self { models, index, utility, accuracy, cost, latency_s, energy_j, usd }
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Fields)> {
+        let (py, s) = (slf.py(), slf.get());
+        let fields = (
+            s.models.clone(),
+            s.index.clone_ref(py),
+            s.utility.clone_ref(py),
+            s.accuracy.clone_ref(py),
+            s.cost.clone_ref(py),
+            s.latency_s.clone_ref(py),
+            s.energy_j.clone_ref(py),
+            s.usd.clone_ref(py),
+        );
+        Ok((slf.getattr("_restore")?, fields))
+    }
+
     fn __len__(&self, py: Python<'_>) -> usize {
         self.index.bind(py).len()
     }
@@ -86,15 +162,7 @@ pub struct EdgeSelector {
 }
 
 pub fn rule(models: &[String], name: &str, fallback: Option<String>) -> PyResult<Rule> {
-    match (name, fallback) {
-        ("edge-only", None) => Ok(Rule::EdgeOnly),
-        ("inclusive", None) => Ok(Rule::Inclusive),
-        ("fallback", Some(model)) => Rule::fallback(models, &model).map_err(core),
-        (name, fallback) => Err(Cr2Error::new_err(format!(
-            "rule: expected \"edge-only\", \"inclusive\", or \"fallback\" with fallback=<edge model>, \
-             got {name:?} with fallback={fallback:?}"
-        ))),
-    }
+    Rule::named(models, name, fallback.as_deref()).map_err(core)
 }
 
 impl EdgeSelector {
@@ -104,7 +172,7 @@ impl EdgeSelector {
         name: &str,
         fallback: Option<String>,
     ) -> PyResult<Self> {
-        let rule = rule(router.models(), name, fallback)?;
+        let rule = Rule::named(router.models(), name, fallback.as_deref()).map_err(core)?;
         let inner = cr2fast_core::EdgeSelector::new(router, lam, rule).map_err(core)?;
         Ok(Self { inner, models: router.models().to_vec() })
     }
@@ -139,13 +207,16 @@ pub fn available(models: &[String], obj: Option<&Bound<'_, PyAny>>) -> PyResult<
     let names: Vec<String> =
         obj.try_iter().and_then(|it| it.map(|x| x?.extract()).collect()).map_err(|_| {
             Cr2Error::new_err(format!(
-                "available: expected model names, or {} booleans, got {obj}",
-                models.len()
+                "available: expected model names, or {} booleans, got {}",
+                models.len(),
+                shown(&obj.to_string())
             ))
         })?;
     if let Some(unknown) = names.iter().find(|n| !models.contains(n)) {
         return Err(Cr2Error::new_err(format!(
-            "available: expected names among {models:?}, got {unknown:?}"
+            "available: expected names among {}, got {}",
+            shown(&format!("{models:?}")),
+            shown(&format!("{unknown:?}"))
         )));
     }
     Ok(Some(models.iter().map(|m| names.contains(m)).collect()))
@@ -171,7 +242,7 @@ impl EdgeSelector {
     fn load(
         py: Python<'_>,
         path: std::path::PathBuf,
-        lam: f64,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
         rule: &str,
         fallback: Option<String>,
         encoder: Option<(String, String)>,
@@ -185,7 +256,7 @@ impl EdgeSelector {
     #[pyo3(signature = (router, lam, rule="edge-only", fallback=None))]
     fn from_router(
         router: &Router,
-        lam: f64,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
         rule: &str,
         fallback: Option<String>,
     ) -> PyResult<Self> {
@@ -239,13 +310,13 @@ impl EdgeSelector {
         &self,
         py: Python<'_>,
         embedding: &Bound<'_, PyAny>,
-        n_input_tokens: f64,
+        #[pyo3(from_py_with = args::n_input_tokens)] n_input_tokens: f64,
         state: &LinkState,
         available: Option<&Bound<'_, PyAny>>,
         n_output_tokens: Option<&Bound<'_, PyAny>>,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Selection> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.models, available)?;
@@ -289,10 +360,10 @@ impl EdgeSelector {
         encoder: &Bound<'_, PyAny>,
         state: Option<&LinkState>,
         available: Option<&Bound<'_, PyAny>>,
-        n_input_tokens: Option<f64>,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Selection> {
         let mask = self::available(&self.models, available)?;
         let state = state.map_or(self.inner.typical(), |s| s.0);
@@ -324,10 +395,10 @@ impl EdgeSelector {
         states: &LinkStates,
         available: Option<&Bound<'py, PyAny>>,
         n_output_tokens: Option<&Bound<'py, PyAny>>,
-        threads: usize,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Selections> {
         let x = check_width(embeddings, self.inner.dim())?;
         let mask = self::available(&self.models, available)?;
@@ -357,6 +428,32 @@ impl EdgeSelector {
             energy_j: some(py, s.iter().map(|s| s.energy_j)),
             usd: some(py, s.iter().map(|s| s.usd)),
         })
+    }
+
+    /// The same from the bytes of :meth:`to_bytes`.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        let inner = py.detach(|| cr2fast_core::EdgeSelector::from_bytes(data)).map_err(core)?;
+        Ok(Self { models: inner.models(), inner })
+    }
+
+    /// What the edge runs at this cost weight, and no more: heads, lengths and costs, hashed.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &py.detach(|| self.inner.to_bytes()).map_err(core)?))
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        Ok((slf.getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
     }
 
     fn __repr__(&self) -> String {

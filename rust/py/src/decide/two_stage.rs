@@ -5,9 +5,12 @@ use std::sync::{Arc, OnceLock};
 use cr2fast_core::{Call, OVERRUN};
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
-use crate::base::errors::core;
+use crate::base::errors::{Cr2Error, core};
+use crate::base::scalars::args;
+use crate::decide::device::usual;
 use crate::decide::edge::{available, rule, some};
 use crate::decide::{budget, of_text};
 use crate::pricing::{LinkState, LinkStates};
@@ -44,7 +47,10 @@ struct Parts {
 ///     Expected seconds, joules and dollars; None where the cost table cannot tell.
 #[pyclass(frozen, module = "cr2fast")]
 pub struct Choice {
-    two: Arc<Parts>,
+    /// What to ask for what is not known yet; none in a choice that came from another process.
+    two: Option<Arc<Parts>>,
+    model: String,
+    place: String,
     made: cr2fast_core::Choice,
     embedding: Vec<f32>,
     n_input_tokens: f64,
@@ -58,21 +64,76 @@ impl Choice {
             return Ok(*known);
         }
         let (x, n) = (&self.embedding, self.n_input_tokens);
-        let made = self.two.inner.estimate(self.made.model, x, n, self.state).map_err(core)?;
+        let two =
+            self.two.as_ref().ok_or_else(|| Cr2Error::new_err("choice: not restored whole"))?;
+        let made = two.inner.estimate(self.made.model, x, n, self.state).map_err(core)?;
         Ok(*self.expected.get_or_init(|| made))
     }
 }
 
+/// Stage two's numbers.
+type Expected = (f64, f32, f32, Option<f64>, Option<f64>, Option<f64>);
+/// All of a [`Choice`] with nothing left to ask.
+type Whole = ((usize, String, String), (bool, f32, f32, f64, Option<f64>), bool, f64, Expected);
+
 #[pymethods]
 impl Choice {
-    #[getter]
-    fn model(&self) -> &str {
-        &self.two.models[self.made.model]
+    #[staticmethod]
+    fn _restore(
+        names: (usize, String, String),
+        decision: (bool, f32, f32, f64, Option<f64>),
+        forced: bool,
+        n_input_tokens: f64,
+        expected: Expected,
+    ) -> Self {
+        let (index, model, place) = names;
+        let (local, margin, threshold, score, p_value) = decision;
+        let (utility, accuracy, cost, latency_s, energy_j, usd) = expected;
+        let selection = cr2fast_core::Selection {
+            model: index,
+            utility,
+            accuracy,
+            cost,
+            latency_s,
+            energy_j,
+            usd,
+        };
+        let decision = cr2fast_core::Decision { local, margin, threshold, score, p_value };
+        let made =
+            cr2fast_core::Choice { decision, model: index, selection: Some(selection), forced };
+        let (embedding, state, expected) = (Vec::new(), None, OnceLock::new());
+        Self { two: None, model, place, made, embedding, n_input_tokens, state, expected }
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Whole)> {
+        let (c, e) = (slf.get(), slf.get().expected()?);
+        let d = c.made.decision;
+        let whole = (
+            (c.made.model, c.model.clone(), c.place.clone()),
+            (d.local, d.margin, d.threshold, d.score, d.p_value),
+            c.made.forced,
+            c.n_input_tokens,
+            (e.utility, e.accuracy, e.cost, e.latency_s, e.energy_j, e.usd),
+        );
+        Ok((slf.getattr("_restore")?, whole))
     }
 
     #[getter]
-    fn place(&self) -> &'static str {
-        self.two.places[self.made.model]
+    fn model(&self) -> &str {
+        &self.model
+    }
+
+    #[getter]
+    fn place(&self) -> &str {
+        &self.place
     }
 
     #[getter]
@@ -183,8 +244,54 @@ pub struct Choices {
     usd: Py<PyArray1<f64>>,
 }
 
+/// (N,) float64.
+type Column = Py<PyArray1<f64>>;
+/// The fields of [`Choices`], in their order: models, places, margins, stage two's numbers.
+type Fields = (
+    (Vec<String>, Py<PyArray1<i64>>),
+    (Py<PyArray1<bool>>, Py<PyArray1<bool>>),
+    (Py<PyArray1<f32>>, f32),
+    (Column, Column, Column, Column, Column),
+);
+
 #[pymethods]
 impl Choices {
+    #[staticmethod]
+    fn _restore(
+        models: (Vec<String>, Py<PyArray1<i64>>),
+        places: (Py<PyArray1<bool>>, Py<PyArray1<bool>>),
+        margins: (Py<PyArray1<f32>>, f32),
+        numbers: (Column, Column, Column, Column, Column),
+    ) -> Self {
+        let ((models, index), (local, forced), (margin, threshold)) = (models, places, margins);
+        let (accuracy, cost, latency_s, energy_j, usd) = numbers;
+        Self {
+            models,
+            index,
+            local,
+            forced,
+            margin,
+            threshold,
+            accuracy,
+            cost,
+            latency_s,
+            energy_j,
+            usd,
+        }
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Fields)> {
+        let (py, c) = (slf.py(), slf.get());
+        let of = |column: &Column| column.clone_ref(py);
+        let fields = (
+            (c.models.clone(), c.index.clone_ref(py)),
+            (c.local.clone_ref(py), c.forced.clone_ref(py)),
+            (c.margin.clone_ref(py), c.threshold),
+            (of(&c.accuracy), of(&c.cost), of(&c.latency_s), of(&c.energy_j), of(&c.usd)),
+        );
+        Ok((slf.getattr("_restore")?, fields))
+    }
+
     fn __len__(&self, py: Python<'_>) -> usize {
         self.index.bind(py).len()
     }
@@ -208,15 +315,19 @@ impl TwoStage {
     fn bind(
         router: &cr2fast_core::Router,
         lam: f64,
-        alpha: f64,
+        alpha: Option<f64>,
         name: &str,
         fallback: Option<String>,
     ) -> PyResult<Self> {
+        let alpha = usual(router, alpha);
         let rule = rule(router.models(), name, fallback)?;
-        let inner = cr2fast_core::TwoStage::new(router, lam, alpha, rule).map_err(core)?;
-        let models = router.models().to_vec();
-        let places = router.costs().table().models.iter().map(|m| m.tier.name()).collect();
-        Ok(Self(Arc::new(Parts { inner, models, places })))
+        Ok(Self::of(cr2fast_core::TwoStage::new(router, lam, alpha, rule).map_err(core)?))
+    }
+
+    fn of(inner: cr2fast_core::TwoStage) -> Self {
+        let models = inner.edge().models();
+        let places = inner.edge().places();
+        Self(Arc::new(Parts { inner, models, places }))
     }
 
     fn choice(
@@ -225,7 +336,9 @@ impl TwoStage {
         state: Option<&LinkState>,
     ) -> Choice {
         Choice {
-            two: Arc::clone(&self.0),
+            two: Some(Arc::clone(&self.0)),
+            model: self.0.models[made.model].clone(),
+            place: self.0.places[made.model].into(),
             made,
             embedding,
             n_input_tokens,
@@ -234,6 +347,9 @@ impl TwoStage {
         }
     }
 }
+
+/// Both stages' bytes.
+type Bytes<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
 #[pymethods]
 impl TwoStage {
@@ -249,12 +365,12 @@ impl TwoStage {
     /// encoder : EncoderInfo, optional
     ///     The encoder at hand; another one than the router's is an error.
     #[staticmethod]
-    #[pyo3(signature = (path, lam, alpha=0.01, rule="edge-only", fallback=None, encoder=None))]
+    #[pyo3(signature = (path, lam, alpha=None, rule="edge-only", fallback=None, encoder=None))]
     fn load(
         py: Python<'_>,
         path: std::path::PathBuf,
-        lam: f64,
-        alpha: f64,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
+        #[pyo3(from_py_with = args::alpha)] alpha: Option<f64>,
         rule: &str,
         fallback: Option<String>,
         encoder: Option<(String, String)>,
@@ -265,11 +381,11 @@ impl TwoStage {
 
     /// The same from a router in memory.
     #[staticmethod]
-    #[pyo3(signature = (router, lam, alpha=0.01, rule="edge-only", fallback=None))]
+    #[pyo3(signature = (router, lam, alpha=None, rule="edge-only", fallback=None))]
     fn from_router(
         router: &Router,
-        lam: f64,
-        alpha: f64,
+        #[pyo3(from_py_with = args::lam)] lam: f64,
+        #[pyo3(from_py_with = args::alpha)] alpha: Option<f64>,
         rule: &str,
         fallback: Option<String>,
     ) -> PyResult<Self> {
@@ -347,9 +463,9 @@ impl TwoStage {
         n_input_tokens: f64,
         state: Option<&LinkState>,
         available: Option<&Bound<'_, PyAny>>,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Choice> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.0.models, available)?;
@@ -386,10 +502,10 @@ impl TwoStage {
         n_input_tokens: &Bound<'_, PyAny>,
         states: Option<&LinkStates>,
         available: Option<&Bound<'_, PyAny>>,
-        threads: usize,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Choices> {
         let x = check_width(embeddings, self.0.inner.device().dim())?;
         let mask = self::available(&self.0.models, available)?;
@@ -447,11 +563,11 @@ impl TwoStage {
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
         state: Option<&LinkState>,
-        n_input_tokens: Option<f64>,
+        #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'_, PyAny>>,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Choice> {
         let mask = self::available(&self.0.models, available)?;
         let budget = budget(max_latency_s, max_energy_j, max_usd);
@@ -474,11 +590,11 @@ impl TwoStage {
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
         state: Option<&Bound<'py, LinkState>>,
-        n_input_tokens: Option<f64>,
+        #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'py, PyAny>>,
-        max_latency_s: Option<f64>,
-        max_energy_j: Option<f64>,
-        max_usd: Option<f64>,
+        #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
+        #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
+        #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let limits = pyo3::types::PyDict::new(py);
@@ -491,6 +607,30 @@ impl TwoStage {
             (call, text, encoder, state, n_input_tokens, available),
             Some(&limits),
         )
+    }
+
+    #[staticmethod]
+    fn _restore(py: Python<'_>, device: &[u8], edge: &[u8]) -> PyResult<Self> {
+        let both = py.detach(|| {
+            let device = cr2fast_core::DeviceRouter::from_bytes(device)?;
+            cr2fast_core::TwoStage::of(device, cr2fast_core::EdgeSelector::from_bytes(edge)?)
+        });
+        both.map(Self::of).map_err(core)
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
+        slf
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bytes<'py>)> {
+        let (py, inner) = (slf.py(), &slf.get().0.inner);
+        let device = inner.device().to_bytes().map_err(core)?;
+        let edge = inner.edge().to_bytes().map_err(core)?;
+        Ok((slf.getattr("_restore")?, (PyBytes::new(py, &device), PyBytes::new(py, &edge))))
     }
 
     fn __repr__(&self) -> String {

@@ -7,6 +7,7 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{matrix_f32, out1, out2};
 use crate::base::errors::core;
+use crate::base::scalars::args;
 use crate::encoder::info;
 use crate::encoder::messages::{one_text, texts as strings_of};
 
@@ -69,7 +70,7 @@ impl StaticEncoder {
         vocabulary: Vec<String>,
         id: String,
         source: (String, String),
-        max_tokens: usize,
+        #[pyo3(from_py_with = args::max_tokens)] max_tokens: usize,
         truncation: String,
         record: String,
     ) -> PyResult<Self> {
@@ -153,7 +154,7 @@ impl StaticEncoder {
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
-        threads: usize,
+        #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (strings, many) = strings_of(texts)?;
         let out = py.detach(|| self.0.encode_batch(&strings, threads)).map_err(core)?;
