@@ -94,7 +94,8 @@ def _headers(args: argparse.Namespace) -> dict[str, str]:
 def _target(args: argparse.Namespace) -> Target:
     if args.callable:
         return InProcess.load(args.callable, args.model or args.callable)
-    return _endpoint(args)
+    # Who allows so little for the whole run does not wait longer for its beginning.
+    return _endpoint(args, args.budget_s)
 
 
 def _endpoint(args: argparse.Namespace, most_wait_s: float = math.inf) -> Endpoint:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from fakes.known import said_json
 from fakes.virtual import URL, World
 
 from cr2fast_profiler import commands
@@ -189,3 +190,13 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(tmp_path: Path, capsys, wor
     assert len(list(tmp_path.glob("rows/*.parquet"))) == 9 - 3  # the probe's three leave no row
     here.transport.handle = answer
     assert main(arguments) == 0
+
+
+def test_a_small_budget_is_not_spent_many_times_over_on_waiting(tmp_path, capsys, world) -> None:
+    here = world()
+    here.transport.handle = lambda r: said_json(503, {"error": "Loading model"})
+    start_ns = here.clock()
+    asked = ["model", "--endpoint", URL, "--out", str(tmp_path), *QUICK, "--budget-s", "20"]
+    assert main(asked) == 1
+    assert (here.clock() - start_ns) * 1e-9 == pytest.approx(20)
+    assert "503: Loading model" in capsys.readouterr().err
