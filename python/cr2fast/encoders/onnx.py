@@ -226,22 +226,19 @@ class Encoder:
     def count_tokens(self, text: Text) -> int:
         """Count the tokens of a whole text without special ones: L_in as the tables have it."""
         special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        return len(self._ids(text_of(text))) - special
+        return len(self._encoding(text_of(text))) - special
 
-    def _ids(self, string: str) -> list[int]:
+    def _encoding(self, string: str) -> Any:
         try:
             string.encode()
         except UnicodeEncodeError as error:
             raise Cr2Error(f"text: expected text that UTF-8 can hold, got {error}") from None
-        tokenizer = self._tokenizer
         if len(string) <= LONG_CHARS:
-            encoding = tokenizer.encode(string)
-        else:
-            # The fast one leaves out offsets; older versions of the library have only the other.
-            batch = getattr(tokenizer, "encode_batch_fast", None) or tokenizer.encode_batch
-            encoding = batch([string])[0]
-        ids: list[int] = encoding.ids
-        return ids
+            return self._tokenizer.encode(string)
+        # The fast one leaves out offsets; older versions of the library have only the other.
+        tokenizer = self._tokenizer
+        batch = getattr(tokenizer, "encode_batch_fast", None) or tokenizer.encode_batch
+        return batch([string])[0]
 
     def tokens(self, text: Text) -> list[int]:
         """Token ids that the model reads, special ones among them, cut to `max_tokens`.
@@ -253,7 +250,7 @@ class Encoder:
             string = string.lower()
         if len(string) > 2 * END_CHARS:
             string = f"{string[:END_CHARS]} {string[-END_CHARS:]}"
-        ids = self._ids(string)
+        ids: list[int] = self._encoding(string).ids
         if len(ids) <= self.max_tokens:
             return ids
         if self.truncation == "head":
