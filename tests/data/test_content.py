@@ -56,6 +56,14 @@ def test_rows_are_grouped_by_text_and_without_text_by_embedding():
     assert not np.isin(keys(["b"] * 4, x).asked, kept).any()
 
 
+def test_a_row_without_a_text_goes_by_its_embedding_alone():
+    x = np.float32([[1], [1], [2], [2]])
+    mixed = keys(["a", None, None, "b"], x)
+    assert groups(mixed).tolist() == [0, 1, 2, 3]
+    assert np.isin(mixed.asked[1], mixed.kept[0]).any()
+    assert groups(keys([None, None, "A!", "a"], x)).tolist() == [0, 0, 2, 2]
+
+
 def repeated(table, times, dress=str):
     """Every query `times` over under new ids, its text dressed anew."""
     rows = np.tile(np.arange(len(table)), times)

@@ -60,25 +60,27 @@ def _key(kind: bytes, data: bytes) -> int:
 
 
 def keys(texts: Sequence[object] | None, embeddings: npt.NDArray[np.float32]) -> Keys:
-    """Keys of rows by their texts where all are strings, and by their embeddings.
+    """Keys of rows by their texts, where they have one, and by their embeddings.
 
     Parameters
     ----------
-    texts : sequence of str, (N,), optional
+    texts : sequence of (str or None), (N,), optional
     embeddings : ndarray of float32, (N, d)
     """
     # Adding zero makes one of the two zeros.
     rows = [row.tobytes() for row in (embeddings + np.float32(0)).astype("<f4")]
-    bare = np.array([_key(b"embedding", r) for r in rows], dtype=np.uint64)
-    if texts is None or not all(isinstance(t, str) for t in texts):
-        said = np.array([_key(b"said", r) for r in rows], dtype=np.uint64)
-        return Keys(kept=bare[:, None], asked=np.stack([bare, said], axis=1))
-    text = np.array(
-        [_key(b"text", normalised(str(t)).encode("utf-8", "surrogatepass")) for t in texts],
-        dtype=np.uint64,
-    )
-    said = np.array([_key(b"said", r) for r in rows], dtype=np.uint64)
-    return Keys(kept=np.stack([text, said], axis=1), asked=np.stack([text, bare], axis=1))
+    kept, asked = [], []
+    for text, row in zip(texts or [None] * len(rows), rows, strict=True):
+        # An embedding of a text, and one by itself: two texts of one embedding are two.
+        said, bare = _key(b"said", row), _key(b"embedding", row)
+        if isinstance(text, str):
+            key = _key(b"text", normalised(text).encode("utf-8", "surrogatepass"))
+            kept.append((key, said))
+            asked.append((key, bare))
+        else:
+            kept.append((bare, bare))
+            asked.append((bare, said))
+    return Keys(np.array(kept, dtype=np.uint64), np.array(asked, dtype=np.uint64))
 
 
 def groups(found: Keys) -> npt.NDArray[np.int64]:
