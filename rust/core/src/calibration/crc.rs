@@ -37,11 +37,11 @@ fn floor_product(alpha: f64, n: usize) -> u128 {
 
 /// Whether m/n ≤ x, exactly, for n ≤ 2^64 and x in (0, 1].
 fn at_most(m: u128, n: u128, x: f64) -> bool {
-    let (bits, fraction) = (x.to_bits(), (1_u64 << f64::MANTISSA_DIGITS - 1) - 1);
+    let (bits, fraction) = (x.to_bits(), (1_u64 << (f64::MANTISSA_DIGITS - 1)) - 1);
     // x = mantissa / 2^shift.
     let (mantissa, shift) = match (bits >> (f64::MANTISSA_DIGITS - 1)) as u32 {
         0 => (bits & fraction, 1074),
-        exponent => (bits & fraction | (fraction + 1), 1075 - exponent),
+        exponent => ((bits & fraction) | (fraction + 1), 1075 - exponent),
     };
     // At most 2^53 · 2^64; what does not fit into 128 bits is larger.
     shift < m.leading_zeros() && m << shift <= u128::from(mantissa) * n
