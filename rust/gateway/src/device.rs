@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cr2fast_core::Decision;
@@ -23,7 +24,7 @@ use crate::log::LinkRecord;
 use crate::refusal::Refusal;
 use crate::relay::Out;
 use crate::trace::Trace;
-use crate::upstream::{Address, Answer, Content, Deadlines, Question, Upstream};
+use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
 use crate::wire::{self, Deferral, Place, Why};
 
 /// Connections to the edge that are known to be warm.
@@ -40,6 +41,8 @@ pub struct Device {
     not_text: NotText,
     link: Link,
     warm: Mutex<VecDeque<SocketAddr>>,
+    /// Whether it was said that the edge refuses this device.
+    refused: AtomicBool,
 }
 
 /// Where a request goes.
@@ -75,6 +78,7 @@ impl Device {
             not_text,
             link: Link::default(),
             warm: Mutex::default(),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -143,13 +147,16 @@ impl Device {
                     }
                     let model = match place {
                         Place::Device => job.brain.models()[0].clone(),
-                        Place::Edge => model_of(&answer, &job.ask.target),
+                        Place::Edge => model_of(&answer, job),
                     };
                     let margin = plan.decision.map(|d| d.margin);
                     let label = Label { place, model, why, margin };
                     return Ok(respond(job, upstream, answer, &label, trace));
                 }
                 Err(failure) => {
+                    if place == Place::Edge {
+                        self.tell(&failure);
+                    }
                     trace.failed(upstream.name(), &failure);
                     tried.push((upstream.name().to_string(), failure));
                 }
@@ -230,8 +237,25 @@ impl Device {
         Question { path: job.kind.path(), body, headers, stream: job.ask.stream }
     }
 
+    /// An edge that refuses this device is a matter for whoever runs it: said once until it is mended.
+    fn tell(&self, failure: &Failure) {
+        let Failure::Status(status) = failure else { return };
+        let what = match status.as_u16() {
+            401 | 403 => "edge.token_env here and access.device_token_env there hold one token",
+            421 => "both run the same release, router and encoder",
+            _ => return,
+        };
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            let status = status.as_u16();
+            crate::say(&format!(
+                "the edge refuses this device with status {status}: check that {what}"
+            ));
+        }
+    }
+
     /// What an exchange with the edge shows of the link.
     fn observe(&self, question: &Question, answer: &Answer) {
+        self.refused.store(false, Ordering::Relaxed);
         let edge_s = answer.head.headers.get(wire::EDGE_S).and_then(|v| v.to_str().ok());
         let Some(edge_s) = edge_s.and_then(|s| s.parse::<f64>().ok()) else { return };
         let Some(local) = answer.local else { return };
@@ -257,14 +281,15 @@ impl Device {
     }
 }
 
-/// The model that the edge says it chose.
-fn model_of(answer: &Answer, target: &Target) -> String {
+/// The model that the edge says it chose, where that is one of the router's.
+fn model_of(answer: &Answer, job: &Job) -> String {
     let said = answer.head.headers.get(wire::MODEL).and_then(|v| v.to_str().ok());
-    match (said, target) {
-        (Some(name), _) => name.chars().take(200).collect(),
-        (None, Target::Model(name)) => name.clone(),
-        (None, Target::Routed { .. }) => "unknown".into(),
-    }
+    let asked = match &job.ask.target {
+        Target::Model(name) => Some(name.as_str()),
+        Target::Routed { .. } => None,
+    };
+    let said = said.filter(|name| job.brain.models().iter().any(|m| m == name));
+    said.or(asked).unwrap_or("unknown").into()
 }
 
 /// The 404 that names the models.

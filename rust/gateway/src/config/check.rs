@@ -48,6 +48,10 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 impl Checker<'_> {
     pub fn device(&self, file: DeviceFile) -> Result<Config> {
+        if let Some(name) = &file.access.device_token_env {
+            let expected = "no such setting: only an edge takes requests of device gateways";
+            return Err(self.wrong(name, "access.device_token_env", expected, name.get_ref()));
+        }
         let deadlines = self.deadlines(&file.deadlines)?;
         let deadlines_of = |first: &Option<Spanned<u64>>, answer: &Option<Spanned<u64>>| {
             self.overridden(deadlines, first.as_ref(), answer.as_ref())

@@ -29,6 +29,10 @@ pub use events::{Event, Events, Usage};
 /// Bytes of events without content that are held back at most.
 const MAX_HELD: usize = 1 << 16;
 
+/// Idle connections are ours to close: uvicorn ends them after 5 s, and a request that meets that end
+/// is lost.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deadlines {
@@ -152,7 +156,7 @@ impl Upstream {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(POOL_IDLE)
             .build(connector);
         Self { address, deadlines, max_answer, client, breaker: Breaker::new(breaker) }
     }

@@ -66,6 +66,7 @@ fn each_wrong_setting_names_its_line() {
         (file.clone() + "[limits]\nconcurrency = 0\n", 21, "limits.concurrency: expected a number"),
         (file.clone() + "[limits]\nbody = 1\n", 21, "unknown field `body`"),
         (file.clone() + "[breaker]\nmax_open_ms = 1\n", 21, "at least breaker.open_ms"),
+        (file.clone() + "[access]\ndevice_token_env = \"DEVICE_TOKEN\"\n", 21, "only an edge"),
         (file.clone() + "[log]\npath = \"a\"\nqueue = 0\n", 21, "log.queue"),
     ] {
         let got = error(&world, &text);

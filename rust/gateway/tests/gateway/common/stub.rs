@@ -151,7 +151,7 @@ async fn gone(stream: &mut TcpStream) {
 pub fn reply(status: u16, body: &str) -> Vec<u8> {
     format!(
         "HTTP/1.1 {status} Stub\r\ncontent-type: application/json\r\nx-own: kept\r\n\
-         x-cr2fast-place: forged\r\ncontent-length: {}\r\n\r\n{body}",
+         x-cr2fast-place: forged\r\nx-cr2fast-model: forged\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
