@@ -50,7 +50,8 @@ class Served:
     ratio : float
         Mean time over that of one request alone.
     outliers, slow : float
-        Share of requests that no noise of the others explains, and of those the slower ones.
+        Share of requests whose total time no noise of the others explains; and of those the
+        slower ones.
     outlier_ratio : float or None
         Their median time over that of one request alone.
     values, intervals : dict
@@ -189,9 +190,9 @@ def _choose(o: Observations, phases: bool) -> tuple[Forms, dict[Forms, Floats]]:
     return chosen, errors
 
 
-def _served(o: Observations, e: Estimate, forms: Forms) -> Served:
+def _served(o: Observations, e: Estimate, forms: Forms, weight: Floats) -> Served:
     ratio = o.total_s / predict(e.values, o.l_in, o.l_out)
-    out = e.weight <= 0
+    out = weight <= 0
     plain, _ = by_total(o, forms, plain=True)
     return Served(
         ratio=float(ratio.mean()),
@@ -326,7 +327,7 @@ def _finished(
     total: Regression = by_total(o, forms)[1]
     left_out = errors.get(forms, np.array([np.inf]))
     whole = bool(np.isfinite(left_out).all())
-    served = _served(o, e, forms)
+    served = _served(o, e, forms, total.weight)
     notes = _notes(c, intervals, stream, taken)
     if c["tau0_s"] < 0:
         c["tau0_s"], intervals["tau0_s"] = 0.0, (0.0, max(intervals["tau0_s"][1], 0.0))
