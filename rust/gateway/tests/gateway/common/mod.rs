@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cr2fast_core::{
-    Calibration, CostTable, DeviceRouter, EncoderInfo, Gate, GateWeights, IdSet, LengthPredictor,
-    LengthWeights, PSI, Parts, Precision, Router, StaticEncoder, StaticSettings, Teacher,
+    Calibration, CostTable, DeviceRouter, EncoderInfo, Gate, GateWeights, LengthPredictor,
+    LengthWeights, PSI, Parts, Precision, Router, Seen, StaticEncoder, StaticSettings, Teacher,
     TeacherWeights,
 };
 use cr2fast_gateway::{App, Config, ConfigError, serve};
@@ -143,7 +143,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         length: LengthPredictor::new(length).unwrap(),
         costs: CostTable::from_json(&table.to_string()).unwrap(),
         training: "{}".into(),
-        train_ids: IdSet::new(&[]),
+        trained_on: Seen::default(),
         precision: Precision::default(),
         typicality: None,
     };
@@ -159,7 +159,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         length_factors: vec![],
         typicality: vec![],
         defer_atypical: None,
-        ids: IdSet::new(&[]),
+        queries: Seen::default(),
     };
     Router::new(parts).unwrap().with_calibration(calibration).unwrap()
 }
