@@ -31,6 +31,9 @@ use crate::router::{Router, check_width, open};
 #[derive(PartialEq)]
 pub struct Decision(cr2fast_core::Decision);
 
+/// The fields of [`Decision`], in their order.
+type Fields = (bool, f32, f32, f64, Option<f64>);
+
 #[pymethods]
 impl Decision {
     #[getter]
@@ -77,9 +80,7 @@ impl Decision {
         slf
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (bool, f32, f32, f64, Option<f64>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Fields)> {
         let d = slf.get().0;
         Ok((slf.getattr("_restore")?, (d.local, d.margin, d.threshold, d.score, d.p_value)))
     }
