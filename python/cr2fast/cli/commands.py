@@ -253,6 +253,7 @@ def route(args: argparse.Namespace) -> Any:
         ]
     two = TwoStage.load(args.router, args.lam, args.alpha)
     _say_alpha(args, two.alpha)
+    # A whole batch first: what is wrong with its shape or type is said of the file, not of a row.
     two.route_batch(x, [args.n_input_tokens] * len(x))
     return [
         _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits), typical[i])

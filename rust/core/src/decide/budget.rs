@@ -87,7 +87,7 @@ impl Budget {
         longest: &Request,
     ) -> Error {
         let all = candidates.map(|m| (m, self.worst(costs, m, longest)));
-        let nearest = all.min_by(|a, b| a.1.0.total_cmp(&b.1.0));
+        let nearest = all.min_by(|(_, a), (_, b)| a.0.total_cmp(&b.0).then(a.2.total_cmp(&b.2)));
         let limits: Vec<String> =
             self.limits().map(|(name, _, limit)| format!("{name}={limit}")).collect();
         Error::Budget {
@@ -98,7 +98,7 @@ impl Budget {
                 Some((m, (_, name, takes))) => format!(
                     "{:?}, which may take {takes} of {name} (its bound: at most {OVERRUN} of its \
                      answers take more)",
-                    costs.table().models[m].name
+                    costs.table().models[m].name.chars().take(100).collect::<String>()
                 ),
             },
         }

@@ -50,7 +50,21 @@ impl Version {
     }
 }
 
-/// An [`Error::CostTable`] from anything printable.
+/// Longest part of an error's message: a hostile table's names may be megabytes long.
+const SHOWN: usize = 400;
+
+/// An [`Error::CostTable`] from anything printable, cut to a bounded length.
 pub fn bad(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Error {
-    Error::CostTable { field: field.into(), expected: expected.into(), got: got.to_string() }
+    let cut = |mut s: String| {
+        if let Some((at, _)) = s.char_indices().nth(SHOWN) {
+            s.truncate(at);
+            s.push('…');
+        }
+        s
+    };
+    Error::CostTable {
+        field: cut(field.into()),
+        expected: cut(expected.into()),
+        got: cut(got.to_string()),
+    }
 }
