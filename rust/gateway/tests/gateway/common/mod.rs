@@ -142,7 +142,8 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         teacher: Teacher::new(teacher).unwrap(),
         length: LengthPredictor::new(length).unwrap(),
         costs: CostTable::from_json(&table.to_string()).unwrap(),
-        training: "{}".into(),
+        training: r#"{"config": {"lam_low": 0.1, "lam_high": 20.0, "lengths": "predicted"}}"#
+            .into(),
         trained_on: Seen::default(),
         precision: Precision::default(),
         typicality: None,
