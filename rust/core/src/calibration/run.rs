@@ -10,7 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::{Named, Seen};
 use crate::base::limits::QUANTILES;
 use crate::base::threads;
-use crate::calibration::crc::{accepts, just_above};
+use crate::calibration::crc::just_above;
 use crate::calibration::grid::{Calibration, check_level};
 use crate::calibration::longest::factors;
 use crate::calibration::promise::{Grid, OnInfeasible, Promise};
@@ -21,7 +21,9 @@ use crate::networks::length::LengthPredictor;
 use crate::networks::teacher::Teacher;
 use crate::pricing::cost::CostTable;
 use crate::ranks::select::Selector;
+use crate::ranks::spread::spread;
 use crate::simd::isa::Simd;
+use crate::simd::lanes::LANES;
 
 /// Margins kept at once, in bytes.
 const MARGINS: usize = 32 << 20;
@@ -257,23 +259,31 @@ fn length_factors(fitted: &Fitted, split: &Split) -> Result<Vec<f64>> {
 /// A thread's buffers.
 struct Work<'a> {
     selector: Selector,
+    simd: Simd,
     /// Whether each query is typical enough to be accepted.
     typical: &'a [bool],
     /// r of one λ.
     prefers_edge: Vec<bool>,
-    everyone: Vec<bool>,
-    /// Ranks of the kept order statistics, from the largest (0) on.
+    /// Places of the kept order statistics, from the smallest (0) on.
     kept: Vec<usize>,
+    /// Where order statistics are looked for.
+    gathered: Vec<f32>,
+    block: Vec<f32>,
 }
+
+/// Margins that are counted together.
+const BLOCK: usize = 4096;
 
 impl<'a> Work<'a> {
     fn new(simd: Simd, n: usize, typical: &'a [bool]) -> Self {
         Self {
             selector: Selector::new(simd, n),
+            simd,
             typical,
             prefers_edge: vec![false; n],
-            everyone: vec![true; n],
-            kept: kept_ranks(n),
+            kept: kept_places(n),
+            gathered: Vec::new(),
+            block: vec![0.0; BLOCK + LANES],
         }
     }
 
@@ -293,42 +303,39 @@ impl<'a> Work<'a> {
         }
         // Ascending levels allow ascending counts.
         let ranks: Vec<usize> = allowed.iter().flatten().copied().collect();
-        let mut found = self.largest(margins, false, &ranks).into_iter();
+        let found = self.selector.largest(margins, &self.prefers_edge, &ranks);
+        let mut found = found.expect("margins are finite").into_iter().map(just_above);
         let thresholds: Vec<f32> =
             allowed.iter().map(|k| k.and_then(|_| found.next()).unwrap_or(f32::INFINITY)).collect();
-        let (mut risk, mut local) = (Vec::new(), Vec::new());
-        for t in &thresholds {
-            let count = |wanted: &dyn Fn(bool) -> bool| {
-                let rows = margins.iter().zip(&self.prefers_edge).zip(self.typical);
-                let local =
-                    rows.filter(|((m, r), typical)| **typical && wanted(**r) && accepts(**m, *t));
-                local.count() as f64 / n as f64
-            };
-            risk.push(count(&|r| r));
-            local.push(count(&|_| true));
+        let quantiles = spread(margins, &self.kept, &mut self.gathered);
+        let typical = self.typical;
+        let local = thresholds.iter().map(|t| self.accepted(margins, typical, *t)).collect();
+        let mut wrong = std::mem::take(&mut self.prefers_edge);
+        for (r, typical) in wrong.iter_mut().zip(typical) {
+            *r &= typical;
         }
-        let kept = std::mem::take(&mut self.kept);
-        let mut quantiles = self.largest(margins, true, &kept);
-        // The selection's answers lie just above the scores.
-        for q in &mut quantiles {
-            *q = q.next_down();
-        }
-        quantiles.reverse();
-        self.kept = kept;
+        let risk = thresholds.iter().map(|t| self.accepted(margins, &wrong, *t)).collect();
+        self.prefers_edge = wrong;
         Line { thresholds, risk, local, quantiles }
     }
 
-    /// For each rank the least number above the score of that rank, among all or where r = 1.
-    fn largest(&mut self, margins: &[f32], everyone: bool, ranks: &[usize]) -> Vec<f32> {
-        let mask = if everyone { &self.everyone } else { &self.prefers_edge };
-        let found = self.selector.largest(margins, mask, ranks);
-        found.expect("margins are finite").into_iter().map(just_above).collect()
+    /// The fraction of all queries that lie in the mask and are accepted.
+    fn accepted(&mut self, margins: &[f32], mask: &[bool], threshold: f32) -> f64 {
+        // The filter takes finite bounds; beyond them all margins lie on one side.
+        let bound = threshold.max(f32::MIN);
+        let mut count = 0;
+        if bound <= f32::MAX {
+            for (margins, mask) in margins.chunks(BLOCK).zip(mask.chunks(BLOCK)) {
+                count += self.simd.keep(margins, mask, bound, &mut self.block).kept;
+            }
+        }
+        count as f64 / margins.len() as f64
     }
 }
 
-/// Ranks, from the largest (0) on, of the order statistics kept of `n` margins: evenly spaced.
-fn kept_ranks(n: usize) -> Vec<usize> {
+/// Places, from the smallest (0) on, of the order statistics kept of `n` margins: evenly spaced.
+fn kept_places(n: usize) -> Vec<usize> {
     let q = n.min(QUANTILES);
-    let place = |i: usize| (i as f64 * (n + 1) as f64 / (q + 1) as f64).round_ties_even() as usize;
-    (1..=q).rev().map(|i| n - place(i)).collect()
+    let rank = |i: usize| (i as f64 * (n + 1) as f64 / (q + 1) as f64).round_ties_even() as usize;
+    (1..=q).map(|i| rank(i) - 1).collect()
 }

@@ -4,7 +4,7 @@
 //!
 //! A row holds N scores and a mask. For a few ranks k the k-th largest score among those that the mask
 //! lets through is wanted, exactly. Conformal risk control asks for five ranks per cost weight, most of
-//! them near the top; the check for drift asks for 255, evenly spaced. Sorting answers, and takes N·log N
+//! them near the top. Sorting answers, and takes N·log N
 //! steps with branches that no processor predicts. What follows reads each row once, from front to back,
 //! at about the speed at which memory delivers it.
 //!
@@ -40,10 +40,14 @@
 //! that count scores by the high, middle and low bits of an order-preserving integer, which need no luck
 //! and take several times as long. Every way gives the exact answer.
 //!
-//! Memory beyond the row stays under 1 MB for each thread, whatever N is.
+//! The check for drift asks for 255 scores, spread over the whole row: those are found by [`spread`], which
+//! puts the row into bins and sorts the bins that are asked for.
+//!
+//! Memory of a selection beyond the row stays under 1 MB for each thread, whatever N is.
 
 mod brackets;
 pub mod found;
 mod histogram;
 mod quickselect;
 pub mod select;
+pub mod spread;
