@@ -13,9 +13,8 @@ use crate::base::limits::{MAX_WIDTH, TYPICAL_SCORES};
 use crate::base::threads;
 use crate::file::container::{Container, Tensor};
 use crate::networks::length::inverse_norm;
-
-/// Directions whose sums advance together.
-const TOGETHER: usize = 8;
+use crate::simd::isa::Simd;
+use crate::simd::layers::{ABREAST, TOGETHER};
 
 /// The score, ready to run.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +24,7 @@ pub struct Typicality {
     offsets: Vec<f32>,
     /// Directions as (m/8, d, 8), padded with zeros: a sum's order is its direction's own.
     columns: Vec<[f64; TOGETHER]>,
+    simd: Simd,
 }
 
 impl Typicality {
@@ -47,7 +47,7 @@ impl Typicality {
                 columns[j / TOGETHER * d + i][j % TOGETHER] = f64::from(*v);
             }
         }
-        Ok(Self { d, directions, offsets, columns })
+        Ok(Self { d, directions, offsets, columns, simd: Simd::best()? })
     }
 
     /// As tensors of a file.
@@ -86,22 +86,12 @@ impl Typicality {
 
     /// s(x) of one finite embedding; +∞ beyond single precision.
     pub fn score(&self, x: &[f32]) -> f32 {
-        let inverse = inverse_norm(x);
-        let groups = self.offsets.chunks(TOGETHER).zip(self.columns.chunks_exact(self.d));
-        let mut sum = 0.0_f64;
-        for (offsets, columns) in groups {
-            let mut dots = [0.0_f64; TOGETHER];
-            for (a, x) in columns.iter().zip(x) {
-                for (dot, a) in dots.iter_mut().zip(a) {
-                    *dot += a * f64::from(*x);
-                }
-            }
-            for (dot, b) in dots.iter().zip(offsets) {
-                let off = dot * inverse - f64::from(*b);
-                sum += off * off;
-            }
-        }
-        sum as f32
+        self.scores_of([x; ABREAST])[0]
+    }
+
+    fn scores_of(&self, rows: [&[f32]; ABREAST]) -> [f32; ABREAST] {
+        let rows = rows.map(|x| (x, inverse_norm(x)));
+        self.simd.squares_off(&self.columns, &self.offsets, &rows).map(|sum| sum as f32)
     }
 
     /// s of N embeddings (N, d).
@@ -111,8 +101,12 @@ impl Typicality {
         check_finite("embeddings", xs)?;
         let mut out = filled("typicality scores", n, 1, 0.0)?;
         threads::rows(threads, &mut out, 1, |first, part| {
-            for (out, x) in part.iter_mut().zip(xs[first * self.d..].chunks_exact(self.d)) {
-                *out = self.score(x);
+            let xs = &xs[first * self.d..(first + part.len()) * self.d];
+            for (out, xs) in part.chunks_mut(ABREAST).zip(xs.chunks(ABREAST * self.d)) {
+                // The last rows stand in for those that are not there.
+                let row = |i: usize| &xs[i.min(out.len() - 1) * self.d..][..self.d];
+                let scores = self.scores_of(std::array::from_fn(row));
+                out.copy_from_slice(&scores[..out.len()]);
             }
         });
         Ok(out)

@@ -6,7 +6,7 @@
 use super::filter::{self, Seen};
 use super::isa::{Isa, Simd};
 use super::lanes::{self, LANES};
-use super::layers;
+use super::layers::{self, ABREAST, TOGETHER};
 use super::packed::{Data, Packed, PaddedVec};
 
 /// Instantiate the generic loops for one instruction set, with tiles of rows by blocks for weights stored
@@ -43,6 +43,14 @@ macro_rules! instances {
             pub fn pool(table: &[i8], scales: &[f32], tokens: &[u32], out: &mut [f32]) -> f32 {
                 // SAFETY: as above.
                 unsafe { layers::pool::<$lanes>(table, scales, tokens, out) }
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn squares_off(
+                columns: &[[f64; TOGETHER]],
+                offsets: &[f32],
+                rows: &[(&[f32], f64); ABREAST],
+            ) -> [f64; ABREAST] {
+                layers::squares_off(columns, offsets, rows)
             }
             $(#[target_feature(enable = $features)])?
             pub fn keep(scores: &[f32], mask: &[bool], low: f32, out: &mut [f32]) -> Seen {
@@ -141,6 +149,17 @@ impl Simd {
         assert!(out.len().is_multiple_of(LANES) && table.len() == scales.len() * out.len());
         assert!(tokens.iter().all(|t| (*t as usize) < scales.len()));
         dispatch!(self, pool, (table, scales, tokens, out))
+    }
+
+    /// Σⱼ (aⱼ·x·s − bⱼ)² of rows x of one width d with factors s; `columns` are the aⱼ as (m/8, d, 8).
+    pub fn squares_off(
+        self,
+        columns: &[[f64; TOGETHER]],
+        offsets: &[f32],
+        rows: &[(&[f32], f64); ABREAST],
+    ) -> [f64; ABREAST] {
+        assert!(rows.iter().all(|(x, _)| x.len() == rows[0].0.len()));
+        dispatch!(self, squares_off, (columns, offsets, rows))
     }
 
     /// Copy the masked scores that are ≥ `low` to the front of `out`, in order.

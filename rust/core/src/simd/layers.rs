@@ -220,6 +220,41 @@ pub(super) unsafe fn pool<V: Lanes>(
     }
 }
 
+/// Directions whose sums advance together.
+pub const TOGETHER: usize = 8;
+/// Rows that share a pass over the directions.
+pub const ABREAST: usize = 4;
+
+/// Σⱼ (aⱼ·x·s − bⱼ)² of up to [`ABREAST`] rows x with factors s, in double precision; `columns` holds the
+/// aⱼ as (m/8, d, 8). Products and sums are rounded apart, each sum in one order: the same bits everywhere.
+#[inline(always)]
+pub(super) fn squares_off(
+    columns: &[[f64; TOGETHER]],
+    offsets: &[f32],
+    rows: &[(&[f32], f64); ABREAST],
+) -> [f64; ABREAST] {
+    let d = rows[0].0.len();
+    let mut sums = [0.0_f64; ABREAST];
+    for (offsets, columns) in offsets.chunks(TOGETHER).zip(columns.chunks_exact(d)) {
+        let mut dots = [[0.0_f64; TOGETHER]; ABREAST];
+        for (i, a) in columns.iter().enumerate() {
+            for (dots, (x, _)) in dots.iter_mut().zip(rows) {
+                let x = f64::from(x[i]);
+                for (dot, a) in dots.iter_mut().zip(a) {
+                    *dot += a * x;
+                }
+            }
+        }
+        for ((sum, dots), (_, factor)) in sums.iter_mut().zip(&dots).zip(rows) {
+            for (dot, b) in dots.iter().zip(offsets) {
+                let off = dot * factor - f64::from(*b);
+                *sum += off * off;
+            }
+        }
+    }
+    sums
+}
+
 /// σ(x) = 1/(1+e^−x) by range reduction and a polynomial: the same bits everywhere.
 pub fn sigmoid(x: f32) -> f32 {
     // e^−x by x = n·ln2 + r, |r| ≤ ln2/2, and the Taylor polynomial to r⁷ (error under one ulp).
