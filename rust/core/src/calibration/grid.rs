@@ -30,7 +30,7 @@ pub struct Calibration {
     /// Order statistics (L, Q) of the calibration margins at each λ, ascending; Q is 0 in files of
     /// before they were kept.
     pub quantiles: Vec<f32>,
-    /// Conformal factors (M,) of output lengths ([`crate::calibration::longest`]); none where the split had
+    /// Conformal factors (M,) of output lengths; none where the split had
     /// no lengths, or too few.
     pub length_factors: Vec<f64>,
     /// Typicality scores kept of the split, ascending; none of a router without typicality.

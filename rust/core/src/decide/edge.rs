@@ -48,7 +48,7 @@ impl Rule {
         }
     }
 
-    /// The rule of a name, as [`Self::name`] gives it.
+    /// The rule of a name; `fallback` names the one model of the rule "fallback".
     pub fn named(models: &[String], name: &str, fallback: Option<&str>) -> Result<Self> {
         match (name, fallback) {
             ("edge-only", None) => Ok(Self::EdgeOnly),
