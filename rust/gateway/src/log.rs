@@ -168,10 +168,7 @@ impl Writer {
         loop {
             match records.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(record) => {
-                    if serde_json::to_writer(&mut self.batch, &record).is_ok() {
-                        self.batch.push(b'\n');
-                        self.waiting += 1;
-                    }
+                    self.add(&record);
                     if self.batch.len() < BATCH && Instant::now() < due {
                         continue;
                     }
@@ -184,12 +181,28 @@ impl Writer {
         }
     }
 
+    /// Put a record into the batch; one that the file has no room for begins a new file.
+    fn add(&mut self, record: &Record) {
+        let before = self.batch.len();
+        if serde_json::to_writer(&mut self.batch, record).is_err() {
+            return self.batch.truncate(before);
+        }
+        self.batch.push(b'\n');
+        let full = self.bytes + self.batch.len() as u64 > self.config.max_bytes;
+        if full && self.bytes + before as u64 > 0 {
+            let line = self.batch.split_off(before);
+            self.write();
+            self.rotate();
+            self.batch = line;
+        }
+        self.waiting += 1;
+    }
+
     fn write(&mut self) {
         if self.batch.is_empty() {
             return;
         }
-        let old = self.opened.elapsed() >= self.config.max_age;
-        if self.bytes > 0 && (old || self.bytes + self.batch.len() as u64 > self.config.max_bytes) {
+        if self.bytes > 0 && self.opened.elapsed() >= self.config.max_age {
             self.rotate();
         }
         let result = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };

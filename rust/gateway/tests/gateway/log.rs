@@ -100,6 +100,7 @@ async fn a_new_file_begins_by_size_and_no_line_is_lost() {
     }
     let files = read();
     assert!(files.len() > 3, "{} files", files.len());
+    assert!(files.iter().all(|f| f.len() <= 2000));
     let cut = files.iter().flat_map(|f| f.lines()).filter(|l| *l == "{\"cut\":").count();
     assert_eq!(cut, 1, "what a kill cut short stays by itself");
 }
