@@ -69,6 +69,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --workspace
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/lint-imports
+	$(BIN)/python -m pytest -q --noconftest tests/packaging/test_layers.py
 	cd profiler && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 	PYTHONPATH=python $(BIN)/python -m mypy.stubtest cr2fast._core
 

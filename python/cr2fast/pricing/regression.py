@@ -104,7 +104,8 @@ def _unit(usd: F64) -> float:
     """The decimal unit that the dollars were rounded to, 0 where they were not."""
     for digits in range(2, 11):
         scaled = usd * 10.0**digits
-        if (np.abs(scaled - np.round(scaled)) <= 1e-6 * np.maximum(np.abs(scaled), 1)).all():
+        # Floats of decimals are off by a few parts in 1e16; large amounts would hide more than that.
+        if (np.abs(scaled - np.round(scaled)) <= 1e-6 + 1e-15 * np.abs(scaled)).all():
             return float(10.0**-digits)
     return 0.0
 
