@@ -104,7 +104,7 @@ def _unit(usd: F64) -> float:
     """The decimal unit that the dollars were rounded to, 0 where they were not."""
     for digits in range(2, 11):
         scaled = usd * 10.0**digits
-        # Floats of decimals are off by a few parts in 1e16; large amounts would hide more than that.
+        # Floats of decimals are off by a few parts in 1e16; large amounts may hide no more.
         if (np.abs(scaled - np.round(scaled)) <= 1e-6 + 1e-15 * np.abs(scaled)).all():
             return float(10.0**-digits)
     return 0.0
