@@ -3,9 +3,9 @@
     python -m benches.calibration_run [--n 200000] [--lams 32] [--turns 5]
 
 Seeded embeddings, d = 384, five risk levels, networks of the paper's size. In turns: `margins` and
-`accuracies` of the rows, then the calibration of the same rows. Prints the medians of processor
-seconds and of wall seconds, their ratio, and how far the resident memory rose above the inputs in
-the process's first calibration.
+`accuracies` of the rows, their typicality scores, then the calibration of the same rows, which needs
+all three. Prints medians of processor and of wall seconds, their ratios, and how far the resident
+memory rose above the inputs in the process's first calibration.
 """
 
 from __future__ import annotations
@@ -91,15 +91,24 @@ def main():
     kept = calibrated.order_statistics(margins)
     np.testing.assert_array_equal(core.calibration["quantiles"], kept)
     del margins, p, c, prefers
-    rows = {"bare": [], "whole": []}
+    device = cr2fast.Router(core).device(lams[0], ALPHAS[0])
+    rows = {"bare": [], "typicality": [], "whole": []}
     for _ in range(args.turns):
-        for name, call in (("bare", bare), ("whole", whole)):
+        for name, call in (
+            ("bare", bare),
+            ("typicality", lambda: device.p_values(x)),
+            ("whole", whole),
+        ):
             rows[name].append(timed(call)[:2])
     medians = {k: [statistics.median(v[i] for v in rows[k]) for i in (0, 1)] for k in rows}
     for name, (use, wall) in medians.items():
-        print(f"{name:6} {use:7.3f} s of processor, {wall:7.3f} s")
-    use, wall = (medians["whole"][i] / medians["bare"][i] for i in (0, 1))
-    print(f"ratio  {use:.3f} processor, {wall:.3f} wall")
+        print(f"{name:10} {use:7.3f} s of processor, {wall:7.3f} s")
+    for i, kind in enumerate(("processor", "wall")):
+        one, two, three = (medians[k][i] for k in ("bare", "typicality", "whole"))
+        print(
+            f"{kind}: the calibration takes {three / one:.3f} of bare, "
+            f"{(three - two) / one:.3f} without the typicality scores"
+        )
     print(f"memory above inputs: {risen / 2**20:.1f} MiB")
 
 
