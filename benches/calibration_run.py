@@ -3,9 +3,9 @@
     python -m benches.calibration_run [--n 200000] [--lams 32] [--turns 5]
 
 Seeded embeddings, d = 384, five risk levels, networks of the paper's size. In turns: `margins` and
-`accuracies` of the rows, their typicality scores, then the calibration of the same rows, which needs
-all three. Prints medians of processor and of wall seconds, their ratios, and how far the resident
-memory rose above the inputs in the process's first calibration.
+`accuracies` of the rows, their typicality scores, then the calibration of the same rows, which
+needs all three. Prints medians of processor and of wall seconds, their ratios, and how far the
+resident memory rose above the inputs in the process's first calibration.
 """
 
 from __future__ import annotations
