@@ -45,11 +45,11 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<decide::device::DeviceRouter>()?;
     m.add_class::<decide::device::Decision>()?;
     m.add_class::<decide::edge::EdgeSelector>()?;
-    m.add_class::<decide::edge::Selection>()?;
-    m.add_class::<decide::edge::Selections>()?;
+    m.add_class::<decide::selection::Selection>()?;
+    m.add_class::<decide::selection::Selections>()?;
     m.add_class::<decide::two_stage::TwoStage>()?;
-    m.add_class::<decide::two_stage::Choice>()?;
-    m.add_class::<decide::two_stage::Choices>()?;
+    m.add_class::<decide::choice::Choice>()?;
+    m.add_class::<decide::choice::Choices>()?;
     base::errors::register(m)?;
     base::scalars::register(m)?;
     encoder::register(m)?;

@@ -9,8 +9,10 @@ use crate::base::errors::core;
 use crate::encoder::messages::{one_text, turns};
 use crate::encoder::static_encoder::StaticEncoder;
 
+pub mod choice;
 pub mod device;
 pub mod edge;
+pub mod selection;
 pub mod two_stage;
 
 /// The limits of a call.
