@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick wheel light clean risk testbed testbed-quick gateway
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-test wheel light clean risk testbed testbed-quick gateway
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -131,6 +131,10 @@ paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA, five seed
 
 paper-quick: .venv-paper/.built  ## the same for one seed (minutes)
 	$(PAPER) --quick --out target/paper-quick
+
+paper-test: .venv-paper/.built  ## the experiments' own tests, on small made-up folders
+	.venv-paper/bin/pip install -q pytest hypothesis
+	.venv-paper/bin/python -m pytest -q tests/evaluation/test_paper_harness.py
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python -m benches.risk_over_seeds
