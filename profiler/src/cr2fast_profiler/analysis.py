@@ -33,6 +33,10 @@ from cr2fast_profiler.store import RunStore
 SHORT = 0.85
 """Of the tokens of a cell, below which it was not got; up to an eighth fewer are asked for."""
 MANY_OUTLIERS = 0.02
+FAR_OUTLIERS = 0.1
+"""How much longer or shorter than the others an outlier is before it is told."""
+FAR_SERVED = 0.02
+"""How much longer a request takes as served, outliers and all, before that is told."""
 MOST_NAMED = 4
 
 
@@ -176,6 +180,8 @@ def _of_outliers(f: LatencyFit) -> list[str]:
     s = f.served
     if s.outliers < MANY_OUTLIERS or s.outlier_ratio is None:
         return []
+    if abs(s.outlier_ratio - 1) < FAR_OUTLIERS and abs(s.ratio - 1) < FAR_SERVED:
+        return []  # On a quiet server the smallest jitter is an outlier, and is no news.
     return [
         f"{s.outliers:.1%} of the requests are outliers (typically {s.outlier_ratio:.2g} times as "
         "long as the others say): stalls or another user's load. The coefficients are of one "

@@ -44,7 +44,7 @@ from cr2fast_profiler.workload.exchange import RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid
 from cr2fast_profiler.workload.load import Load
 from cr2fast_profiler.workload.locality import connect_rtt_s, is_this_host
-from cr2fast_profiler.workload.look import LONG, SHORT, first_look
+from cr2fast_profiler.workload.look import first_look, two_answers
 
 CLOCK: Clock = SYSTEM
 """What every command measures by; tests put it, with TRANSPORT, on a simulated world."""
@@ -158,7 +158,7 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 def _check_endpoint(args: argparse.Namespace) -> dict[str, Any]:
     try:
         with _endpoint(args, DOCTOR_WAIT_S) as target:
-            x, longer = (target.generate(COUNT, n) for n in (SHORT, LONG))
+            x, longer = two_answers(target, COUNT)
             notes = [*target.notes, *first_look(x, longer)]
     except (EndpointError, RejectedRequest) as error:
         print(f"Endpoint: {error}")

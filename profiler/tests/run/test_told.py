@@ -22,6 +22,7 @@ TRUTH = {"tau0_s": 0.040, "beta_pre_s": 0.5e-3, "beta_dec_s": 8e-3}
 DEFAULT = Grid.cross((64, 256, 768), (16, 64, 128))
 HELD = {
     "3 hidden tokens": ({"hidden_tokens": 3}, "about 3 tokens that usage counts"),
+    "12 hidden tokens": ({"hidden_tokens": 12}, "about 12 tokens that usage counts"),
     "10 hidden tokens, told": (
         {"hidden_tokens": 10, "tells_hidden": True},
         "the server counts 10 reasoning tokens per answer",

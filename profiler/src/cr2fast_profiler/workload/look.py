@@ -6,7 +6,8 @@ words. Two requests show what is gross; a run measures it (`fit/stream.py`).
 
 from __future__ import annotations
 
-from cr2fast_profiler.workload.exchange import Exchange
+from cr2fast_profiler.workload.exchange import Exchange, RejectedRequest, Target
+from cr2fast_profiler.workload.probe import TOO_FEW
 
 SHORT, LONG = 8, 40
 """Tokens of the two answers."""
@@ -51,3 +52,13 @@ def first_look(short: Exchange, long: Exchange) -> list[str]:
             f"{long.finish_reason!r:.40}): see --extra '{{\"ignore_eos\": true}}'"
         )
     return found
+
+
+def two_answers(target: Target, prompt: str) -> tuple[Exchange, Exchange]:
+    """A short answer and a longer one; of a model that thinks out of sight, both longer."""
+    try:
+        return target.generate(prompt, SHORT), target.generate(prompt, LONG)
+    except RejectedRequest as refusal:
+        if refusal.reason not in TOO_FEW:
+            raise
+    return target.generate(prompt, 4 * LONG), target.generate(prompt, 8 * LONG)

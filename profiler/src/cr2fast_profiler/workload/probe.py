@@ -9,11 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from cr2fast_profiler.errors import RunError
-from cr2fast_profiler.workload.exchange import Exchange, RejectedRequest, Target
+from cr2fast_profiler.workload.exchange import Exchange, Rejected, RejectedRequest, Target
 from cr2fast_profiler.workload.grid import Grid
 from cr2fast_profiler.workload.prompts import Prompts, words_prompt
 
 WORDS = (8, 72)
+FEW = 4
+"""Tokens asked for where only the prompt's are of interest."""
+TOO_FEW = (Rejected.EMPTY, Rejected.IGNORED_MAX_TOKENS)
+"""What a server that thinks out of sight, or makes no answer so short, says to FEW."""
 SHORT = 0.85
 """Of the tokens asked for, below which a length was not got."""
 ALIKE = 1.1
@@ -38,7 +42,8 @@ def probe(target: Target, grid: Grid, rng: np.random.Generator) -> Prompts:
         The answers are no measurements, a cell is too short, or the server cuts every length of
         the grid to the same one.
     """
-    counted = [_ask(target, words_prompt(n, rng), 4).n_input_tokens for n in WORDS]
+    longest = max(o for _, o in grid.cells)
+    counted = [_count(target, words_prompt(n, rng), longest) for n in WORDS]
     prompts = Prompts.from_probes(WORDS, (counted[0], counted[1]))
     for l_in, _ in grid.cells:
         prompts.make(l_in, rng)  # refuses a cell that is too short, before anything is written
@@ -68,8 +73,22 @@ def _refuse_cut_prompts(target: Target, got: int, ins: list[int]) -> None:
     )
 
 
+def _count(target: Target, prompt: str, longest: int) -> int:
+    """Tokens of a prompt: of a short answer, or else of one as long as the grid's longest."""
+    try:
+        return target.generate(prompt, FEW).n_input_tokens
+    except RejectedRequest as refusal:
+        if refusal.reason not in TOO_FEW:
+            raise _no_measurement(target, refusal) from refusal
+    return _ask(target, prompt, longest).n_input_tokens
+
+
 def _ask(target: Target, prompt: str, max_tokens: int) -> Exchange:
     try:
         return target.generate(prompt, max_tokens)
     except RejectedRequest as refusal:
-        raise RunError(f"{target.name}'s first answers are no measurements: {refusal}") from refusal
+        raise _no_measurement(target, refusal) from refusal
+
+
+def _no_measurement(target: Target, refusal: RejectedRequest) -> RunError:
+    return RunError(f"{target.name}'s first answers are no measurements: {refusal}")
