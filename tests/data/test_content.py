@@ -59,7 +59,7 @@ def test_rows_are_grouped_by_text_and_without_text_by_embedding():
 def test_a_row_without_a_text_goes_by_its_embedding_alone():
     x = np.float32([[1], [1], [2], [2]])
     mixed = keys(["a", None, None, "b"], x)
-    assert groups(mixed).tolist() == [0, 1, 2, 3]
+    assert groups(mixed).tolist() == [0, 0, 2, 2]
     assert np.isin(mixed.asked[1], mixed.kept[0]).any()
     assert groups(keys([None, None, "A!", "a"], x)).tolist() == [0, 0, 2, 2]
 
@@ -137,3 +137,40 @@ def test_mmlu_pro_repeats_159_prompts_to_the_letter_and_none_nearly(data_dir):
     first = groups(keys(texts, x))
     assert len(texts) - len(set(texts)) == len(texts) - len(set(first.tolist())) == 159
     assert max(Counter(first.tolist()).values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What isn't x?", "What isn’t x?"),
+        ("a - b", "a – b"),
+        ("a", "a\0"),
+        ("a b", "a\x07 b"),
+        ("a", "a\ufe0f"),
+        ("ab", "a\u034fb"),
+        ("a", "a\u3164"),
+    ],
+)
+def test_typography_and_what_is_unseen_make_no_other_text(one, other):
+    assert normalised(one) == normalised(other)
+    assert normalised(one)
+
+
+def test_rows_that_the_overlap_check_calls_equal_stay_together(problem):
+    """Half of the rows have a text, the other half is the same embeddings without one."""
+    n = len(problem.table) // 2
+    embeddings = problem.table.embeddings[: 2 * n].copy()
+    embeddings[n:] = embeddings[:n]
+    table = replace(
+        problem.table.take(np.arange(2 * n)),
+        embeddings=embeddings,
+        categories=None,
+        extra={"text": [f"question {i}" for i in range(n)] + [None] * n},
+    )
+    train, rest = table.split((0.5, 0.5), seed=0)
+    assert not np.isin(rest.content.asked, train.content.kept).any()
+
+
+def test_masked_fractions_are_refused(problem):
+    with pytest.raises(cr2fast.Cr2Error, match="fractions"):
+        problem.table.split(np.ma.array([0.5, 0.3, 0.2], mask=[0, 1, 0]))

@@ -135,6 +135,9 @@ def test_the_cheapest_point_of_an_accuracy(evaluation):
         assert point["accuracy"] >= least
         assert point == pytest.approx(evaluation.at(point["lam"], point["alpha"]), nan_ok=True)
     assert evaluation.cheapest(1.01) is None
+    for wrong in (np.ma.masked, [0.4, 0.5], float("nan"), "a", None, True, -1):
+        with pytest.raises(cr2fast.Cr2Error, match="min_accuracy: expected"):
+            evaluation.cheapest(wrong)
 
 
 def test_it_becomes_json(evaluation):

@@ -21,6 +21,16 @@ U64 = npt.NDArray[np.uint64]
 # belongs to a word or a number (1.5, f.x, don't) and stays; so do all signs of arithmetic.
 _PUNCTUATION = re.compile(r"[\"“”„«»]+|[.,;:!?'`‘’…、。]+(?!\w)")
 
+# What typography makes of an apostrophe and of a hyphen.
+_PLAIN = dict.fromkeys(map(ord, "‘’ʼ‛"), "'") | dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+# Characters that show nothing, beside the categories of control and format: joiners, fillers and
+# variation selectors (Unicode's default ignorable code points).
+_UNSEEN = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0} | {
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+}
+
 # Standard deviations of an embedding that no weight of a network makes a difference of.
 _ALIKE = 1e-2
 
@@ -47,12 +57,19 @@ def normalised(text: str) -> str:
     Unicode compatibility form, no invisible characters, case folded, no closing punctuation, white
     space collapsed. Digits, letters and signs of arithmetic stay.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    if not (text.isascii() and text.isprintable()):
+        text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+        text = "".join(c for c in text if _shows(c))
     folded = text.casefold()
     # A text of nothing but punctuation says what it says.
     return " ".join(_PUNCTUATION.sub(" ", folded).split()) or " ".join(folded.split())
+
+
+def _shows(character: str) -> bool:
+    """Whether a character is space, or something to see."""
+    if character.isspace():
+        return True
+    return ord(character) not in _UNSEEN and unicodedata.category(character) not in ("Cc", "Cf")
 
 
 def _key(kind: bytes, data: bytes) -> int:
@@ -84,8 +101,24 @@ def keys(texts: Sequence[object] | None, embeddings: npt.NDArray[np.float32]) ->
 
 
 def groups(found: Keys) -> npt.NDArray[np.int64]:
-    """(N,) for each row the first row that says the same."""
-    _, first, inverse = np.unique(found.kept[:, 0], return_index=True, return_inverse=True)
+    """(N,) for each row the first that says the same; a row without a text, by its embedding."""
+    kept, asked = found
+    untold = kept[:, 0] == kept[:, 1]  # rows without a text
+    keys = kept[:, 0].copy()
+    if untold.any() and not untold.all():
+        # A text whose embedding is also a bare row's goes with that row, and with all of its own.
+        bare = np.isin(asked[:, 1], kept[untold, 0]) & ~untold
+        root: dict[int, int] = {}
+
+        def find(key: int) -> int:
+            while (up := root.get(key, key)) != key:
+                root[key] = key = root.get(up, up)
+            return key
+
+        for said, row in zip(keys[bare].tolist(), asked[bare, 1].tolist(), strict=True):
+            root[find(said)] = find(row)
+        keys = np.array([find(key) for key in keys.tolist()], dtype=np.uint64)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     return np.asarray(first[inverse.ravel()], dtype=np.int64)
 
 

@@ -240,6 +240,7 @@ class RoutingTable:
         tuple of RoutingTable
             One table per fraction; every query is in exactly one of them.
         """
+        check_unmasked(fractions, "fractions")
         try:
             parts = np.asarray(fractions, dtype=float)
         except (TypeError, ValueError):

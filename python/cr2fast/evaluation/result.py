@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast._core import Cr2Error
 from cr2fast._util import renamed
+from cr2fast._util.checks import real, shown
 from cr2fast.calibration import allowed_counts, index_of
 from cr2fast.evaluation.intervals import binomial_interval, risk_tail
 
@@ -172,7 +174,12 @@ class Evaluation:
         dict or None
             None where no operating point reaches it.
         """
-        cost = np.where(self.accuracy >= min_accuracy, self.cost, np.inf)
+        least = real(min_accuracy, "min_accuracy")
+        if not least >= 0:
+            raise Cr2Error(
+                f"min_accuracy: expected a number from 0 to 1, got {shown(min_accuracy)}"
+            )
+        cost = np.where(self.accuracy >= least, self.cost, np.inf)
         if not np.isfinite(cost).any():
             return None
         i, j = np.unravel_index(cost.argmin(), cost.shape)
