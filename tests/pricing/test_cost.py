@@ -223,3 +223,12 @@ def test_bad_batches_are_named():
         costs.cost(["a", "b"], [[1] * 4] * 2, states)
     with pytest.raises(cr2fast.Cr2Error, match="T0_s: expected a positive number"):
         costs.with_normalizers(0.0, 1.0)
+
+
+@pytest.mark.parametrize("key", ["beta_dec_s", "reference_model", "models"])
+def test_a_key_that_stands_twice_is_named(problem, key):
+    text = problem.costs.to_json()
+    at = text.index(f'"{key}"')
+    twice = f'{text[:at]}"{key}":0.5,{text[at:]}'
+    with pytest.raises(cr2fast.CostTableError, match=f'the key "{key}" stands twice'):
+        cr2fast.CostTable.from_json(twice)

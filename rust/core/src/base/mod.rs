@@ -4,5 +4,6 @@ pub mod checks;
 pub mod error;
 pub mod hash;
 pub mod ids;
+pub mod json;
 pub mod limits;
 pub mod threads;

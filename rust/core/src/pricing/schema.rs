@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::error::Result;
 use crate::base::hash::hex;
+use crate::base::json;
 use crate::base::limits::MAX_MODELS;
 use crate::pricing::fields;
 use crate::pricing::link::Link;
@@ -94,10 +95,10 @@ pub struct Table {
 impl Table {
     /// Parse and validate; of a table that an artifact holds, fields are not checked by name, since
     /// earlier versions kept unknown ones.
-    pub fn from_json(json: &str, stored: bool) -> Result<Self> {
+    pub fn from_json(text: &str, stored: bool) -> Result<Self> {
         // Some editors begin a file with a byte-order mark.
-        let json = json.strip_prefix('\u{feff}').unwrap_or(json);
-        let raw: Value = serde_json::from_str(json).map_err(|e| bad("file", "valid JSON", e))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let raw = json::parse(text).map_err(|e| bad("file", "valid JSON", e))?;
         let version = Version::of(&raw)?;
         if !stored {
             fields::check(&raw, version)?;
