@@ -1,8 +1,9 @@
 """Instruction counts of the hot kernels against those committed: `make counts`.
 
 In: the harness's JSON summaries, one per line on standard input; `rust/core/benches/counts.json`.
-Out: a table; exit 1 when a kernel needs over 3 % more instructions than committed, or when the
-kernels are not the committed ones. `--accept` writes the counts instead.
+Out: a table; exit 1 when a kernel needs over 3 % more instructions than committed (and over 50
+more: the C library copies and compares by other code on another processor), or when the kernels are
+not the committed ones. `--accept` writes the counts instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 COMMITTED = Path(__file__).parents[1] / "rust/core/benches/counts.json"
 ALLOWED = 3  # percent
+ALWAYS_ALLOWED = 50  # instructions
 
 
 def measured(lines: Iterable[str]) -> dict[str, int]:
@@ -46,7 +48,8 @@ def compare(committed: dict[str, int], now: dict[str, int]) -> list[str]:
             continue
         change = now[name] / committed[name] - 1
         print(f"{name:40s} {committed[name]:>14,} {now[name]:>14,}  {change:+8.2%}")
-        if now[name] * 100 > committed[name] * (100 + ALLOWED):
+        more = now[name] - committed[name]
+        if more > ALWAYS_ALLOWED and more * 100 > committed[name] * ALLOWED:
             wrong.append(f"{name}: {change:+.1%} instructions, +{ALLOWED} % allowed")
     return wrong
 

@@ -37,10 +37,16 @@ def test_it_reads_first_and_later_runs(counts):
 
 
 def test_three_percent_pass_and_more_fails(counts):
-    assert counts.compare({"a": 1000}, {"a": 1030}) == []
-    assert counts.compare({"a": 1000}, {"a": 500}) == []
-    (wrong,) = counts.compare({"a": 1000}, {"a": 1031})
+    assert counts.compare({"a": 10_000}, {"a": 10_300}) == []
+    assert counts.compare({"a": 10_000}, {"a": 5_000}) == []
+    (wrong,) = counts.compare({"a": 10_000}, {"a": 10_310})
     assert wrong.startswith("a: +3.1%")
+
+
+def test_fifty_instructions_of_a_small_kernel_pass_and_more_fail(counts):
+    assert counts.compare({"a": 300}, {"a": 350}) == []
+    (wrong,) = counts.compare({"a": 300}, {"a": 351})
+    assert wrong.startswith("a: +17.0%")
 
 
 def test_other_benchmarks_fail(counts):
