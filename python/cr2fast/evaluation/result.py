@@ -30,6 +30,10 @@ class Evaluation:
     ----------
     lams, alphas : ndarray, (L,), (A,)
         The calibrated grid.
+    models : tuple of str, (M,)
+        Names, the device's model first.
+    unit_model : str
+        The model whose mean cost is 1.
     n, n_answerable, n_calibration : int
         Test queries, those that some model answers, and calibration samples.
     accuracy, accuracy_answerable : ndarray
@@ -69,6 +73,8 @@ class Evaluation:
 
     lams: F64
     alphas: F64
+    models: tuple[str, ...]
+    unit_model: str
     n: int
     n_answerable: int
     n_calibration: int

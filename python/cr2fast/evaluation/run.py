@@ -107,6 +107,8 @@ def evaluate(
     return Evaluation(
         lams=lams,
         alphas=alphas,
+        models=tuple(router.models),
+        unit_model=table.reference_model,
         n=len(test),
         n_answerable=int(test.answerable.sum()),
         n_calibration=calibration["n"],
