@@ -42,6 +42,7 @@ from cr2fast._util import renamed
 
 if TYPE_CHECKING:
     from cr2fast.calibration import CalibrationReport, default_lams
+    from cr2fast.data.queries import QueryTable
     from cr2fast.data.table import RoutingTable
     from cr2fast.encoders.info import EncoderInfo
     from cr2fast.encoders.onnx import Encoder
@@ -56,6 +57,7 @@ _LAZY = {
     "EncoderInfo": "encoders.info",
     "Evaluation": "evaluation",
     "FitOptions": "fitting",
+    "QueryTable": "data.queries",
     "Router": "router",
     "RoutingTable": "data.table",
     "default_lams": "calibration",
@@ -97,6 +99,7 @@ __all__ = [
     "LinkState",
     "LinkStates",
     "OperatingPointError",
+    "QueryTable",
     "Router",
     "RoutingTable",
     "Selection",

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast import _core
-from cr2fast._core import CostTable, Cr2Error, LinkStates
+from cr2fast._core import CostTable, Cr2Error, LinkStates, SplitOverlapError
 from cr2fast._util import renamed
 from cr2fast._util.checks import check_type, shown
+from cr2fast.data.queries import QueryTable
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
 
@@ -24,6 +25,7 @@ Lengths = Literal["predicted", "known"]
 Judge = Literal["teacher", "outcomes"]
 Overlap = Literal["raise", "drop"]
 R = TypeVar("R", bound="Fitted")
+T = TypeVar("T", RoutingTable, QueryTable, RoutingTable | QueryTable)
 
 
 class Fitted:
@@ -230,17 +232,18 @@ class Fitted:
 
     def check_table(
         self,
-        table: RoutingTable,
+        table: T,
         what: str,
         *,
         after_calibration: bool,
         overlap: Overlap = "raise",
-    ) -> RoutingTable:
+        answered: bool = True,
+    ) -> T:
         """Refuse a table of other models or another encoder, or one that shares queries.
 
         Parameters
         ----------
-        table : RoutingTable
+        table : RoutingTable or QueryTable
         what : str
             What errors call the table.
         after_calibration : bool
@@ -248,26 +251,34 @@ class Fitted:
         overlap : {"raise", "drop"}
             What to do with queries used before, by id or by what they say: an error, or leave them
             out.
+        answered : bool
+            Whether it must be a RoutingTable; else a QueryTable will do.
 
         Returns
         -------
-        RoutingTable
+        RoutingTable or QueryTable
             The table, or what is left of it.
 
         Raises
         ------
         SplitOverlapError, Cr2Error
         """
-        check_type(table, RoutingTable, what)
+        if answered or not isinstance(table, QueryTable):
+            check_type(table, RoutingTable, what)
         if overlap not in ("raise", "drop"):
             raise Cr2Error(f"overlap: expected 'raise' or 'drop', got {shown(overlap)}")
-        self._core.check_models(what, list(table.models))
+        if isinstance(table, RoutingTable):
+            self._core.check_models(what, list(table.models))
         self._core.check_encoder(*table.encoder)
         queries = (list(table.query_ids), table.content.asked)
         if overlap == "drop":
             shared = self._core.shared(*queries, after_calibration)
-            if not shared.all():
-                return table.take(~shared) if shared.any() else table
+            if shared.all():
+                raise SplitOverlapError(
+                    f"{what}: expected queries that the router has not seen, got {len(table)} "
+                    f"that it has, every one; give it another part of the data"
+                )
+            return table.take(~shared) if shared.any() else table
         self._core.check_disjoint(what, *queries, after_calibration)
         return table
 

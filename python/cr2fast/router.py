@@ -27,6 +27,7 @@ from cr2fast.calibration import (
 )
 from cr2fast.calibration.drift import DriftReport
 from cr2fast.data.content import warn_if_alike
+from cr2fast.data.queries import Queries, QueryTable
 from cr2fast.data.table import RoutingTable
 from cr2fast.fitted import Fitted, Judge, Lengths, Overlap
 
@@ -129,7 +130,7 @@ class Router(Fitted):
     @renamed.keywords(reference="judge")
     def calibrate(
         self,
-        calibration: RoutingTable,
+        calibration: RoutingTable | QueryTable,
         costs: CostTable | None = None,
         *,
         alphas: Sequence[float] | None = None,
@@ -148,9 +149,10 @@ class Router(Fitted):
 
         Parameters
         ----------
-        calibration : RoutingTable
+        calibration : RoutingTable or QueryTable
             Queries exchangeable with future ones, none of them in training (checked by id, and by
-            what they say).
+            what they say). A judge that is the teacher needs no answers: of a QueryTable, such as
+            last week's traffic, thresholds are the bits that the same rows with answers give.
         costs : CostTable, optional
             The table the router was fitted with; an error if it is another.
         alphas : sequence of float, optional
@@ -203,9 +205,13 @@ class Router(Fitted):
         Cr2Error
             Other models, encoder or cost table; an argument out of range.
         """
-        given = len(calibration) if isinstance(calibration, RoutingTable) else 0
+        given = len(calibration) if isinstance(calibration, Queries) else 0
         calibration = self.check_table(
-            calibration, "calibration split", after_calibration=False, overlap=overlap
+            calibration,
+            "calibration split",
+            after_calibration=False,
+            overlap=overlap,
+            answered=False,
         )
         warn_if_alike(calibration.embeddings, "calibration split")
         self.costs_for(costs)
@@ -220,6 +226,14 @@ class Router(Fitted):
             raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
         if lengths not in ("predicted", "known"):
             raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
+        answered = calibration if isinstance(calibration, RoutingTable) else None
+        if answered is None and (judge, lengths) != ("teacher", "predicted"):
+            what = "answers" if judge == "outcomes" else "output lengths"
+            word = "judge='teacher'" if judge == "outcomes" else "lengths='predicted'"
+            raise Cr2Error(
+                f"calibration split: expected a RoutingTable, which has recorded {what}, got a "
+                f"QueryTable, which has none; pass one, or {word}"
+            )
         promised = check_delta(simultaneous, delta)
         self._core, done = self._core.calibrate(
             calibration.embeddings,
@@ -228,9 +242,13 @@ class Router(Fitted):
             grid.tolist(),
             levels.tolist(),
             content=calibration.content.kept,
-            outcomes=calibration.correct.astype(np.float32) if judge == "outcomes" else None,
-            n_output_tokens=calibration.n_output_tokens if lengths == "known" else None,
-            recorded=calibration.n_output_tokens,
+            outcomes=answered.correct.astype(np.float32)
+            if answered is not None and judge == "outcomes"
+            else None,
+            n_output_tokens=answered.n_output_tokens
+            if answered is not None and lengths == "known"
+            else None,
+            recorded=None if answered is None else answered.n_output_tokens,
             on_infeasible=on_infeasible,
             delta=promised,
             defer_atypical=None if defer_atypical is None else float(defer_atypical),

@@ -45,6 +45,7 @@ def things(router, splits):
         "Choice, deferred": deferred,
         "Choices": two.route_batch(test.embeddings, test.n_input_tokens, states),
         "RoutingTable": test,
+        "QueryTable": test.queries(),
         "RoutingProblem": make_routing_problem(n=30, d=8, seed=0),
         "CalibrationReport": report,
         "Evaluation": cr2fast.evaluate(router, test),

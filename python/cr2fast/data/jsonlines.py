@@ -1,0 +1,108 @@
+"""JSON Lines, as logs are written: an object per line, with values of different kinds.
+
+In: a file, perhaps compressed. Out: a polars frame. Lists of numbers stay lists; other lists and
+objects (chat messages, usage) become their JSON text. A damaged line is named by its number.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cr2fast._core import Cr2Error
+from cr2fast._util.checks import check_text, shown
+from cr2fast._util.optional import require
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Lines longer than this are no rows of a table.
+MAX_LINE = 64 << 20
+# Whole numbers beyond these ends are none of a table's.
+_INT = 2**63
+
+
+def read(path: Path) -> pl.DataFrame:
+    """Read a file of JSON objects, one per line; empty lines are passed over."""
+    polars = require("polars", "lab")
+    columns: dict[str, list[Any]] = {}
+    rows = 0
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise Cr2Error(f"line {number} of more than {MAX_LINE} bytes")
+            for name, value in _object(line, number).items():
+                if name not in columns:
+                    columns[name] = [None] * rows
+                columns[name].append(_plain(value))
+            if line.strip():
+                rows += 1
+            for values in columns.values():
+                if len(values) < rows:
+                    values.append(None)
+    found: pl.DataFrame = polars.DataFrame({k: _column(k, v) for k, v in columns.items()})
+    return found
+
+
+def _object(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        # A byte order mark stands at most before the first line.
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        found = json.loads(text, object_pairs_hook=_pairs) if text.strip() else {}
+    except RecursionError:
+        raise Cr2Error(f"line {number}, JSON nested too deeply") from None
+    except ValueError as error:
+        raise Cr2Error(f"line {number}, {shown(text_of(line))}: {error}") from None
+    if not isinstance(found, dict):
+        raise Cr2Error(f"line {number}, {shown(text_of(line))}, where an object belongs")
+    return found
+
+
+def text_of(line: bytes) -> str:
+    """The beginning of a line, for a message."""
+    return line[:80].decode("utf-8", "replace").strip()
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [k for k, _ in pairs]
+        twice = next(k for k in names if names.count(k) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and text as they are, lists of numbers as arrays, all else as JSON text."""
+    if isinstance(value, list) and value and all(type(v) in (int, float) for v in value):
+        return np.array(value, dtype=np.float64)
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    if isinstance(value, int) and not isinstance(value, bool) and not -_INT <= value < _INT:
+        return float("inf") if value > 0 else -float("inf")
+    return value
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """One type for a column: the one that its values have, or the nearest that holds them all."""
+    polars = require("polars", "lab")
+    kinds = {type(v) for v in values} - {type(None)}
+    if np.ndarray in kinds and kinds != {np.ndarray}:
+        values = [json.dumps(v.tolist()) if isinstance(v, np.ndarray) else v for v in values]
+        kinds = kinds - {np.ndarray} | {str}
+    kind = None
+    if str in kinds:
+        values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        check_text((v for v in values if v is not None), name)
+        kind = polars.String
+    elif float in kinds or kinds == {bool, int}:
+        values, kind = [None if v is None else float(v) for v in values], polars.Float64
+    found: pl.Series = polars.Series(values, dtype=kind)
+    return found

@@ -1,0 +1,100 @@
+"""QueryTable: prompts or embeddings without answers, from whatever people have."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+import cr2fast
+from cr2fast import QueryTable
+
+TEXTS = ["Who wrote Hamlet?", "What is 2 + 2?", "Name a prime."]
+ASKED = pl.DataFrame(
+    {
+        "query_id": ["a", "b", "c"],
+        "prompt": TEXTS,
+        "prompt_tokens": [4, 5, 3],
+        "embedding": [[0.25, 0.5], [0.75, 1.0], [1.25, 1.5]],
+        "note": [1, 2, 3],
+    }
+)
+
+
+class Counts:
+    """An encoder of two numbers: characters and words."""
+
+    info = cr2fast.EncoderInfo("counts")
+
+    def encode(self, texts, threads=1):
+        return np.array([[len(t), len(t.split())] for t in texts], dtype=np.float32)
+
+    def count_tokens(self, text):
+        return len(text.split())
+
+
+def test_usual_names_are_found_and_other_columns_kept():
+    t = QueryTable.read(ASKED)
+    assert t.query_ids == ("a", "b", "c")
+    assert t.n_input_tokens.tolist() == [4, 5, 3]
+    np.testing.assert_array_equal(t.embeddings, np.float32([[0.25, 0.5], [0.75, 1], [1.25, 1.5]]))
+    assert t.extra == {"note": [1, 2, 3], "text": TEXTS}
+    assert repr(t) == "QueryTable(3 queries, d=2)"
+    renamed = ASKED.rename({"prompt": "said", "prompt_tokens": "n"})
+    with pytest.raises(
+        cr2fast.Cr2Error,
+        match=r"column for n_input_tokens, tried .*prompt_tokens.*the table has .*'said'",
+    ):
+        QueryTable.read(renamed)
+    again = QueryTable.read(renamed, columns={"text": "said", "n_input_tokens": "n"})
+    assert again.extra["text"] == TEXTS
+    assert again.n_input_tokens.tolist() == [4, 5, 3]
+
+
+def test_an_encoder_embeds_and_counts_what_is_not_there():
+    for source in (
+        TEXTS,
+        [[{"role": "user", "content": t}] for t in TEXTS],
+        ASKED.select("prompt"),
+    ):
+        t = QueryTable.read(source, encoder=Counts())
+        assert t.embeddings.tolist() == [[17, 3], [14, 5], [13, 3]]
+        assert t.n_input_tokens.tolist() == [3, 5, 3]
+        assert t.encoder == Counts.info
+        assert len(set(t.query_ids)) == 3
+    with pytest.raises(cr2fast.Cr2Error, match=r"embedding, tried .*pass encoder="):
+        QueryTable.read(TEXTS)
+    with pytest.raises(cr2fast.Cr2Error, match="at least one prompt"):
+        QueryTable.read([], encoder=Counts())
+
+
+def test_without_ids_a_query_is_called_by_what_it_says():
+    one = QueryTable.read(TEXTS, encoder=Counts())
+    other = QueryTable.read([*TEXTS[::-1], TEXTS[0]], encoder=Counts())
+    assert other.query_ids[:3] == one.query_ids[::-1]
+    assert other.query_ids[3] == f"{one.query_ids[0]}/2"
+
+
+def test_damaged_rows_are_named_or_left_out_with_a_count():
+    bad = ASKED.with_columns(
+        embedding=pl.Series([[1.0, 2.0], [float("nan"), 0.0], [1e20, 1.0]]),
+        prompt_tokens=pl.Series([4, 5, 3]),
+    )
+    with pytest.raises(cr2fast.Cr2Error, match="embedding: expected .*'row 1'; pass incomplete"):
+        QueryTable.read(bad)
+    t = QueryTable.read(bad, incomplete="drop")
+    assert (t.query_ids, t.notes) == (("a",), ("2 rows with damaged embeddings left out",))
+    lost = ASKED.with_columns(prompt_tokens=pl.Series([4.0, float("nan"), None]))
+    with pytest.raises(cr2fast.Cr2Error, match=r"nulls, got some in \['n_input_tokens'\].*row 1"):
+        QueryTable.read(lost)
+    t = QueryTable.read(lost, incomplete="drop")
+    assert (t.query_ids, t.notes) == (("a",), ("2 rows with nulls left out",))
+
+
+def test_it_is_taken_apart_as_a_routing_table_is(problem):
+    queries = problem.table.queries()
+    assert isinstance(queries, QueryTable)
+    for mine, theirs in zip(queries.split(seed=3), problem.table.split(seed=3), strict=True):
+        assert mine.query_ids == theirs.query_ids
+        np.testing.assert_array_equal(mine.embeddings, theirs.embeddings)
+        assert mine.categories == theirs.categories
