@@ -77,7 +77,7 @@ renamed.modules(
     text_encoder="encoders.onnx",
 )
 # Submodules that are used by attribute, as ``cr2fast.datasets.make_routing_problem``.
-_MODULES = ("calibration", "data", "datasets", "distill", "encoders", "evaluation")
+_MODULES = ("calibration", "data", "datasets", "distill", "encoders", "evaluation", "traffic")
 
 __all__ = [
     "ArtifactError",

@@ -1,0 +1,25 @@
+"""Traffic in service: read the decision log, label it, ask what else would have happened.
+
+In: the gateway's decision logs. Out: polars frames, labels by the teacher, replays of other points
+and routers, recalibrated routers. It needs the extra ``lab``.
+"""
+
+from cr2fast.traffic.log import (
+    ClockStep,
+    DecisionLog,
+    Found,
+    Gap,
+    LogWarning,
+    open_log,
+    read_log,
+)
+
+__all__ = [
+    "ClockStep",
+    "DecisionLog",
+    "Found",
+    "Gap",
+    "LogWarning",
+    "open_log",
+    "read_log",
+]

@@ -1,0 +1,275 @@
+"""One line of a decision log: its fields, and what is wrong with them.
+
+In: the bytes of a line. Out: a record in plain types, or the words that say why it is none. The
+fields are those of ``docs/reference/decision-log.md``; one that is not known is counted, not read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from cr2fast._util.checks import shown
+
+SCHEMA = "cr2fast.decision_log/1"
+_MAX_ID = 200
+_MAX_TEXT = 400
+
+
+class TornError(ValueError):
+    """The line is no whole JSON object: cut short by a kill or a full disk, or never one."""
+
+
+class WrongError(ValueError):
+    """A JSON object that is no record: the words say which field, what was expected, what came."""
+
+
+class UnknownError(ValueError):
+    """A record of another format than this version reads."""
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
+        raise ValueError(f"text of 1 to {_MAX_TEXT} characters")
+    return value
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID:
+        raise ValueError(f"text of 1 to {_MAX_ID} characters")
+    return value
+
+
+def _time(value: Any) -> datetime:
+    try:
+        found = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (AttributeError, ValueError):
+        raise ValueError("a time such as 2026-11-26T14:45:00.000000Z") from None
+    if found.tzinfo is None:
+        raise ValueError("a time with its offset, such as 2026-11-26T14:45:00.000000Z")
+    return found.astimezone(timezone.utc)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a finite number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError("a finite number")
+    return found
+
+
+def _amount(value: Any) -> float:
+    found = _number(value)
+    if found < 0:
+        raise ValueError("a number, at least 0")
+    return found
+
+
+def _single(value: Any) -> float:
+    with np.errstate(over="ignore"):
+        found = float(np.float32(_number(value)))
+    if not math.isfinite(found):
+        raise ValueError("a number that a float32 holds")
+    return found
+
+
+def _threshold(value: Any) -> float:
+    if value in ("inf", "-inf"):
+        return float(value)
+    try:
+        return _single(value)
+    except ValueError:
+        raise ValueError('a number, "inf" or "-inf"') from None
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError("a whole number, at least 0")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _probability(value: Any) -> float:
+    found = _number(value)
+    if not 0 < found <= 1:
+        raise ValueError("a probability above 0 and at most 1")
+    return found
+
+
+def _fraction(value: Any) -> float:
+    found = _number(value)
+    if not 0 <= found <= 1:
+        raise ValueError("a number from 0 to 1")
+    return found
+
+
+def _positive(value: Any) -> float:
+    found = _number(value)
+    if found <= 0:
+        raise ValueError("a number above 0")
+    return found
+
+
+def _place(value: Any) -> str:
+    if value not in ("device", "edge"):
+        raise ValueError('"device" or "edge"')
+    return str(value)
+
+
+def _failed(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
+        for pair in value
+    ):
+        raise ValueError("a list of pairs: an upstream and how it failed")
+    return [f"{name}: {how}"[:_MAX_TEXT] for name, how in value]
+
+
+def _embedding(value: Any) -> np.ndarray[Any, Any]:
+    expected = "a non-empty list of finite numbers"
+    if not isinstance(value, list) or not value:
+        raise ValueError(expected)
+    try:
+        found = np.array(value)
+    except (ValueError, OverflowError):
+        raise ValueError(expected) from None
+    if found.ndim != 1 or found.dtype.kind not in "fiu":
+        raise ValueError(expected)
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(expected)
+    return found
+
+
+# Field -> how it is read. What is null or missing is null, except in the fields of NEEDED.
+FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "ts": _time,
+    "lam": _positive,
+    "alpha": _probability,
+    "margin": _single,
+    "threshold": _threshold,
+    "place": _place,
+    "model": _text,
+    "why": _text,
+    "outcome": _text,
+    "status": _count,
+    "stream": _flag,
+    "n_input_tokens_estimated": _count,
+    "n_input_tokens": _count,
+    "n_output_tokens": _count,
+    "ttft_s": _amount,
+    "total_s": _amount,
+    "failed": _failed,
+    "router": _text,
+    "propensity": _probability,
+    "embedding": _embedding,
+}
+NEEDED = ("id", "ts", "outcome", "router")
+LINK = ("rtt_s", "rate_ul_bps", "rate_dl_bps")
+_LINK_READ: dict[str, Callable[[Any], Any]] = dict(
+    zip(LINK, (_amount, _positive, _positive), strict=True)
+)
+_ELSEWHERE = frozenset(("schema", "link"))
+OUTCOME_FIELDS: dict[str, Callable[[Any], Any]] = {"id": _id, "ts": _time, "score": _fraction}
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """A line's JSON object.
+
+    Raises
+    ------
+    TornError
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once
+        )
+    except (ValueError, RecursionError) as error:
+        raise TornError(
+            f"expected one JSON object, got {shown(data[:60])} ({error})"[:400]
+        ) from None
+    if not isinstance(value, dict):
+        raise TornError(f"expected one JSON object, got {shown(value)}")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def check_schema(value: dict[str, Any]) -> None:
+    """Refuse a record of a format that is not read here.
+
+    Raises
+    ------
+    UnknownError, WrongError
+    """
+    found = value.get("schema")
+    if found == SCHEMA:
+        return
+    if not isinstance(found, str):
+        raise WrongError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
+    raise UnknownError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
+
+
+def read(
+    value: dict[str, Any], fields: dict[str, Callable[[Any], Any]], needed: Sequence[str]
+) -> dict[str, Any]:
+    """Checked fields of a JSON object; null where there is none.
+
+    Raises
+    ------
+    WrongError
+    """
+    out: dict[str, Any] = {}
+    for name, check in fields.items():
+        given = value.get(name)
+        if given is None:
+            if name in needed:
+                raise WrongError(f"{name}: expected one, got none")
+            out[name] = None
+            continue
+        try:
+            out[name] = check(given)
+        except ValueError as error:
+            raise WrongError(f"{name}: expected {error}, got {shown(given)}") from None
+    return out
+
+
+def record(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A request's record, and the names of the fields that are not known.
+
+    Raises
+    ------
+    WrongError
+    """
+    out = read(value, FIELDS, NEEDED)
+    link = value.get("link")
+    if link is not None and not isinstance(link, dict):
+        raise WrongError(f"link: expected an object of {', '.join(LINK)}, got {shown(link)}")
+    out.update(read(link or {}, _LINK_READ, ()))
+    strange = [name for name in value if name not in FIELDS and name not in _ELSEWHERE]
+    return out, strange

@@ -1,0 +1,81 @@
+"""Decision logs as a gateway would have written them, of queries with embeddings.
+
+In: a calibrated router and queries. Out: records (plain dictionaries) and files of them.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+
+START = datetime(2026, 11, 1, tzinfo=timezone.utc)
+
+
+def stamp(seconds, start=START):
+    return (start + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def number(value):
+    """A threshold as the log has it: JSON knows no infinity."""
+    return float(value) if np.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def records(
+    router, embeddings, n_input_tokens, lam, alpha, *, sha256="a" * 64, every_s=1.0, prefix="r"
+):
+    """What a device gateway logs, a record per query, with its embedding."""
+    device = router.device(lam, alpha)
+    edge = router.edge(lam)
+    margins = device.margins(embeddings)
+    local = device.route_batch(embeddings)
+    n = len(embeddings)
+    states = router.costs.sample_states(n, 77)
+    picked = edge.select_batch(embeddings, n_input_tokens, states)
+    out = []
+    for i in range(n):
+        place = "device" if local[i] else "edge"
+        seconds = 0.5 + (i % 7) / 10
+        state = states[i]
+        out.append(
+            {
+                "schema": "cr2fast.decision_log/1",
+                "id": f"{prefix}-{i}",
+                "ts": stamp(i * every_s),
+                "lam": lam,
+                "alpha": device.alpha,
+                # The shortest text that is this float32, as the gateway writes it.
+                "margin": float(str(np.float32(margins[i]))),
+                "threshold": number(np.float32(device.threshold)),
+                "place": place,
+                "model": router.models[0] if local[i] else router.models[picked.index[i]],
+                "why": "accepted" if local[i] else "deferred",
+                "outcome": "answered",
+                "status": 200,
+                "stream": bool(i % 2),
+                "n_input_tokens_estimated": int(n_input_tokens[i]),
+                "n_input_tokens": int(n_input_tokens[i]) + 3,
+                "n_output_tokens": 20 + i % 50,
+                "ttft_s": seconds / 2,
+                "total_s": seconds,
+                "link": None
+                if local[i]
+                else {
+                    "rtt_s": state.rtt_s,
+                    "rate_ul_bps": state.rate_ul_bps,
+                    "rate_dl_bps": state.rate_dl_bps,
+                },
+                "failed": [],
+                "router": sha256,
+                "propensity": 1.0,
+                "embedding": [float(str(x)) for x in embeddings[i]],
+            }
+        )
+    return out
+
+
+def write(path, records):
+    """A file of records, a line each; returns the path."""
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
