@@ -2,9 +2,10 @@
 //!
 //! In: what was wrong. Out: a response. Words are bounded and never hold a prompt or a secret.
 
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
 
 /// Longest message, characters.
 const MAX_WORDS: usize = 600;
@@ -43,23 +44,23 @@ impl Refusal {
     pub fn retry_after(self, seconds: f64) -> Self {
         Self { retry_after_s: Some(seconds.ceil().max(1.0) as u64), ..self }
     }
+}
 
-    /// The error's body.
-    pub fn body(&self) -> Bytes {
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
         let kind =
             if self.status.is_client_error() { "invalid_request_error" } else { "api_error" };
-        error_json(&self.message, kind, self.code)
-    }
-
-    /// The response.
-    pub fn response(&self) -> Response<Bytes> {
-        let mut response = Response::new(self.body());
-        *response.status_mut() = self.status;
+        let body = error_json(&self.message, kind, self.code);
+        let media = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let mut response = (self.status, media, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(self); // for whoever counts
         response
     }
 }

@@ -19,10 +19,10 @@ use crate::refusal::error_json;
 use crate::trace::Trace;
 use crate::upstream::{Events, Upstream};
 
-/// The body of every response.
+/// The body of an upstream's answer.
 #[derive(Debug)]
 pub enum Out {
-    /// Bytes at hand.
+    /// All of it, and its trace until it is taken.
     Whole(Option<Bytes>, Option<Box<Trace>>),
     /// A stream.
     Stream(Box<Stream>),
@@ -42,11 +42,6 @@ pub struct Stream {
 }
 
 impl Out {
-    /// Bytes that are no upstream's answer.
-    pub fn bytes(bytes: Bytes) -> Self {
-        Self::Whole(Some(bytes).filter(|b| !b.is_empty()), None)
-    }
-
     /// An answer in one piece.
     pub fn whole(bytes: Bytes, mut trace: Box<Trace>) -> Self {
         if bytes.is_empty() {

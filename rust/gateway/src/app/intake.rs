@@ -3,14 +3,14 @@
 //! In: a request, hostile until shown otherwise. Out: whether a device gateway asks, and a [`Job`]; or a
 //! refusal.
 
-use std::hash::BuildHasher;
-use std::sync::atomic::Ordering;
+use std::error::Error;
 
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap};
-use hyper::{Request, StatusCode};
+use http_body_util::LengthLimitError;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
@@ -21,9 +21,25 @@ use crate::job::Job;
 use crate::refusal::Refusal;
 use crate::wire::{self, Deferral, Wish};
 
+/// What the headers of a request that may come in say.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    wish: Wish,
+    /// What a device gateway says, where one asks.
+    deferral: Option<Deferral>,
+}
+
 impl App {
+    /// Read the headers; a refusal for whoever has no right to ask, or poses as a device gateway.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Refusal> {
+        let from_device = self.device_asks(headers)?;
+        let wish = wire::wish(headers, from_device)?;
+        let deferral = if from_device { Deferral::read(headers)? } else { None };
+        Ok(Admitted { wish, deferral })
+    }
+
     /// Whether a device gateway asks; a refusal where nobody who may.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
+    fn device_asks(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
         let bearer = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = bearer.and_then(|v| v.split_once(' '));
         let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -40,16 +56,11 @@ impl App {
         Err(Refusal::new(StatusCode::UNAUTHORIZED, "token", words))
     }
 
-    /// Read and understand a request.
-    pub(super) async fn job(
-        &self,
-        request: Request<Incoming>,
-        kind: Kind,
-        from_device: bool,
-    ) -> Result<Job, Refusal> {
-        let (head, body) = request.into_parts();
-        let wish = wire::wish(&head.headers, from_device)?;
-        let deferral = if from_device { Deferral::read(&head.headers)? } else { None };
+    /// Read and understand a request that the door let in.
+    pub(super) async fn job(&self, request: Request, kind: Kind) -> Result<Job, Refusal> {
+        let (mut head, body) = request.into_parts();
+        let admitted = head.extensions.remove::<Admitted>();
+        let Admitted { wish, deferral } = admitted.expect("the door stands before every job");
         if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|v| *v != "identity") {
             let coding: String = coding.to_str().unwrap_or("other").chars().take(40).collect();
             let words = format!("content-encoding: expected a body as it is, got {coding:?}");
@@ -60,39 +71,31 @@ impl App {
         let brain = self.brain();
         let ask = Ask::read(body, kind)?;
         let point = point(&brain, &ask.target, wish)?;
-        let id = deferral.as_ref().map_or_else(|| self.id(), |d| d.id.clone());
+        let id = head.headers.get(wire::REQUEST_ID).and_then(|id| id.to_str().ok());
+        let id = id.unwrap_or_default().to_string();
         Ok(Job { id, brain, ask, kind, point, deferral, read })
     }
 
-    async fn read(&self, body: Incoming) -> Result<Bytes, Refusal> {
+    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+        let most = self.limits.body_bytes;
         let too_large = || {
-            let most = self.limits.body_bytes;
             let words =
                 format!("body: expected at most {most} bytes (limits.body_bytes), got more");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", words)
         };
-        if body.size_hint().lower() > self.limits.body_bytes as u64 {
+        if body.size_hint().lower() > most as u64 {
             return Err(too_large());
         }
-        let limited = Limited::new(body, self.limits.body_bytes);
-        let Ok(collected) = timeout(self.limits.body, limited.collect()).await else {
+        let Ok(read) = timeout(self.limits.body, to_bytes(body, most)).await else {
             let words = format!("body: expected all of it within {:?}", self.limits.body);
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_slow", words));
         };
-        match collected {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
-            Err(_) => Err(Refusal::bad(
-                "body_cut",
-                "body: expected as many bytes as announced, got fewer",
-            )),
-        }
-    }
-
-    /// 128 bits that no other request has; no secret.
-    fn id(&self) -> String {
-        let n = self.ids.1.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{:016x}", self.ids.0.hash_one((n, 0)), self.ids.0.hash_one((n, 1)))
+        read.map_err(|e| {
+            if e.source().is_some_and(<dyn Error>::is::<LengthLimitError>) {
+                return too_large();
+            }
+            Refusal::bad("body_cut", "body: expected as many bytes as announced, got fewer")
+        })
     }
 }
 

@@ -3,16 +3,16 @@
 //! In: a checked configuration, then requests. Out: responses. What a device and an edge share stands
 //! here: routes, tokens, limits, the operating point; what each does with a request is theirs.
 
+mod front;
 mod intake;
 
-use std::hash::RandomState;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Response, StatusCode};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -25,13 +25,10 @@ use crate::edge::Edge;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::relay::Out;
 use crate::trace::Trace;
 use crate::upstream::Upstream;
 
-/// Paths that are served, for the error that names them.
-const PATHS: &str =
-    "/v1/chat/completions, /v1/completions, /v1/models, /v1/route, /healthz, /readyz, /metrics";
+pub use front::router;
 
 /// What a device does, or an edge.
 #[derive(Debug)]
@@ -55,7 +52,6 @@ pub struct App {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     log: Arc<Log>,
-    ids: (RandomState, AtomicU64),
 }
 
 impl App {
@@ -84,7 +80,6 @@ impl App {
             at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
             metrics,
             log: Arc::new(log),
-            ids: (RandomState::new(), AtomicU64::new(0)),
         }))
     }
 
@@ -148,65 +143,9 @@ impl App {
         Ok(hash)
     }
 
-    /// Answer a request.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Out> {
-        self.routed(request).await.unwrap_or_else(|refusal| {
-            self.metrics.refusal(refusal.code);
-            let mut response = refusal.response().map(Out::bytes);
-            if refusal.status == StatusCode::UNAUTHORIZED {
-                let scheme = HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-            }
-            response
-        })
-    }
-
-    async fn routed(&self, request: Request<Incoming>) -> Result<Response<Out>, Refusal> {
-        let path = request.uri().path().to_string();
-        let expected = match path.as_str() {
-            "/v1/chat/completions" | "/v1/completions" | "/v1/route" => Method::POST,
-            "/v1/models" | "/healthz" | "/readyz" | "/metrics" => Method::GET,
-            _ => {
-                let words = format!("expected one of {PATHS}, got another path");
-                return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_path", words));
-            }
-        };
-        if *request.method() != expected {
-            let words = format!("{path}: expected {expected}, got another method");
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", words));
-        }
-        match path.as_str() {
-            "/healthz" => return Ok(plain(StatusCode::OK, "ok\n".into())),
-            "/readyz" => return Ok(self.ready()),
-            _ => {}
-        }
-        let from_device = self.admit(request.headers())?;
-        match path.as_str() {
-            "/metrics" => {
-                let up = self.upstreams();
-                let up = up.iter().map(|u| (u.name(), u.breaker.is_up()));
-                let mut response = plain(StatusCode::OK, self.metrics.text(up));
-                let media = HeaderValue::from_static(
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                );
-                response.headers_mut().insert(CONTENT_TYPE, media);
-                Ok(response)
-            }
-            "/v1/models" => Ok(self.models()),
-            "/v1/route" => self.decide_only(request, from_device).await,
-            "/v1/completions" => self.answer(request, Kind::Completion, from_device).await,
-            _ => self.answer(request, Kind::Chat, from_device).await,
-        }
-    }
-
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        kind: Kind,
-        from_device: bool,
-    ) -> Result<Response<Out>, Refusal> {
+    async fn answer(&self, request: Request, kind: Kind) -> Result<Response, Refusal> {
         let arrived = Instant::now();
-        let job = self.job(request, kind, from_device).await?;
+        let job = self.job(request, kind).await?;
         let permit = self.permit()?;
         let shared = (&self.log, &self.metrics);
         let mut trace = Trace::start(&job.id, job.brain.hash(), arrived, shared, permit);
@@ -216,18 +155,15 @@ impl App {
             trace.record.alpha = Some(point.alpha);
         }
         let embedding = self.log.wants_embedding();
-        match &self.role {
+        let answered = match &self.role {
             Role::Device(device) => device.answer(&job, Box::new(trace), embedding).await,
             Role::Edge(edge) => edge.answer(&job, Box::new(trace), embedding).await,
-        }
+        };
+        answered.map(IntoResponse::into_response)
     }
 
-    async fn decide_only(
-        &self,
-        request: Request<Incoming>,
-        from_device: bool,
-    ) -> Result<Response<Out>, Refusal> {
-        let job = self.job(request, Kind::Either, from_device).await?;
+    async fn decide_only(&self, request: Request) -> Result<Response, Refusal> {
+        let job = self.job(request, Kind::Either).await?;
         let mut decision = match &self.role {
             Role::Device(device) => device.decision(&job).await?,
             Role::Edge(edge) => edge.decision(&job).await?,
@@ -258,14 +194,21 @@ impl App {
         }
     }
 
-    fn ready(&self) -> Response<Out> {
+    fn ready(&self) -> (StatusCode, &'static str) {
         if self.upstreams().iter().any(|u| u.breaker.is_up()) {
-            return plain(StatusCode::OK, "ready\n".into());
+            return (StatusCode::OK, "ready\n");
         }
-        plain(StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n".into())
+        (StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n")
     }
 
-    fn models(&self) -> Response<Out> {
+    fn scrape(&self) -> impl IntoResponse + use<> {
+        let up = self.upstreams();
+        let up = up.iter().map(|u| (u.name(), u.breaker.is_up()));
+        let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        ([(CONTENT_TYPE, media)], self.metrics.text(up))
+    }
+
+    fn models(&self) -> Response {
         let brain = self.brain();
         let mut names = vec!["cr2fast"];
         names.extend(match &self.role {
@@ -278,19 +221,8 @@ impl App {
     }
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Out> {
-    let mut response = Response::new(Out::bytes(text.into()));
-    *response.status_mut() = status;
-    let media = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, media);
-    response
-}
-
-fn json(value: &serde_json::Value) -> Response<Out> {
-    let mut response = Response::new(Out::bytes(value.to_string().into()));
-    let media = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, media);
-    response
+fn json(value: &serde_json::Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
 /// Lower-case hexadecimal.

@@ -5,20 +5,20 @@
 
 mod slow;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::app::App;
+use crate::app::{App, router};
 use slow::WriteLimit;
 
 /// Header fields of a request at most.
@@ -29,6 +29,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
     let slots = Arc::new(Semaphore::new(app.limits.connections));
     let (stopping, stopped) = watch::channel(false);
     let mut stop = pin!(stop);
+    let router = router(&app);
     loop {
         // A full house waits in the system's queue: those inside are not disturbed.
         let next = async {
@@ -41,7 +42,8 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, Arc::clone(&app), stopped.clone(), slot));
+                let (app, service) = (Arc::clone(&app), TowerToHyperService::new(router.clone()));
+                tokio::spawn(connection(stream, app, service, stopped.clone(), slot));
             }
             // Out of file descriptors, most likely: give connections time to end.
             Err(_) => sleep(Duration::from_millis(50)).await,
@@ -56,25 +58,19 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
 async fn connection(
     stream: TcpStream,
     app: Arc<App>,
+    service: TowerToHyperService<Router>,
     mut stopped: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
     let _ = stream.set_nodelay(true);
     app.metrics.connections.inc();
     let limits = app.limits;
-    let handler = {
-        let app = Arc::clone(&app);
-        service_fn(move |request| {
-            let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(app.handle(request).await) }
-        })
-    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_headers(MAX_FIELDS)
         .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(WriteLimit::new(stream, limits.write)), handler);
+        .serve_connection(TokioIo::new(WriteLimit::new(stream, limits.write)), service);
     let mut connection = pin!(connection);
     let stop = async {
         // The sender's end is a stop as well.

@@ -326,6 +326,26 @@ async fn past_the_limit_of_requests_at_once_clients_are_told_to_retry() {
 }
 
 #[tokio::test]
+async fn a_stream_is_one_of_the_requests_at_once_until_its_end() {
+    let world = World::new();
+    let local = Stub::start(Play::EventsThenSilence(events(&[WORD]))).await;
+    let text =
+        device(&local.url, "http://127.0.0.1:1").replace("idle_ms = 300", "idle_ms = 3600000");
+    let gateway = world.start(&(text + "[limits]\nconcurrency = 1\n")).await;
+    let stream = send(&gateway.url, CHAT, streamed("small", "a"), &[]).await;
+    assert_eq!(stream.status(), 200);
+    let reply = ask(&gateway.url, &chat("small", "b")).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, "1"));
+    assert_eq!(reply.header("x-cr2fast-request-id").len(), 32, "refusals have an id too");
+    drop(stream);
+    local.left.notified().await;
+    local.play(Play::Json(200, ANSWER.into()));
+    while ask(&gateway.url, &chat("small", "b")).await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn the_decision_alone() {
     let (world, local, edge, gateway, accepted, deferred) = setup().await;
     let at = async |body: String| post(&gateway.url, "/v1/route", &body, &[]).await;
@@ -343,6 +363,8 @@ async fn the_decision_alone() {
     assert_eq!((local.count(), edge.count()), (0, 0));
     let text = get(&gateway.url, "/healthz").await;
     assert_eq!((text.status, text.body.as_str()), (200, "ok\n"));
-    assert_eq!(get(&gateway.url, "/v1/route").await.status, 405);
+    let other = get(&gateway.url, "/v1/route").await;
+    assert_eq!((other.status, other.header("allow")), (405, "POST"));
+    assert!(other.error().contains("/v1/route: expected the method"), "{}", other.error());
     assert!(get(&gateway.url, "/v1/other").await.error().contains("/v1/route"));
 }
