@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cr2fast._core import __version__
 from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
-from cr2fast.cli import commands, options
+from cr2fast.cli import commands, options, traffic
 from cr2fast.encoders.distill import RIDGE
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -23,6 +24,8 @@ The usual order:
   cr2fast evaluate router.safetensors --data DIR  accuracy, cost and risk on the test split
   cr2fast route router.safetensors --lam 1 --alpha 0.01 --embeddings x.npy
   cr2fast inspect router.safetensors              what is in the file
+  cr2fast replay decisions.jsonl --router router.safetensors --lam 1
+                                                  what it would have done with logged traffic
 
 From text on a device: cr2fast distill-encoder writes a static encoder, which embeds a text in
 microseconds; give it to fit, calibrate and evaluate as --encoder FILE --embed.
@@ -58,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_demo, _fit, _calibrate, _evaluate, _distill_encoder, _route, _inspect):
         add(subparsers)
+    for add_one in (traffic.add_replay,):
+        add_one(partial(_command, subparsers))
     return top
 
 

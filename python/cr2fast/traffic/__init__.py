@@ -4,6 +4,7 @@ In: the gateway's decision logs. Out: polars frames, labels by the teacher, repl
 and routers, recalibrated routers. It needs the extra ``lab``.
 """
 
+from cr2fast.traffic.label import label
 from cr2fast.traffic.log import (
     ClockStep,
     DecisionLog,
@@ -13,13 +14,20 @@ from cr2fast.traffic.log import (
     open_log,
     read_log,
 )
+from cr2fast.traffic.replay import Figures, Measured, Replay, replay, replays
 
 __all__ = [
     "ClockStep",
     "DecisionLog",
+    "Figures",
     "Found",
     "Gap",
     "LogWarning",
+    "Measured",
+    "Replay",
+    "label",
     "open_log",
     "read_log",
+    "replay",
+    "replays",
 ]

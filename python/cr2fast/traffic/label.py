@@ -1,0 +1,340 @@
+"""Label logged requests by the teacher, as calibration does, without an answer.
+
+In: the rows of a log, with their embeddings, and a router. Out: for each request its margin and
+r = 1[full-information choice is an edge model], which needs the embedding, L_in and the link's
+state only (equations 46-48, 62), no answer. So each request is labelled, wherever it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast import _core
+from cr2fast._core import Cr2Error, LinkStates
+from cr2fast._util import seeds
+from cr2fast._util.checks import check_type, shown
+from cr2fast._util.optional import require
+from cr2fast.encoders.info import EncoderInfo
+from cr2fast.router import Router
+from cr2fast.traffic import files
+from cr2fast.traffic.lines import LINK
+from cr2fast.traffic.log import DecisionLog, embeddings, open_log
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Log = DecisionLog | files.Paths
+Link = Literal["logged", "table"]
+# Where a margin and a threshold decided, whichever place answered in the end.
+ROUTED = ("accepted", "deferred", "edge-down", "device-down")
+# Rows per router of a log whose margins are computed again.
+_CHECKED = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """The requests of a log that a threshold decided and that can be decided anew.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+        Their rows, as of :attr:`DecisionLog.frame`.
+    embeddings : ndarray of float32, (N, d)
+    n_input_tokens : ndarray of float64, (N,)
+        L_in as the gateway estimated it when it decided or, where it did not, as a model counted.
+    left_out : dict of str to int
+        Other rows, by why: named models, images, texts too long for the device; no embedding.
+    """
+
+    frame: pl.DataFrame
+    embeddings: npt.NDArray[np.float32]
+    n_input_tokens: npt.NDArray[np.float64]
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @property
+    def accepted(self) -> npt.NDArray[np.bool_]:
+        """Whether the decision that was logged kept the request local, (N,)."""
+        polars = require("polars", "lab")
+        decided = self.frame.select(
+            polars.when(polars.col("margin").is_null() | polars.col("threshold").is_null())
+            .then(polars.col("why").is_in(["accepted", "device-down"]))
+            .otherwise(polars.col("margin") >= polars.col("threshold"))
+        ).to_series()
+        return np.asarray(decided.to_numpy(), dtype=bool)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Traffic:
+        """The requests of a mask (N,)."""
+        polars = require("polars", "lab")
+        return Traffic(
+            self.frame.filter(polars.Series(rows)),
+            self.embeddings[rows],
+            self.n_input_tokens[rows],
+            self.left_out,
+        )
+
+
+def opened(log: Log) -> DecisionLog:
+    """A log, read where it is still a path."""
+    return log if isinstance(log, DecisionLog) else open_log(log)
+
+
+def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = ()) -> Traffic:
+    """The requests that `router` can decide anew.
+
+    Parameters
+    ----------
+    log : DecisionLog, path, pattern or sequence of paths
+        Read as of :func:`cr2fast.traffic.open_log`.
+    router : Router
+    logged_by : Router or sequence of Router
+        Earlier routers whose decisions the log holds. Not needed for `router` itself, nor for a
+        router with the same gate, such as one that was recalibrated since: margins that agree bit
+        for bit show that one gate saw embeddings of one encoder.
+
+    Raises
+    ------
+    Cr2Error
+        Rows of a router that is not known, or of another encoder; no row with an embedding, or none
+        among those that stayed on the device.
+    """
+    polars = require("polars", "lab")
+    check_type(router, Router, "router")
+    found = opened(log)
+    frame = found.frame
+    routed = frame.filter(polars.col("why").is_in(ROUTED))
+    left_out = {
+        str(why): n
+        for why, n in frame.filter(~polars.col("why").is_in(ROUTED).fill_null(False))["why"]
+        .value_counts(sort=True)
+        .rows()
+    }
+    tokens = polars.coalesce("n_input_tokens_estimated", "n_input_tokens")
+    usable = routed.filter(polars.col("embedding").is_not_null() & tokens.is_not_null())
+    if lacking := routed.height - usable.height:
+        left_out["no embedding or token count"] = lacking
+    if not usable.height:
+        raise Cr2Error(
+            f"log: expected routed requests with embeddings, got {routed.height} routed of "
+            f"{frame.height} and {usable.height} with one; set embedding = true in the gateway's "
+            f"[log]"
+        )
+    x = embeddings(usable, router.dim)
+    _check_routers(usable, x, router, logged_by)
+    n = usable.select(tokens.cast(polars.Float64)).to_series().to_numpy()
+    return Traffic(usable, x, np.ascontiguousarray(n), left_out)
+
+
+def check_both_places(traffic: Traffic) -> None:
+    """Refuse traffic of one place only, which is no sample of all requests.
+
+    Raises
+    ------
+    Cr2Error
+    """
+    for place, why in (("accepted", "accepted"), ("deferred", "deferred")):
+        lacking = traffic.left_out.get("no embedding or token count", 0)
+        if lacking and not (traffic.frame["why"] == why).any():
+            raise Cr2Error(
+                f"log: expected embeddings of {place} requests too, got none ({lacking} requests "
+                f"have none); read the device's log beside the edge's, both with embedding = true "
+                f"in [log]"
+            )
+
+
+def _check_routers(
+    frame: pl.DataFrame,
+    x: npt.NDArray[np.float32],
+    router: Router,
+    logged_by: Router | Sequence[Router],
+) -> None:
+    """Refuse rows whose router, and so whose encoder, is not known to be the right one."""
+    others = [logged_by] if isinstance(logged_by, Router) else list(logged_by)
+    for other in others:
+        check_type(other, Router, "logged_by")
+        if _differ(other.encoder, router.encoder) or other.dim != router.dim:
+            raise Cr2Error(
+                f"logged_by: expected a router of the encoder {shown(tuple(router.encoder))}, got "
+                f"one of {shown(tuple(other.encoder))}; its embeddings mean nothing to this router"
+            )
+    own = {sha256(r.to_bytes()).hexdigest() for r in (router, *others)}
+    hashes = frame["router"]
+    for found in hashes.unique(maintain_order=True).to_list():
+        if found in own:
+            continue
+        rows = np.flatnonzero((hashes == found).to_numpy())
+        shares = [_agreeing(frame, x, rows, r) for r in (router, *others)]
+        if any(agree == asked > 0 for agree, asked in shares):
+            continue
+        agree, asked = max(shares)
+        got = (
+            f"{asked - agree} of {asked} margins that its gate does not give"
+            if asked
+            else "no margins to compare (an edge's log alone has none)"
+        )
+        raise Cr2Error(
+            f"log: expected rows of this router or of one with its gate, got {len(rows)} rows of "
+            f"the router {found[:16]}... with {got}; pass logged_by= the routers that wrote them"
+        )
+
+
+def _differ(a: EncoderInfo, b: EncoderInfo) -> bool:
+    return a.sha256 != b.sha256 if a.sha256 and b.sha256 else a.id != b.id
+
+
+def _agreeing(
+    frame: pl.DataFrame,
+    x: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    router: Router,
+) -> tuple[int, int]:
+    """How many of some rows have the margin that this router gives them, and of how many."""
+    margin, lam = frame["margin"].to_numpy(), frame["lam"].to_numpy()
+    rows = rows[np.isfinite(margin[rows]) & np.isfinite(lam[rows])]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED)).astype(int)]
+    ours = margins_at(router, x[rows], lam[rows])
+    return int((ours == margin[rows]).sum()), len(rows)
+
+
+def margins_at(
+    router: Router, x: npt.NDArray[np.float32], lam: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Margins (N,) of queries (N, d), each at its own cost weight (N,)."""
+    out = np.empty(len(x), np.float32)
+    for value in np.unique(lam):
+        rows = lam == value
+        out[rows] = router.margins(np.ascontiguousarray(x[rows]), [value])[0]
+    return out
+
+
+def link_states(
+    traffic: Traffic, router: Router, link: Link = "logged", seed: int = 0
+) -> LinkStates:
+    """Link states of the requests.
+
+    Parameters
+    ----------
+    traffic : Traffic
+    router : Router
+    link : {"logged", "table"}
+        As the gateway had measured and, where it had not, drawn from the cost table's distribution;
+        or drawn for all, as a calibration does.
+    seed : int
+        Seed of the draws.
+    """
+    drawn = router.costs.sample_states(len(traffic), seeds.LIVE + seeds.check_seed(seed))
+    if link == "table":
+        return drawn
+    if link != "logged":
+        raise Cr2Error(f"link: expected 'logged' or 'table', got {shown(link)}")
+    filled = []
+    for name in LINK:
+        logged = traffic.frame[name].to_numpy().astype(np.float64)
+        filled.append(np.where(np.isnan(logged), getattr(drawn, name), logged))
+    rtt, up, down = filled
+    return LinkStates(up, down, rtt)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the teacher says of requests, and what each model would cost.
+
+    Attributes
+    ----------
+    accuracies : ndarray of float32, (N, M)
+        Predicted probabilities of a right answer.
+    n_output_tokens : ndarray of float64, (N, M)
+        Predicted lengths.
+    costs : ndarray of float32, (N, M)
+    states : LinkStates
+    """
+
+    accuracies: npt.NDArray[np.float32]
+    n_output_tokens: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float32]
+    states: LinkStates
+
+    def prefers_edge(self, lams: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """The label r at each cost weight, (L, N)."""
+        return np.asarray(_core.choice_margins(self.accuracies, self.costs, lams) < 0)
+
+
+def judge(traffic: Traffic, router: Router, link: Link = "logged", seed: int = 0) -> Judged:
+    """Ask the teacher about requests; parameters as of :func:`link_states`."""
+    states = link_states(traffic, router, link, seed)
+    lengths = router.predict_lengths(traffic.embeddings, traffic.n_input_tokens)
+    costs = router.costs.cost(traffic.n_input_tokens, lengths, states)
+    return Judged(router.accuracies(traffic.embeddings), lengths, costs, states)
+
+
+def label(
+    log: Log,
+    router: Router,
+    lam: float | None = None,
+    *,
+    logged_by: Router | Sequence[Router] = (),
+    link: Link = "logged",
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Label the requests of a log by the teacher, with predicted output lengths.
+
+    Parameters
+    ----------
+    log : DecisionLog, path, pattern or sequence of paths
+    router : Router
+        Its teacher judges, its gate gives the margins.
+    lam : float, optional
+        The cost weight to judge at; by default each request's own.
+    logged_by : Router or sequence of Router
+        Earlier routers whose decisions the log holds (:func:`traffic_of`).
+    link : {"logged", "table"}
+        Link states, as of :func:`link_states`.
+    seed : int
+        Seed of link states that are drawn.
+
+    Returns
+    -------
+    polars.DataFrame
+        A row per routed request with an embedding: ``id``, ``ts``, ``lam``, ``margin`` (of `router`
+        at that `lam`), ``prefers_edge`` (r), ``accepted`` (as it was logged) and
+        ``false_acceptance``, r and accepted.
+
+    Raises
+    ------
+    Cr2Error
+        As of :func:`traffic_of`; a request without a cost weight where none is given.
+    """
+    polars = require("polars", "lab")
+    traffic = traffic_of(log, router, logged_by)
+    lams = traffic.frame["lam"].to_numpy() if lam is None else np.full(len(traffic), float(lam))
+    if np.isnan(lams).any():
+        raise Cr2Error(
+            f"log: expected a cost weight of every request, got none for "
+            f"{int(np.isnan(lams).sum())}; pass lam="
+        )
+    judged = judge(traffic, router, link, seed)
+    r = np.empty(len(traffic), bool)
+    for value in np.unique(lams):
+        rows = lams == value
+        r[rows] = _core.choice_margins(judged.accuracies[rows], judged.costs[rows], [value])[0] < 0
+    accepted = traffic.accepted
+    labels: pl.DataFrame = polars.DataFrame(
+        {
+            "id": traffic.frame["id"],
+            "ts": traffic.frame["ts"],
+            "lam": lams,
+            "margin": margins_at(router, traffic.embeddings, lams),
+            "prefers_edge": r,
+            "accepted": accepted,
+            "false_acceptance": r & accepted,
+        }
+    )
+    return labels

@@ -1,0 +1,73 @@
+"""The commands on logs, as a person types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cr2fast import cli
+from cr2fast.traffic import replay
+
+
+def run(capsys, *args):
+    code = cli.main([str(a) for a in args])
+    return (code, *capsys.readouterr())
+
+
+def test_replay_prints_a_line_per_point_below_what_was_logged(log, artifact, router, capsys):
+    code, out, _ = run(
+        capsys, "replay", log, "--router", artifact, "--lam", "1", "--alpha", "0.01,0.05"
+    )
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("500 requests from 500 lines, 2026-11-01 00:00:00")
+    assert lines[1].split()[:3] == ["lam", "alpha", "local"]
+    assert lines[2].split()[0] == "logged"
+    assert lines[3].split()[:2] == ["1", "0.01"]
+    # The logged point, replayed, is what was logged.
+    assert lines[4].split()[2:] == lines[2].split()[1:]
+    code, out, err = run(
+        capsys, "replay", log, "--router", artifact, "--lam", "1", "--alpha", "0.05", "--json"
+    )
+    (told,) = json.loads(out)
+    assert told == json.loads(json.dumps(replay(log, router, 1.0, 0.05).to_dict()))
+    assert "500 requests" in err
+
+
+def test_a_window_and_the_usual_alpha(log, artifact, capsys):
+    window = ("--since", "2026-11-01T00:01", "--until", "2026-11-01T00:02")
+    code, out, _ = run(capsys, "replay", log, "--router", artifact, "--lam", "1", *window, "--json")
+    assert code == 0
+    (told,) = json.loads(out)
+    assert (told["would"]["n"], told["alpha"]) == (60, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--lam", "1.01"], "lam=1.01 is not on the calibrated grid"),
+        (["--lam", "x"], "expected numbers and commas"),
+        (["--since", "monday"], "--since: expected a datetime"),
+        (["--fallback", "edge-9", "--deferred", "fallback"], "edge-9"),
+        (["--logged-by", "none.safetensors"], "No such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_the_flags(log, artifact, capsys, change, words):
+    args = ["replay", log, "--router", artifact, *(["--lam", "1"] if "--lam" not in change else [])]
+    try:
+        code, _, err = run(capsys, *args, *change)
+    except SystemExit as stop:
+        code, err = stop.code, capsys.readouterr().err
+    assert code == 2
+    assert words in err
+
+
+def test_a_log_that_is_not_there_or_holds_nothing(artifact, capsys, tmp_path):
+    code, _, err = run(capsys, "replay", tmp_path / "no", "--router", artifact, "--lam", "1")
+    assert code == 2
+    assert "expected a decision log, got no file" in err
+    (tmp_path / "d.jsonl").write_text("{}\n")
+    code, _, err = run(capsys, "replay", tmp_path / "d.jsonl", "--router", artifact, "--lam", "1")
+    assert code == 2
+    assert "cr2fast.decision_log/1" in err
