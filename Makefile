@@ -23,7 +23,7 @@ $(BIN)/python:
 # An editable install, built with optimisation; again when Rust or the project file changed.
 $(BUILT): $(RUST_SOURCES) pyproject.toml profiler/pyproject.toml .venv/.tools
 	@command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs"; exit 1; }
-	. $(BIN)/activate && maturin develop --release --extras lab,minilm,fetch
+	. $(BIN)/activate && maturin develop --release --extras lab,report,minilm,fetch
 	$(BIN)/pip install -q -e 'profiler[plot]'
 	@touch $@
 

@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import polars as pl
@@ -101,6 +102,7 @@ def test_evaluate_prints_a_table_and_plots(routed, folder, tmp_path, capsys):
     assert "95 % interval" in out
     assert "void if the query mix" in out
     assert (tmp_path / "p" / "pareto.png").exists()
+    assert (tmp_path / "p" / "report.html").exists() == (find_spec("bokeh") is not None)
 
 
 def test_route_decides_as_the_device_does(routed, folder, tmp_path, capsys):
@@ -144,6 +146,7 @@ def test_demo_on_a_folder(folder, tmp_path, capsys, monkeypatch):
         "pareto.png",
         "risk.png",
         "local_rate.png",
+        *(["report.html"] if find_spec("bokeh") else []),
     }
     assert str(folder) in json.loads((tmp_path / "demo" / "report.json").read_text())["source"]
 

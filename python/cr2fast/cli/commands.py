@@ -64,8 +64,17 @@ def demo(args: argparse.Namespace) -> Any:
         **inputs.hyperparameters(args),
     )
     inputs.say(args, "\nwrote " + ", ".join(str(f) for f in result.files))
+    _say_pages(args)
     modes = {k: e.to_dict() for k, e in result.evaluations.items()}
     return result.summary | {"files": [str(f) for f in result.files], "modes": modes}
+
+
+def _say_pages(args: argparse.Namespace) -> None:
+    """What brings ``report.html``, where it could not be written."""
+    from cr2fast.evaluation import report
+
+    if not report.has_pages():
+        inputs.note(args, "report.html needs bokeh: run pip install 'cr2fast[report]'")
 
 
 def _fetched() -> Any:
@@ -214,8 +223,9 @@ def evaluate(args: argparse.Namespace) -> Any:
     inputs.say(args, report.compatibility(result))
     inputs.say(args, result.statement)
     if args.plots:
-        files = report.write(args.plots, {result.lengths: result}, {})
+        files = report.write(args.plots, {result.lengths: result}, {}, source=str(args.data))
         inputs.say(args, "wrote " + ", ".join(str(f) for f in files))
+        _say_pages(args)
     return result.to_dict()
 
 

@@ -69,7 +69,7 @@ def run(
     ----------
     problem : RoutingProblem
     out : path
-        Folder for ``router.safetensors``, plots and ``report.json``.
+        Folder for ``router.safetensors``, plots, ``report.html`` and ``report.json``.
     source : str
         Where the data come from, for the report.
     lam, alpha : float
@@ -145,7 +145,7 @@ def run(
         "calibration": {k: r.to_dict() for k, r in reports.items()},
         "training": {k: r.training for k, r in routers.items()},
     }
-    files = [artifact, *report.write(out, evaluations, summary)]
+    files = [artifact, *report.write(out, evaluations, summary, source=source)]
     return DemoResult(router, evaluations, files, summary)
 
 

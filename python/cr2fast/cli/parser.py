@@ -233,7 +233,10 @@ def _evaluate(subparsers: Any) -> None:
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument(
-        "--plots", type=Path, metavar="DIR", help="also write plots and report.json there"
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="also write report.html, plots and report.json there",
     )
 
 

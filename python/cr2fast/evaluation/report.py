@@ -1,13 +1,14 @@
 """Reports: a table for the terminal, plots, and the numbers behind them as JSON.
 
-In: evaluations by mode. Out: text, ``pareto.png``, ``risk.png``, ``local_rate.png``,
-``report.json``.
+In: evaluations by mode. Out: text, ``report.html``, ``pareto.png``, ``risk.png``,
+``local_rate.png``, ``report.json``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from cr2fast._util.jsontext import json_ready
 from cr2fast._util.optional import require
 from cr2fast.evaluation import plots as plots
+from cr2fast.evaluation.page import write_page
 from cr2fast.evaluation.result import Evaluation
 
 _COLUMNS = (
@@ -78,9 +80,14 @@ def compatibility(evaluation: Evaluation) -> str:
 
 
 def write(
-    folder: str | Path, evaluations: Mapping[str, Evaluation], extra: Mapping[str, Any]
+    folder: str | Path,
+    evaluations: Mapping[str, Evaluation],
+    extra: Mapping[str, Any],
+    *,
+    source: str = "",
+    validation: Mapping[str, Evaluation] | None = None,
 ) -> list[Path]:
-    """Write plots and ``report.json``.
+    """Write plots, ``report.json`` and, where Bokeh is installed, ``report.html``.
 
     Parameters
     ----------
@@ -90,6 +97,10 @@ def write(
         By mode, such as ``{"predicted": ...}``; the first is plotted at all its risk levels.
     extra : mapping
         More entries for the JSON.
+    source : str
+        Where the data come from, for the page's title; of a folder, its name is shown.
+    validation : mapping of str to Evaluation, optional
+        By mode, what the page's budgets choose on.
 
     Returns
     -------
@@ -101,15 +112,24 @@ def write(
     numbers = dict(extra) | {"modes": {k: e.to_dict() for k, e in evaluations.items()}}
     path = folder / "report.json"
     path.write_text(json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n")
+    files = [path]
+    if has_pages():
+        name = Path(source).resolve().name if Path(source).is_dir() else source
+        files.append(write_page(folder / "report.html", evaluations, name, validation))
     first = next(iter(evaluations.values()))
     drawings: dict[str, Callable[[Any], None]] = {
-        "pareto.png": lambda ax: plots.pareto(ax, evaluations),
-        "risk.png": lambda ax: plots.risk(ax, first),
-        "local_rate.png": lambda ax: plots.local_rate(ax, first),
+        "pareto.png": lambda fig: plots.pareto(fig, evaluations),
+        "risk.png": lambda fig: plots.risk(fig, first),
+        "local_rate.png": lambda fig: plots.local_rate(fig, first),
     }
     figure: Any = require("matplotlib.figure", "lab").Figure
     for name, draw in drawings.items():
         fig = figure(figsize=(7, 4.5), layout="constrained")
-        draw(fig.subplots())
+        draw(fig)
         fig.savefig(folder / name, dpi=130)
-    return [path, *(folder / name for name in drawings)]
+    return [*files, *(folder / name for name in drawings)]
+
+
+def has_pages() -> bool:
+    """Whether what draws ``report.html`` is installed."""
+    return find_spec("bokeh") is not None

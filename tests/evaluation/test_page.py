@@ -1,0 +1,288 @@
+"""report.html, opened in Chromium: what it draws, what its sliders choose, what it never does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cr2fast
+from cr2fast.evaluation import page, write_page
+
+pytest.importorskip("bokeh", reason="the extra `report` is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+SHOTS = Path(__file__).parents[2] / "target" / "pages"
+HOSTILE = (
+    "</script><script>window.hacked = 1</script>",
+    "\"'><img src=x onerror='window.hacked = 2'>&amp; <!--",
+    r"$$\frac{1}{2}$$ モデル λ‮evil @data@",
+    "a very long name " * 400,
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if found is None:
+        pytest.skip("no Chromium on PATH: apt-get install chromium, or name one in CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        # A container's root has no sandbox.
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page; it may ask for nothing but itself, and no script of it may fail."""
+    seen, errors, context = [], [], browser.new_context(viewport={"width": 1240, "height": 2200})
+    context.set_default_timeout(10_000)
+
+    def open_page(path):
+        tab = context.new_page()
+        tab.on("request", lambda r: seen.append(r.url))
+        tab.on("pageerror", lambda e: errors.append(str(e)))
+        tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
+        tab.on("dialog", lambda d: errors.append(d.message))
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("body[data-ready=yes]")
+        return tab
+
+    yield open_page
+    context.close()
+    assert [u for u in seen if not u.startswith(("file://", "data:", "blob:"))] == []
+    assert len([u for u in seen if u.startswith("file://")]) == 1
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def evaluation(artifact, splits):
+    return priced(cr2fast.evaluate(cr2fast.Router.load(artifact), splits[2]))
+
+
+def priced(e):
+    """The evaluation with dollars: of each model's own price per query."""
+    usd = np.array([0, 1, 2, 9]) * 1e-4
+    alone = e.baselines["alone"] | {"usd": usd.tolist()}
+    lines = {
+        k: e.baselines[k] | {"usd": [1e-3 * c for c in e.baselines[k]["cost"]]}
+        for k in ("oracle", "full_information")
+    }
+    return replace(e, usd=e.share @ usd, baselines=e.baselines | lines | {"alone": alone})
+
+
+def brute(e, budgets):
+    """The rule of the sliders, by a loop over the grid: the point's indices, or None."""
+    best = None
+    for i, j in np.ndindex(e.accuracy.shape):
+        met = (
+            e.accuracy[i, j] >= budgets.get("min_accuracy", -1)
+            and e.usd[i, j] <= budgets.get("max_usd", np.inf)
+            and e.latency_s[i, j] <= budgets.get("max_latency_s", np.inf)
+            and e.latency_p95_s[i, j] <= budgets.get("max_latency_p95_s", np.inf)
+            and e.energy_j[i, j] <= budgets.get("max_energy_j", np.inf)
+        )
+        key = (-e.cost[i, j], e.accuracy[i, j])
+        key = key if "min_accuracy" in budgets else key[::-1]
+        if met and (best is None or key > best[0]):
+            best = key, (i, j)
+    return best and best[1]
+
+
+def shown_point(tab):
+    return tuple(map(float, re.findall(r"= ([\d.e-]+)", tab.inner_text("#chosen"))))
+
+
+def test_a_slider_moves_the_chosen_point(evaluation, tmp_path, opened):
+    tab = opened(write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up"))
+    assert tab.title() == tab.inner_text("h1") == "made up, predicted lengths"
+    before = shown_point(tab)
+    i, j = brute(evaluation, {})
+    assert before == (evaluation.lams[i], evaluation.alphas[j])
+    slider = tab.get_by_label("dollars per 1,000 queries, mean at most").first
+    low, high = float(slider.get_attribute("min")), float(slider.get_attribute("max"))
+    step = float(slider.get_attribute("step"))
+    slider.fill(str(round(round((low + high) / 2 / step) * step, 9)))
+    budget = float(slider.input_value())
+    assert tab.locator("#max_usd-number").input_value() == slider.input_value()
+    i, j = brute(evaluation, {"max_usd": budget / 1000})
+    assert shown_point(tab) == (evaluation.lams[i], evaluation.alphas[j]) != before
+    cell = tab.locator("#figures tr", has_text="dollars per 1,000").locator("td").nth(1)
+    assert float(cell.inner_text()) == pytest.approx(1000 * evaluation.usd[i, j], rel=5e-3)
+    # The arrow keys work, too, and the open end is no budget.
+    slider.press("End")
+    assert shown_point(tab) == before
+    slider.press("ArrowLeft")
+    assert tab.locator("#max_usd-number").input_value() != ""
+    # A least accuracy turns the wish round: the cheapest that reaches it.
+    tab.locator("#max_usd-number").fill("")
+    tab.locator("#min_accuracy-number").fill("0.5")
+    point = evaluation.cheapest(0.5)
+    assert shown_point(tab) == (point["lam"], point["alpha"])
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SHOTS / "report.png", full_page=True)
+
+
+def test_the_page_chooses_as_python_does(evaluation, tmp_path, opened):
+    tab = opened(write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up"))
+    rng = np.random.default_rng(0)
+    figures = {
+        "min_accuracy": evaluation.accuracy, "max_usd": evaluation.usd,
+        "max_latency_s": evaluation.latency_s, "max_latency_p95_s": evaluation.latency_p95_s,
+        "max_energy_j": evaluation.energy_j,
+    }  # fmt: skip
+    wishes = [
+        # Half of them exactly on a figure of the grid, where a comparison might be strict.
+        {k: float(rng.choice(v.ravel()) * rng.choice([1, rng.uniform(0.9, 1.1)]))
+         for k, v in figures.items() if rng.random() < 0.4}
+        for _ in range(500)
+    ]  # fmt: skip
+    found = tab.evaluate(
+        "w => w.map(b => cr2fastReport.choose(cr2fastReport.data.modes[0].test, b))", wishes
+    )
+    expected = [brute(evaluation, w) for w in wishes]
+    columns = len(evaluation.alphas)
+    assert found == [-1 if e is None else e[0] * columns + e[1] for e in expected]
+    assert 50 < found.count(-1) < 450
+
+
+def test_a_point_tells_its_lam_and_alpha_on_hover(evaluation, tmp_path, opened):
+    tab = opened(write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up"))
+    tab.locator("#min_accuracy-number").fill("0.5")
+    lam, alpha = shown_point(tab)
+    # Where the plot has drawn the chosen point, in pixels of the window, once it is drawn.
+    x, y = tab.evaluate(
+        """async () => {
+          for (let k = 0; k < 5; k++) await new Promise(requestAnimationFrame);
+          const view = Bokeh.index.roots.find((v) => v.model.name === "pareto");
+          const star = view.model.document.get_model_by_name("chosen").data;
+          const box = view.canvas_view.el.getBoundingClientRect();
+          return [box.x + view.frame.x_scale.compute(star.x[0]),
+                  box.y + view.frame.y_scale.compute(star.y[0])];
+        }"""
+    )
+    tab.mouse.move(x - 5, y)
+    tab.mouse.move(x, y)
+    tab.locator(".bk-Tooltip").get_by_text("kept on the device").first.wait_for()
+    tips = tab.locator(".bk-Tooltip").evaluate_all(
+        "all => all.map((e) => e.shadowRoot.textContent)"
+    )
+    told = [
+        (float(a), float(b))
+        for a, b in re.findall(r"λ:\s*([\d.]+)\s*α:\s*([\d.]+)", " ".join(tips))
+    ]
+    assert (lam, alpha) in told
+
+
+def test_units_modes_and_alphas_switch(evaluation, tmp_path, opened):
+    other = replace(evaluation, lengths="known", cost=evaluation.cost + 1, usd=evaluation.usd * 2)
+    modes = {"predicted": evaluation, "known": other}
+    tab = opened(write_page(tmp_path / "report.html", modes, "made up"))
+    assert tab.locator("#unit option").all_inner_texts() == [
+        "dollars per 1,000 queries", "seconds per query", "joules per query", "normalised cost",
+    ]  # fmt: skip
+    drawn = "n => Bokeh.documents.map(d => d.get_model_by_name(n)).find(Boolean).data"
+    np.testing.assert_allclose(tab.evaluate(drawn, "points")["x"], 1000 * evaluation.usd.ravel())
+    tab.select_option("#unit", label="joules per query")
+    np.testing.assert_allclose(tab.evaluate(drawn, "points")["x"], evaluation.energy_j.ravel())
+    assert "joules per query" in tab.inner_text("#pareto-title")
+    tab.select_option("#mode", label="known lengths")
+    assert tab.title() == "made up, known lengths"
+    tab.select_option("#unit", label="normalised cost")
+    np.testing.assert_allclose(tab.evaluate(drawn, "points")["x"], evaluation.cost.ravel() + 1)
+    for j, alpha in enumerate(evaluation.alphas):
+        tab.select_option("#alpha", label=f"{alpha:g}")
+        rates = tab.evaluate(drawn, "rates")
+        np.testing.assert_allclose(rates["y"], evaluation.risk[:, j])
+        np.testing.assert_allclose([rates["low"], rates["high"]], evaluation.risk_interval[:, j].T)
+        assert tab.evaluate(drawn, "level")["y"] == [alpha, alpha]
+    mix, alone = tab.evaluate(drawn, "mix"), evaluation.baselines["alone"]
+    big = evaluation.models.index(evaluation.unit_model)
+    for name, of in (("x", "cost"), ("y", "accuracy")):
+        assert mix[name][0] == pytest.approx(alone[of][0])
+        assert mix[name][-1] == pytest.approx(alone[of][big])
+
+
+def test_what_no_point_meets_is_named(evaluation, tmp_path, opened):
+    tab = opened(write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up"))
+    tab.locator("#max_usd-number").fill("100")
+    tab.locator("#min_accuracy-number").fill("0.999")
+    text = tab.inner_text("#chosen")
+    assert text.startswith("No operating point meets these budgets. accuracy at least: the highest")
+    assert "dollars" not in text
+    assert float(re.search(r"is (\d\.\d+)", text)[1]) == pytest.approx(
+        evaluation.accuracy.max(), abs=1e-4
+    )
+    cheap = evaluation.usd.min() * 1000
+    tab.locator("#max_usd-number").fill(repr(float(cheap)))
+    tab.locator("#min_accuracy-number").fill(repr(float(evaluation.accuracy.max())))
+    assert "together, though each by itself can be met" in tab.inner_text("#chosen")
+
+
+def test_budgets_choose_on_validation_where_there_is_one(evaluation, tmp_path, opened):
+    rng = np.random.default_rng(1)
+    other = replace(
+        evaluation, accuracy=evaluation.accuracy + rng.normal(0, 0.05, evaluation.accuracy.shape)
+    )
+    path = write_page(
+        tmp_path / "r.html", {"predicted": evaluation}, "x", {"predicted": other}
+    )  # fmt: skip
+    tab = opened(path)
+    i, j = brute(other, {})
+    assert (i, j) != brute(evaluation, {})
+    assert shown_point(tab) == (evaluation.lams[i], evaluation.alphas[j])
+    cells = tab.locator("#figures tr", has_text="of all queries").locator("td").all_inner_texts()
+    assert cells[1:] == [f"{e.accuracy[i, j]:.3f}" for e in (other, evaluation)]
+    assert "validation" in tab.inner_text("#caution")
+
+
+def test_names_are_text_and_nothing_else(evaluation, tmp_path, opened):
+    unit = HOSTILE[evaluation.models.index(evaluation.unit_model)]
+    bare = replace(
+        evaluation, models=HOSTILE, unit_model=unit, usd=np.full_like(evaluation.usd, np.nan),
+        statement="</script><script>window.hacked = 3</script>",
+    )  # fmt: skip
+    source = "</title><script>window.hacked = 4</script> データ \udc80"
+    path = write_page(tmp_path / "report.html", {HOSTILE[0]: bare}, source)
+    tab = opened(path)
+    assert tab.evaluate("window.hacked") is None
+    table = tab.inner_text("#figures")
+    assert f"answered by {HOSTILE[0]}" in table
+    assert HOSTILE[2] in table
+    assert len(table) < 3000
+    assert "</title><script>window.hacked = 4</script> データ" in tab.title()
+    assert "dollars" not in tab.inner_text("#budgets")
+    assert tab.locator("#unit option").count() == 3
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SHOTS / "hostile.png", full_page=True)
+
+
+def test_the_page_forbids_requests_and_is_one_small_file(evaluation, tmp_path):
+    path = write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up")
+    text = path.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.search(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=", text)
+    assert path.stat().st_size < 4_000_000
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1]
+    )
+    assert data["modes"][0]["test"]["accuracy"] == evaluation.accuracy.ravel().tolist()
+
+
+def test_without_bokeh_the_extra_is_named(evaluation, tmp_path, monkeypatch):
+    def missing(module, extra):
+        raise ImportError(f"{module}: pip install 'cr2fast[{extra}]'")
+
+    monkeypatch.setattr(page, "require", missing)
+    with pytest.raises(ImportError, match=r"cr2fast\[report\]"):
+        write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up")
+    assert not (tmp_path / "report.html").exists()
