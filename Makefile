@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-test wheel light clean risk testbed testbed-quick gateway
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-test wheel light clean risk testbed testbed-quick gateway litellm-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -135,6 +135,16 @@ paper-quick: .venv-paper/.built  ## the same for one seed (minutes)
 paper-test: .venv-paper/.built  ## the experiments' own tests, on small made-up folders
 	.venv-paper/bin/pip install -q pytest hypothesis
 	.venv-paper/bin/python -m pytest -q tests/evaluation/test_paper_harness.py
+
+# litellm takes seconds to import and brings much along, so it has an environment of its own; what
+# is tested there is this checkout's build.
+target/litellm/.built: pyproject.toml $(BUILT)
+	[ -d target/litellm/bin ] || $(PYTHON) -m venv target/litellm
+	target/litellm/bin/pip install -q "litellm>=1.92" "polars>=1.20" pytest hypothesis
+	@touch $@
+
+litellm-test: target/litellm/.built  ## the LiteLLM plugin, with the real package
+	PYTHONPATH=python target/litellm/bin/python -m pytest -q tests/integrations/test_litellm.py
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python -m benches.risk_over_seeds

@@ -1,0 +1,68 @@
+"""A router of a static encoder, and two loopback servers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cr2fast
+from cr2fast.datasets import make_routing_problem
+from testing.openai_stub import Stub
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+D = 24
+
+
+@pytest.fixture(scope="session")
+def letters():
+    """A static encoder whose vocabulary is the letters."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+    return cr2fast.StaticEncoder.from_vectors(
+        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32),
+        tokens,
+        id="letters",
+        source=("none", "0" * 64),
+        max_tokens=64,
+        truncation="head-tail",
+        record="{}",
+    )
+
+
+@pytest.fixture(scope="session")
+def text_router(letters):
+    problem = make_routing_problem(n=400, d=D, models=3, seed=5)
+    train, calibration, _ = replace(problem.table, encoder=letters.info).split()
+    router = cr2fast.fit(
+        train, problem.costs, hidden=16, teacher_epochs=2, gate_epochs=2, progress=False
+    )
+    router.calibrate(calibration, alphas=(0.05, 0.1), lams=[0.1, 1.0, 20.0])
+    return router
+
+
+@pytest.fixture(scope="session")
+def texts(text_router, letters):
+    """A text that stays on the device at lam = 0.1, alpha = 0.1, and one that is deferred."""
+    rng = np.random.default_rng(1)
+    words = [" ".join(rng.choice(list(LETTERS), size=6)) for _ in range(200)]
+    local = text_router.device(0.1, 0.1).route_texts(words, letters)
+    assert local.any()
+    assert not local.all()
+    return words[local.argmax()], words[local.argmin()]
+
+
+@pytest.fixture(scope="session")
+def both_servers():
+    device, edge = Stub("from the device"), Stub("from the edge")
+    yield device, edge
+    device.close()
+    edge.close()
+
+
+@pytest.fixture
+def servers(both_servers):
+    """A device's and an edge's server, in good health, which no request has reached."""
+    for server in both_servers:
+        server.behaviour, server.requests = "ok", []
+    return both_servers
