@@ -259,6 +259,32 @@ def empirical_risk(scores, prefers_edge, thresholds):
     )
 
 
+BETS = 2.0 ** np.arange(-6, 5)
+
+
+def log_wealth(alpha, losses, weights=None):
+    """ln of the wealth (T,) after each loss: the mean over bets b of prod (1 + b (x - alpha))."""
+    x = np.asarray(losses, float) * (1 if weights is None else np.asarray(weights, float))
+    bets = BETS[alpha * BETS <= 0.5]
+    logs = np.log1p(bets[:, None] * (x - alpha)).cumsum(axis=1)
+    return np.logaddexp.reduce(logs, axis=0) - np.log(len(bets))
+
+
+def rolling(alpha, start, margins, prefers_edge, *, low, high, step, decay=0.6, decided_by=None):
+    """Thresholds (T + 1,) and losses (T,) of the rolling rule, one label at a time."""
+    tau, out, losses = (
+        min(max(start, low), np.nextafter(np.float32(high), np.float32(np.inf))),
+        [],
+        [],
+    )
+    for t, (s, r) in enumerate(zip(margins, prefers_edge, strict=True), start=1):
+        out.append(tau)
+        by = tau if decided_by is None else decided_by[t - 1]
+        losses.append(float(r and s >= by))
+        tau = max(low, tau + step * t**-decay * (losses[-1] - alpha))
+    return np.array([*out, tau]), np.array(losses)
+
+
 def ridge_lengths(x, n_in, n_out, ridge):
     """Ridge coefficients of log(1 + L_out) on (x, log(1 + L_in)), centred: (d + 1, M)."""
     x = x.astype(float) / np.linalg.norm(x.astype(float), axis=1, keepdims=True)

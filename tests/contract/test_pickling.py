@@ -53,6 +53,8 @@ def things(router, splits):
         "EncoderInfo": EncoderInfo("a", "b"),
         "FitOptions": cr2fast.FitOptions(hidden=3),
         "calibration": router.calibration,
+        "RiskAlarm": cr2fast.RiskAlarm(0.05, 0.01),
+        "RollingThreshold": cr2fast.RollingThreshold(0.05, 0.0),
     }
 
 

@@ -23,12 +23,14 @@ pub use base::error::{Error, Result, Same, shown};
 pub use base::ids::{Named, Seen};
 pub use base::limits::{MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
+pub use calibration::alarm::{MAX_WEIGHT, RiskAlarm};
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };
 pub use calibration::grid::Calibration;
 pub use calibration::longest::OVERRUN;
 pub use calibration::promise::{Grid, OnInfeasible, Promise};
+pub use calibration::rolling::{RollingThreshold, Steps};
 pub use calibration::run::{Judge, Lengths, Report, Split};
 pub use calibration::typicality::{Typicality, p_value as typicality_p_value};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};

@@ -192,6 +192,16 @@ pub enum Error {
         /// What the file holds.
         got: String,
     },
+    /// A saved state is damaged, forged, or another kind's.
+    #[error("{what}: expected {}, got {}", shown(expected), shown(got))]
+    State {
+        /// Which kind of state.
+        what: &'static str,
+        /// What the format asks for.
+        expected: String,
+        /// What the bytes hold.
+        got: String,
+    },
     /// The artifact was written by a newer format.
     #[error(
         "artifact: expected format {expected}, got \"{}\"; upgrade cr2fast to read it",
@@ -256,6 +266,15 @@ impl Error {
             "a router fitted and calibrated with typicality",
             "one of an earlier version, or not calibrated; fit and calibrate again",
         )
+    }
+
+    /// An [`Error::State`] from anything printable.
+    pub(crate) fn state(
+        what: &'static str,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Self {
+        Self::State { what, expected: expected.into(), got: got.to_string() }
     }
 
     /// An [`Error::Artifact`] from anything printable.

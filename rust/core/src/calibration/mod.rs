@@ -1,8 +1,11 @@
-//! From a split to thresholds that keep a stated risk.
+//! From a split to thresholds that keep a stated risk, and the watch over it in service.
 
+pub mod alarm;
 pub mod crc;
 pub mod grid;
 pub mod longest;
 pub mod promise;
+pub mod rolling;
 pub mod run;
+mod state;
 pub mod typicality;

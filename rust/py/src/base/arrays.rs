@@ -99,12 +99,25 @@ pub fn matrix_u64<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py
     view(obj, what, "a uint64 array of two dimensions")
 }
 
-/// (N, M) bool. NumPy's bools may hold any byte (through views); Rust's may not.
+/// (N, M) bool.
 pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, bool, Ix2>> {
-    let expected = "a bool array of two dimensions";
-    let bools: View<bool, Ix2> = view(obj, what, expected)?;
+    truths(obj, what, "a bool array of two dimensions")
+}
+
+/// (N,) bool.
+pub fn bools<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, bool, Ix1>> {
+    truths(obj, what, "a bool array of one dimension")
+}
+
+/// NumPy's bools may hold any byte (through views); Rust's may not.
+fn truths<'py, D: numpy::ndarray::Dimension>(
+    obj: &Bound<'py, PyAny>,
+    what: &str,
+    expected: &str,
+) -> PyResult<View<'py, bool, D>> {
+    let bools: View<bool, D> = view(obj, what, expected)?;
     let bytes = bools.0.call_method1("view", ("uint8",))?;
-    let bytes: View<u8, Ix2> = view(&bytes, what, expected)?;
+    let bytes: View<u8, D> = view(&bytes, what, expected)?;
     let highest = bytes.slice().iter().fold(0_u8, |most, b| most.max(*b));
     if highest > 1 {
         return Err(Cr2Error::new_err(format!(
@@ -112,6 +125,22 @@ pub fn matrix_bool<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'p
         )));
     }
     Ok(bools)
+}
+
+/// (N,) float64, of booleans or numbers.
+pub fn doubles<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<View<'py, f64, Ix1>> {
+    check_unmasked(obj, what)?;
+    let np = obj.py().import("numpy")?;
+    let array = np.call_method1("asarray", (obj,))?;
+    let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
+    if !matches!(kind.as_str(), "b" | "i" | "u" | "f") {
+        return Err(PyTypeError::new_err(format!(
+            "{what}: expected booleans or numbers, got {}",
+            describe(&array)
+        )));
+    }
+    let array = array.call_method1("astype", ("float64",))?;
+    view(&array, what, "an array of one dimension")
 }
 
 /// Refuse another shape.

@@ -29,6 +29,12 @@ create_exception!(
 );
 create_exception!(
     cr2fast,
+    StateError,
+    Cr2Error,
+    "A saved state that is damaged, forged, or of other settings."
+);
+create_exception!(
+    cr2fast,
     SplitOverlapError,
     Cr2Error,
     "Query ids shared with a split already used."
@@ -53,6 +59,7 @@ pub fn core(e: Error) -> PyErr {
         Error::LamOffGrid { .. } | Error::AlphaOffGrid { .. } | Error::NotCalibrated => {
             OperatingPointError::new_err(message)
         }
+        Error::State { .. } => StateError::new_err(message),
         Error::Budget { .. } => BudgetError::new_err(message),
         Error::Overlap { .. } => SplitOverlapError::new_err(message),
         _ => Cr2Error::new_err(message),
@@ -78,5 +85,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("CostTableError", py.get_type::<CostTableError>())?;
     m.add("InfeasibleAlphaError", py.get_type::<InfeasibleAlphaError>())?;
     m.add("OperatingPointError", py.get_type::<OperatingPointError>())?;
-    m.add("SplitOverlapError", py.get_type::<SplitOverlapError>())
+    m.add("SplitOverlapError", py.get_type::<SplitOverlapError>())?;
+    m.add("StateError", py.get_type::<StateError>())
 }

@@ -124,6 +124,17 @@ pub mod args {
         delta: optional -> Option<f64>,
         defer_atypical: optional -> Option<f64>,
         alpha: optional -> Option<f64>,
+        loss: number -> f64,
+        weight: number -> f64,
+        margin: number -> f64,
+        decay: number -> f64,
+        low: optional -> Option<f64>,
+        high: optional -> Option<f64>,
+        step: optional -> Option<f64>,
+        start: optional -> Option<f64>,
+        decided_by: optional -> Option<f64>,
+        prefers_edge: truth -> bool,
+        late: whole -> u64,
         threads: count -> usize,
         first: count -> usize,
         max_tokens: count -> usize,
@@ -131,6 +142,33 @@ pub mod args {
         n: count -> usize,
         seed: whole -> u64,
     }
+
+    /// α that has to be given.
+    pub fn alpha_given(obj: &Bound<'_, PyAny>) -> PyResult<f64> {
+        super::number(obj, "alpha")
+    }
+
+    /// δ that has to be given.
+    pub fn delta_given(obj: &Bound<'_, PyAny>) -> PyResult<f64> {
+        super::number(obj, "delta")
+    }
+
+    /// A start that has to be given.
+    pub fn start_given(obj: &Bound<'_, PyAny>) -> PyResult<f64> {
+        super::number(obj, "start")
+    }
+
+    /// A number of labels, or none.
+    pub fn labels(obj: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+        if obj.is_none() { Ok(None) } else { super::whole(obj, "n").map(Some) }
+    }
+}
+
+/// True or false, Python's or NumPy's; a number is neither.
+fn truth(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<bool> {
+    obj.extract().map_err(|_| {
+        PyTypeError::new_err(format!("{what}: expected True or False, got {}", describe(obj)))
+    })
 }
 
 /// A number, or none.

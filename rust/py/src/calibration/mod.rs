@@ -1,12 +1,26 @@
-//! Functions on arrays: CRC thresholds and empirical risk.
+//! Calibration: CRC thresholds and empirical risk of arrays; the watch over a promise in service.
+
+pub mod alarm;
+pub mod rolling;
 
 use cr2fast_core::{Promise, shown};
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
 use crate::base::arrays::{matrix_bool, matrix_f32, out2, same_shape};
-use crate::base::errors::{Cr2Error, core};
+use crate::base::errors::{Cr2Error, StateError, core};
 use crate::base::scalars::{args, levels, number};
+
+/// Refuse a saved state of other settings than those expected, where any are.
+fn same_setting(what: &str, name: &str, expected: Option<f64>, got: f64) -> PyResult<()> {
+    match expected {
+        Some(expected) if expected != got => Err(StateError::new_err(format!(
+            "{what}: expected {name} {expected}, got {got}; start a new state, or restore it as what \
+             it is"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Whether an infeasible level defers, or is an error.
 fn defers(name: &str) -> PyResult<bool> {
