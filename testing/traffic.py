@@ -17,13 +17,18 @@ def stamp(seconds, start=START):
     return (start + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def request_id(i, prefix="a"):
+    """An id as a gateway gives: 32 hexadecimal digits."""
+    return f"{prefix}{i:0{32 - len(prefix)}x}"
+
+
 def number(value):
     """A threshold as the log has it: JSON knows no infinity."""
     return float(value) if np.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def records(
-    router, embeddings, n_input_tokens, lam, alpha, *, sha256="a" * 64, every_s=1.0, prefix="r"
+    router, embeddings, n_input_tokens, lam, alpha, *, sha256="a" * 64, every_s=1.0, prefix="a"
 ):
     """What a device gateway logs, a record per query, with its embedding."""
     device = router.device(lam, alpha)
@@ -38,10 +43,12 @@ def records(
         place = "device" if local[i] else "edge"
         seconds = 0.5 + (i % 7) / 10
         state = states[i]
+        measured = ["rtt_s", "rate_ul_bps", "rate_dl_bps"] if not local[i] else []
         out.append(
             {
                 "schema": "cr2fast.decision_log/1",
-                "id": f"{prefix}-{i}",
+                "kind": "request",
+                "id": request_id(i, prefix),
                 "ts": stamp(i * every_s),
                 "lam": lam,
                 "alpha": device.alpha,
@@ -59,13 +66,23 @@ def records(
                 "n_output_tokens": 20 + i % 50,
                 "ttft_s": seconds / 2,
                 "total_s": seconds,
-                "link": None
-                if local[i]
-                else {
+                "link": {
                     "rtt_s": state.rtt_s,
                     "rate_ul_bps": state.rate_ul_bps,
                     "rate_dl_bps": state.rate_dl_bps,
                 },
+                "link_measured": measured,
+                "budget": None,
+                "p_value": None,
+                "endpoint": "chat",
+                "available": None,
+                "n_output_tokens_estimated": 40.5,
+                "latency_s_estimated": seconds,
+                "energy_j_estimated": 3.0,
+                "usd_estimated": None,
+                "usd": None,
+                "energy_j_measured": None,
+                "shadow": None,
                 "failed": [],
                 "router": sha256,
                 "propensity": 1.0,

@@ -31,7 +31,7 @@ def test_each_request_is_a_row_with_the_bits_that_were_decided_on(log, records, 
     assert (
         frame["margin"].to_numpy().tobytes() == np.float32([r["margin"] for r in records]).tobytes()
     )
-    assert frame.filter(pl.col("rtt_s").is_null())["place"].unique().to_list() == ["device"]
+    assert frame["rtt_s"].to_list() == [r["link"]["rtt_s"] for r in records]
     assert frame["ts"].dtype == pl.Datetime("us", "UTC")
 
 
@@ -141,7 +141,7 @@ def test_duplicates_count_once_and_contradictions_stay_apart(tmp_path, records):
     log = open_log(path)
     assert len(log) == 2
     assert (log.found.duplicates, log.found.conflicting) == (1, 1)
-    assert log.apart["words"][0].startswith("id: expected one line of 'r-1'")
+    assert log.apart["words"][0].startswith("id: expected one line of '" + traffic.request_id(1))
 
 
 def test_a_device_and_its_edge_tell_of_one_request(tmp_path, records):
@@ -199,10 +199,19 @@ def test_a_window_of_time(log):
             read_log(log, gap_s=bad)
 
 
-def grade(i, score, seconds):
+def grade(i, score, seconds, place="answer"):
     return {
-        "schema": "cr2fast.decision_log/1", "kind": "outcome", "id": f"r-{i}", "score": score,
-        "ts": traffic.stamp(seconds),
+        "schema": "cr2fast.decision_log/1", "kind": "outcome", "id": traffic.request_id(i),
+        "score": score, "ts": traffic.stamp(seconds), "place": place,
+    }  # fmt: skip
+
+
+def shadow(i, place, propensity=0.25):
+    return {
+        "schema": "cr2fast.decision_log/1", "kind": "shadow", "id": traffic.request_id(i),
+        "ts": traffic.stamp(i), "place": place, "model": None, "outcome": "answered",
+        "failure": None, "n_input_tokens": 3, "n_output_tokens": 4, "first_content_s": 0.1,
+        "total_s": 0.5, "router": "a" * 64, "propensity": propensity,
     }  # fmt: skip
 
 
@@ -221,6 +230,52 @@ def test_grades_come_late_twice_or_never(tmp_path, records):
     counts = log.found.outcomes
     assert (counts.graded, counts.never, counts.twice, counts.revised) == (2, 2, 1, 1)
     assert (counts.orphans, counts.latest_s, log.found.wrong) == (1, 86_400.0, 1)
+
+
+def test_shadows_and_their_grades_join_their_requests(tmp_path, records):
+    first = records[0]["place"]
+    other = {"device": "edge", "edge": "device"}[first]
+    path = traffic.write(
+        tmp_path / "d.jsonl",
+        [
+            rest(records[0]), shadow(0, other), rest(records[1]), shadow(0, other), shadow(7, other),
+            grade(0, 0.9, 5, first), grade(0, 0.4, 6, other), grade(1, 0.3, 7, "answer"),
+            shadow(1, "nowhere"),
+        ],
+    )  # fmt: skip
+    log = open_log(path)
+    assert log.frame["shadow_place"].to_list() == [other, None]
+    assert log.frame["shadow_propensity"].to_list() == [0.25, None]
+    assert log.frame["score"].to_list() == [0.9, 0.3]
+    assert log.frame["shadow_score"].to_list() == [0.4, None]
+    shadows = log.found.shadows
+    assert (shadows.found, shadows.twice, shadows.orphans, log.found.wrong) == (1, 1, 1, 1)
+
+
+def test_a_line_of_no_kind_is_kept_apart(tmp_path, records):
+    path = traffic.write(tmp_path / "d.jsonl", [rest(records[0]), rest(records[1], kind="x")])
+    assert open_log(path).apart["words"][0].startswith("kind: expected one of")
+
+
+def test_every_field_of_the_schema_is_read(records):
+    import pathlib
+
+    from cr2fast.traffic import lines
+
+    page = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "decision-log.schema.json"
+    for form in json.loads(page.read_text())["oneOf"]:
+        kind = form["properties"]["kind"]["const"]
+        known = {
+            "request": {*lines.FIELDS, *lines.OBJECTS},
+            "outcome": set(lines.OUTCOME_FIELDS),
+            "shadow": set(lines.SHADOW_FIELDS),
+        }[kind]
+        assert set(form["properties"]) - {"schema", "kind"} == known
+        if kind == "request":
+            for name, (*_,) in lines.OBJECTS.items():
+                (inner,) = [f for f in form["properties"][name]["anyOf"] if f["type"] == "object"]
+                keys = {key for key, _ in lines.OBJECTS[name].values()}
+                assert set(inner["properties"]) == keys
 
 
 def test_unknown_fields_are_counted_not_read(tmp_path, records):

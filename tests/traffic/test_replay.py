@@ -44,7 +44,7 @@ def test_the_logged_point_replayed_is_what_was_logged(log, router, records):
 def test_another_point_is_counted_as_plain_numpy_counts_it(log, router, splits):
     test, lam, alpha = splits[2], 1.0, 0.01
     traffic_ = traffic_of(log, router)
-    states = link_states(traffic_, router)
+    states = link_states(traffic_, router, "logged")
     n_out = router.predict_lengths(test.embeddings, test.n_input_tokens)
     c = router.costs.cost(test.n_input_tokens, n_out, states).astype(float)
     p = router.accuracies(test.embeddings).astype(float)
@@ -88,7 +88,7 @@ def test_each_request_is_judged_at_its_own_cost_weight(tmp_path, router, splits,
     parts = [
         traffic.records(
             router, test.embeddings[k::2], test.n_input_tokens[k::2], float(lam), 0.05,
-            sha256=sha256, prefix=f"p{k}",
+            sha256=sha256, prefix="ab"[k],
         )
         for k, lam in enumerate((lams[3], lams[-3]))
     ]  # fmt: skip
@@ -102,17 +102,36 @@ def test_each_request_is_judged_at_its_own_cost_weight(tmp_path, router, splits,
             assert (mixed[name].to_numpy()[rows] == alone[name].to_numpy()[rows]).all()
 
 
-def test_measured_link_states_are_used_and_the_others_drawn(log, router, records):
-    found = link_states(traffic_of(log, router), router)
-    drawn = link_states(traffic_of(log, router), router, link="table")
+def test_link_states_as_measured_as_decided_with_and_drawn(log, router, records):
+    traffic_ = traffic_of(log, router)
+    found, decided = link_states(traffic_, router), link_states(traffic_, router, "logged")
+    drawn = link_states(traffic_, router, "table")
     for i, r in enumerate(records):
-        if r["link"]:
-            assert found[i].rtt_s == r["link"]["rtt_s"]
-            assert found[i].rate_ul_bps == r["link"]["rate_ul_bps"]
-        else:
-            assert found[i] == drawn[i]
-    with pytest.raises(Cr2Error, match="link: expected 'logged' or 'table'"):
-        link_states(traffic_of(log, router), router, link="both")
+        assert decided[i].rate_ul_bps == r["link"]["rate_ul_bps"]
+        assert found[i] == (decided[i] if r["link_measured"] else drawn[i])
+    assert {bool(r["link_measured"]) for r in records} == {True, False}
+    with pytest.raises(Cr2Error, match="link: expected 'measured', 'logged' or 'table'"):
+        link_states(traffic_, router, link="both")
+
+
+def test_budgets_and_models_that_were_down_are_replayed(tmp_path, router, records):
+    names = router.models
+    changes = {
+        0: {"budget": {"latency_s": 1e-9, "energy_j": None, "usd": None}},
+        1: {"budget": {"latency_s": 1e9, "energy_j": 1e9, "usd": None}},
+        2: {"available": [names[1]]},
+    }
+    deferred = [i for i, r in enumerate(records) if r["place"] == "edge"]
+    for k, change in changes.items():
+        records[deferred[k]] |= change
+    records[deferred[2]]["model"] = names[1]
+    again = replay(traffic.write(tmp_path / "d.jsonl", records), router, 1.0, 0.05)
+    assert again.left_out == {"whose budget no model keeps": 1}
+    assert again.would.n == 499
+    assert again.changed == 0
+    assert again.would.share[names[1]] * 499 == [r["model"] for r in records].count(names[1]) - (
+        records[deferred[0]]["model"] == names[1]
+    )
 
 
 def test_a_log_of_another_router_is_refused_unless_its_router_is_given(log, router, other):

@@ -56,10 +56,10 @@ def add_replay(command: Command) -> None:
     sub.add_argument("--fallback", metavar="MODEL", help="the model of --deferred fallback")
     sub.add_argument(
         "--link",
-        choices=("logged", "table"),
+        choices=("logged", "measured", "table"),
         default="logged",
-        help="link states: as measured and, where they were not, drawn from the cost table; or all "
-        "drawn (default logged)",
+        help="link states: those that were decided with; measured ones, the rest drawn from the "
+        "cost table; or all drawn (default logged)",
     )
 
 

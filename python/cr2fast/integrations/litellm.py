@@ -1,7 +1,7 @@
 """A routing plugin of LiteLLM: of a model group's deployments, the one that the router chooses.
 
 In: a router, its encoder, and the deployments of a ``litellm.Router``. Out:
-:class:`Cr2fastRouting`, which serves as a routing plugin (``litellm.Router(plugins=[...])``, for its
+:class:`Cr2fastRouting`, which serves as a routing plugin (``litellm.Router(plugins=[...])``, for
 asynchronous calls) and as a custom routing strategy (``register_plugin``, in earlier versions
 ``set_custom_routing_strategy``, for both kinds of calls).
 """

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast import _core
-from cr2fast._core import Cr2Error, LinkStates
+from cr2fast._core import Cr2Error, LinkState, LinkStates
 from cr2fast._util import seeds
 from cr2fast._util.checks import check_type, shown
 from cr2fast._util.optional import require
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 Log = DecisionLog | files.Paths
-Link = Literal["logged", "table"]
+Link = Literal["measured", "logged", "table"]
 # Where a margin and a threshold decided, whichever place answered in the end.
-ROUTED = ("accepted", "deferred", "edge-down", "device-down")
+ROUTED = ("accepted", "deferred", "edge-down", "device-down", "budget", "returned")
 # Rows per router of a log whose margins are computed again.
 _CHECKED = 512
 
@@ -62,12 +62,15 @@ class Traffic:
 
     @property
     def accepted(self) -> npt.NDArray[np.bool_]:
-        """Whether the decision that was logged kept the request local, (N,)."""
+        """Whether the threshold kept the request local when it was logged, (N,).
+
+        Where its answer was made can differ: a place was down, or a budget decided.
+        """
         polars = require("polars", "lab")
+        why = polars.col("why")
+        by_rule = (polars.col("margin") >= polars.col("threshold")).fill_null(False)
         decided = self.frame.select(
-            polars.when(polars.col("margin").is_null() | polars.col("threshold").is_null())
-            .then(polars.col("why").is_in(["accepted", "device-down"]))
-            .otherwise(polars.col("margin") >= polars.col("threshold"))
+            why.is_in(["accepted", "device-down"]) | ((why == "budget") & by_rule)
         ).to_series()
         return np.asarray(decided.to_numpy(), dtype=bool)
 
@@ -216,7 +219,7 @@ def margins_at(
 
 
 def link_states(
-    traffic: Traffic, router: Router, link: Link = "logged", seed: int = 0
+    traffic: Traffic, router: Router, link: Link = "measured", seed: int = 0
 ) -> LinkStates:
     """Link states of the requests.
 
@@ -224,23 +227,38 @@ def link_states(
     ----------
     traffic : Traffic
     router : Router
-    link : {"logged", "table"}
-        As the gateway had measured and, where it had not, drawn from the cost table's distribution;
-        or drawn for all, as a calibration does.
+    link : {"measured", "logged", "table"}
+        What the gateway had measured, the rest drawn from the cost table's distribution, as live
+        requests and a calibration have them; what it decided with, which is typical where it had
+        measured nothing; or all drawn.
     seed : int
         Seed of the draws.
     """
+    if link not in ("measured", "logged", "table"):
+        raise Cr2Error(f"link: expected 'measured', 'logged' or 'table', got {shown(link)}")
     drawn = router.costs.sample_states(len(traffic), seeds.LIVE + seeds.check_seed(seed))
     if link == "table":
         return drawn
-    if link != "logged":
-        raise Cr2Error(f"link: expected 'logged' or 'table', got {shown(link)}")
     filled = []
     for name in LINK:
         logged = traffic.frame[name].to_numpy().astype(np.float64)
-        filled.append(np.where(np.isnan(logged), getattr(drawn, name), logged))
+        rest = getattr(drawn, name)
+        if link == "measured":
+            measured = traffic.frame["link_measured"].list.contains(name).fill_null(False)
+            logged = np.where(measured.to_numpy(), logged, np.nan)
+        elif np.isnan(logged).any():
+            rest = getattr(_typical(router), name)
+        filled.append(np.where(np.isnan(logged), rest, logged))
     rtt, up, down = filled
     return LinkStates(up, down, rtt)
+
+
+def _typical(router: Router) -> LinkState:
+    """The link as a gateway takes it to be before it has measured it."""
+    calibration = router.calibration
+    if calibration is None:
+        raise Cr2Error("link: expected a calibrated router for link='logged', got one that is not")
+    return router.two_stage(float(calibration["lams"][0])).typical_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +285,7 @@ class Judged:
         return np.asarray(_core.choice_margins(self.accuracies, self.costs, lams) < 0)
 
 
-def judge(traffic: Traffic, router: Router, link: Link = "logged", seed: int = 0) -> Judged:
+def judge(traffic: Traffic, router: Router, link: Link = "measured", seed: int = 0) -> Judged:
     """Ask the teacher about requests; parameters as of :func:`link_states`."""
     states = link_states(traffic, router, link, seed)
     lengths = router.predict_lengths(traffic.embeddings, traffic.n_input_tokens)
@@ -281,7 +299,7 @@ def label(
     lam: float | None = None,
     *,
     logged_by: Router | Sequence[Router] = (),
-    link: Link = "logged",
+    link: Link = "measured",
     seed: int = 0,
 ) -> pl.DataFrame:
     """Label the requests of a log by the teacher, with predicted output lengths.
@@ -295,7 +313,7 @@ def label(
         The cost weight to judge at; by default each request's own.
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds (:func:`traffic_of`).
-    link : {"logged", "table"}
+    link : {"measured", "logged", "table"}
         Link states, as of :func:`link_states`.
     seed : int
         Seed of link states that are drawn.

@@ -124,6 +124,12 @@ def _positive(value: Any) -> float:
     return found
 
 
+def _graded(value: Any) -> str:
+    if value not in ("device", "edge", "answer"):
+        raise ValueError('"device", "edge" or "answer"')
+    return str(value)
+
+
 def _place(value: Any) -> str:
     if value not in ("device", "edge"):
         raise ValueError('"device" or "edge"')
@@ -137,6 +143,21 @@ def _failed(value: Any) -> list[str]:
     ):
         raise ValueError("a list of pairs: an upstream and how it failed")
     return [f"{name}: {how}"[:_MAX_TEXT] for name, how in value]
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+        raise ValueError("a list of names")
+    return value
+
+
+def _queueing(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError("an object of models and seconds")
+    try:
+        return [{"model": str(name), "seconds": _amount(s)} for name, s in value.items()]
+    except ValueError:
+        raise ValueError("an object of models and seconds, at least 0") from None
 
 
 def _embedding(value: Any) -> np.ndarray[Any, Any]:
@@ -160,33 +181,68 @@ def _embedding(value: Any) -> np.ndarray[Any, Any]:
 FIELDS: dict[str, Callable[[Any], Any]] = {
     "id": _id,
     "ts": _time,
+    "endpoint": _text,
+    "stream": _flag,
     "lam": _positive,
     "alpha": _probability,
     "margin": _single,
     "threshold": _threshold,
+    "p_value": _probability,
     "place": _place,
     "model": _text,
     "why": _text,
     "outcome": _text,
     "status": _count,
-    "stream": _flag,
     "n_input_tokens_estimated": _count,
+    "n_output_tokens_estimated": _amount,
     "n_input_tokens": _count,
     "n_output_tokens": _count,
     "ttft_s": _amount,
     "total_s": _amount,
+    "latency_s_estimated": _amount,
+    "energy_j_estimated": _amount,
+    "usd_estimated": _amount,
+    "usd": _amount,
+    "energy_j_measured": _amount,
+    "link_measured": _names,
+    "available": _names,
+    "queueing_s": _queueing,
     "failed": _failed,
     "router": _text,
     "propensity": _probability,
+    "shadow": _probability,
     "embedding": _embedding,
 }
 NEEDED = ("id", "ts", "outcome", "router")
+# Objects in a record, whose fields become columns: column -> field and how it is read.
 LINK = ("rtt_s", "rate_ul_bps", "rate_dl_bps")
-_LINK_READ: dict[str, Callable[[Any], Any]] = dict(
-    zip(LINK, (_amount, _positive, _positive), strict=True)
-)
-_ELSEWHERE = frozenset(("schema", "link"))
-OUTCOME_FIELDS: dict[str, Callable[[Any], Any]] = {"id": _id, "ts": _time, "score": _fraction}
+LIMITS = ("max_latency_s", "max_energy_j", "max_usd")
+OBJECTS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "link": dict(zip(LINK, zip(LINK, (_amount, _positive, _positive), strict=True), strict=True)),
+    "budget": {name: (name.removeprefix("max_"), _amount) for name in LIMITS},
+}
+_KNOWN = frozenset((*FIELDS, *OBJECTS, "schema", "kind"))
+OUTCOME_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "ts": _time,
+    "score": _fraction,
+    "place": _graded,
+}
+SHADOW_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "ts": _time,
+    "place": _place,
+    "model": _text,
+    "outcome": _text,
+    "failure": _text,
+    "n_input_tokens": _count,
+    "n_output_tokens": _count,
+    "first_content_s": _amount,
+    "total_s": _amount,
+    "router": _text,
+    "propensity": _probability,
+}
+KINDS = ("request", "outcome", "shadow")
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -220,19 +276,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_schema(value: dict[str, Any]) -> None:
-    """Refuse a record of a format that is not read here.
+def kind_of(value: dict[str, Any]) -> str:
+    """Which of :data:`KINDS` a line is.
 
     Raises
     ------
     UnknownError, WrongError
+        A format that is not read here; no format at all.
     """
     found = value.get("schema")
-    if found == SCHEMA:
-        return
     if not isinstance(found, str):
         raise WrongError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
-    raise UnknownError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
+    if found != SCHEMA:
+        raise UnknownError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
+    if value.get("kind") not in KINDS:
+        raise WrongError(f"kind: expected one of {KINDS}, got {shown(value.get('kind'))}")
+    return str(value["kind"])
 
 
 def read(
@@ -267,9 +326,11 @@ def record(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     WrongError
     """
     out = read(value, FIELDS, NEEDED)
-    link = value.get("link")
-    if link is not None and not isinstance(link, dict):
-        raise WrongError(f"link: expected an object of {', '.join(LINK)}, got {shown(link)}")
-    out.update(read(link or {}, _LINK_READ, ()))
-    strange = [name for name in value if name not in FIELDS and name not in _ELSEWHERE]
-    return out, strange
+    for name, columns in OBJECTS.items():
+        given = value.get(name)
+        if given is not None and not isinstance(given, dict):
+            keys = ", ".join(key for key, _ in columns.values())
+            raise WrongError(f"{name}: expected an object of {keys}, got {shown(given)}")
+        inner = read(given or {}, dict(columns.values()), ())
+        out.update({column: inner[key] for column, (key, _) in columns.items()})
+    return out, [name for name in value if name not in _KNOWN]

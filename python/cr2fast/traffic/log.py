@@ -19,8 +19,9 @@ from cr2fast._core import Cr2Error
 from cr2fast._util import forked
 from cr2fast._util.checks import real, shown
 from cr2fast._util.optional import require
-from cr2fast.traffic import files, lines, outcomes
+from cr2fast.traffic import files, lines
 from cr2fast.traffic.lines import TornError, UnknownError, WrongError
+from cr2fast.traffic.outcomes import Grades, OutcomeCounts, ShadowCounts, Shadows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,6 +78,8 @@ class Found:
     clock_steps : list of ClockStep
     outcomes : OutcomeCounts
         Grades: how many were found, and how they fit.
+    shadows : ShadowCounts
+        Requests that were sent to the other side too, and how they fit.
     routers : dict of str to int
         Rows by the SHA-256 of the router's file.
     unknown_fields : dict of str to int
@@ -93,7 +96,8 @@ class Found:
     outside: int = 0
     gaps: list[Gap] = field(default_factory=list)
     clock_steps: list[ClockStep] = field(default_factory=list)
-    outcomes: outcomes.OutcomeCounts = field(default_factory=outcomes.OutcomeCounts)
+    outcomes: OutcomeCounts = field(default_factory=OutcomeCounts)
+    shadows: ShadowCounts = field(default_factory=ShadowCounts)
     routers: dict[str, int] = field(default_factory=dict)
     unknown_fields: dict[str, int] = field(default_factory=dict)
 
@@ -125,6 +129,10 @@ class Found:
             (grades.revised, f"{grades.revised} outcomes revise an earlier one"),
             (grades.orphans, f"{grades.orphans} outcomes are of requests that are not here"),
             (
+                self.shadows.orphans,
+                f"{self.shadows.orphans} shadows are of requests that are not here",
+            ),
+            (
                 len(self.unknown_fields),
                 f"fields that this version does not know: {sorted(self.unknown_fields)[:10]}",
             ),
@@ -139,12 +147,12 @@ class DecisionLog:
     Attributes
     ----------
     frame : polars.DataFrame
-        One row per request, in the order in which they ended (of several logs: by time). Columns:
-        ``id``, ``ts`` (UTC), ``lam``, ``alpha``, ``margin``, ``threshold``, ``place``, ``model``,
-        ``why``, ``outcome``, ``status``, ``stream``, ``n_input_tokens_estimated``,
-        ``n_input_tokens``, ``n_output_tokens``, ``ttft_s``, ``total_s``, ``failed``, ``router``,
-        ``propensity``, ``embedding``, ``rtt_s``, ``rate_ul_bps``, ``rate_dl_bps``; null is
-        unmeasured.
+        One row per request, in the order in which they ended (of several logs: by time). Columns
+        are the fields of a request (``ts`` is UTC); the link's ``rtt_s``, ``rate_ul_bps``,
+        ``rate_dl_bps``; the budget's ``max_latency_s``, ``max_energy_j``, ``max_usd``; of its
+        shadow ``shadow_place``, ``shadow_model``, ``shadow_outcome``, ``shadow_total_s``,
+        ``shadow_propensity``; of its grades ``score`` (the answer that the client had),
+        ``shadow_score``, ``graded_at`` and ``grade_delay_s``. Null is unmeasured.
     apart : polars.DataFrame
         ``file``, ``line``, ``why``, ``words`` of lines that are no rows, the first 1000 of them.
     found : Found
@@ -236,7 +244,9 @@ def open_log(
     for row in kept:
         found.routers[row["router"]] = found.routers.get(row["router"], 0) + 1
     frame = _frame(kept)
-    frame, found.outcomes = reader.grades.join(frame, {r["id"] for r in rows})
+    known = {r["id"] for r in rows}
+    frame, found.shadows = reader.shadows.join(frame, known)
+    frame, found.outcomes = reader.grades.join(frame, known)
     apart = polars.DataFrame(
         reader.apart,
         schema={"file": polars.String, "line": polars.Int64, "why": polars.String,
@@ -265,7 +275,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.grades = outcomes.Grades()
+        self.grades = Grades()
+        self.shadows = Shadows()
         self.apart: list[tuple[str, int, str, str]] = []
         self.found = Found()
         self._seen: dict[tuple[str, str], bytes] = {}
@@ -295,9 +306,9 @@ class _Reader:
 
     def _line(self, source: files.Source, line: files.Line, data: bytes) -> None:
         value = lines.parse(data)
-        lines.check_schema(value)
-        if outcomes.is_outcome(value):
-            self.grades.add(value)
+        kind = lines.kind_of(value)
+        if kind != "request":
+            self.grades.add(value) if kind == "outcome" else self.shadows.add(value)
             return
         row, strange = lines.record(value)
         for name in strange:
@@ -353,29 +364,24 @@ def _merged(rows: list[dict[str, Any]], found: Found) -> list[dict[str, Any]]:
 
 def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     polars = require("polars", "lab")
-    number, single, text, count = (
-        polars.Float64, polars.Float32, polars.String, polars.Int64,
-    )  # fmt: skip
-    kinds = {
-        "id": text, "ts": polars.Datetime("us", "UTC"), "lam": number, "alpha": number,
-        "margin": single, "threshold": single, "place": text, "model": text, "why": text,
-        "outcome": text, "status": count, "stream": polars.Boolean,
-        "n_input_tokens_estimated": count, "n_input_tokens": count, "n_output_tokens": count,
-        "ttft_s": number, "total_s": number, "failed": polars.List(text), "router": text,
-        "propensity": number, "embedding": polars.List(single),
-        "rtt_s": number, "rate_ul_bps": number, "rate_dl_bps": number,
+    single, text, names = polars.Float32, polars.String, polars.List(polars.String)
+    others = {
+        "ts": polars.Datetime("us", "UTC"), "stream": polars.Boolean, "margin": single,
+        "threshold": single, "failed": names, "link_measured": names, "available": names,
+        "queueing_s": polars.List(polars.Struct({"model": text, "seconds": polars.Float64})),
+        "embedding": polars.List(single),
     }  # fmt: skip
-    columns = {
-        name: polars.Series(name, [row[name] for row in rows], dtype=kind, strict=True)
-        for name, kind in kinds.items()
-        if name != "embedding"
-    }
-    columns["embedding"] = polars.Series(
-        "embedding",
-        [None if row["embedding"] is None else polars.Series(row["embedding"]) for row in rows],
-        dtype=polars.List(single),
-    )
-    frame: pl.DataFrame = polars.DataFrame({name: columns[name] for name in kinds})
+    for column in ("id", "endpoint", "place", "model", "why", "outcome", "router"):
+        others[column] = text
+    for column in ("status", "n_input_tokens_estimated", "n_input_tokens", "n_output_tokens"):
+        others[column] = polars.Int64
+    columns = {}
+    for name in (*lines.FIELDS, *lines.LINK, *lines.LIMITS):
+        values = [row[name] for row in rows]
+        if name == "embedding":
+            values = [None if x is None else polars.Series(x) for x in values]
+        columns[name] = polars.Series(name, values, dtype=others.get(name, polars.Float64))
+    frame: pl.DataFrame = polars.DataFrame(columns)
     return frame
 
 

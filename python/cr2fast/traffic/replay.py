@@ -10,20 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error, OperatingPointError
+from cr2fast._core import BudgetError, Cr2Error, OperatingPointError, TwoStage
 from cr2fast._util.checks import check_type
 from cr2fast._util.optional import require
 from cr2fast.evaluation.intervals import binomial_interval
 from cr2fast.router import Router
 from cr2fast.traffic.label import Judged, Link, Log, Traffic, judge, opened, traffic_of
-
-if TYPE_CHECKING:
-    from cr2fast._core import Choices
+from cr2fast.traffic.lines import LIMITS
 
 F64 = npt.NDArray[np.float64]
 
@@ -166,8 +164,9 @@ def replay(
         Where deferred queries may go, as of :meth:`EdgeSelector.load`.
     logged_by : Router or sequence of Router
         The routers whose decisions the log holds, where `router` is another one with another gate.
-    link : {"logged", "table"}
-        Link states: as measured, drawn from the cost table where they were not; or all drawn.
+    link : {"logged", "measured", "table"}
+        Link states, as of :func:`cr2fast.traffic.label.link_states`: those that the gateway decided
+        with; measured ones, the rest drawn; or all drawn from the cost table.
     seed : int
         Seed of the draws.
 
@@ -212,21 +211,20 @@ def replays(
     out = []
     for lam, alpha in points:
         two = router.two_stage(lam, alpha, rule, fallback)
-        choices = two.route_batch(
-            traffic.embeddings, traffic.n_input_tokens, judged.states, threads=0
-        )
+        now = _decide(two, traffic, judged, router)
         prefers_edge = judged.prefers_edge([two.lam])[0]
-        now = np.asarray(choices.index)
-        known = then >= 0
+        known = (then >= 0) & (now >= 0)
         left_out = dict(traffic.left_out)
-        if strangers := int((~known).sum()):
+        if unmet := int((now < 0).sum()):
+            left_out["whose budget no model keeps"] = unmet
+        if strangers := int((then < 0).sum()):
             left_out["answered by no model of the router (not in the logged figures)"] = strangers
         out.append(
             Replay(
                 lam=two.lam,
                 alpha=two.alpha,
                 threshold=two.threshold,
-                would=_figures(router, traffic, judged, now, prefers_edge, choices),
+                would=_figures(router, traffic, judged, now, prefers_edge),
                 logged=_figures(router, traffic, judged, then, prefers_edge),
                 measured=measured,
                 changed=float(((now == 0) != (then == 0))[known].mean()) if known.any() else 0.0,
@@ -234,6 +232,29 @@ def replays(
             )
         )
     return out
+
+
+def _decide(
+    two: TwoStage, traffic: Traffic, judged: Judged, router: Router
+) -> npt.NDArray[np.int64]:
+    """Which model each request goes to, -1 where none keeps its budget.
+
+    Budgets, and the edge models that were up, are as they were when the request came.
+    """
+    x, n, states = traffic.embeddings, traffic.n_input_tokens, judged.states
+    index = np.array(two.route_batch(x, n, states, threads=0).index)
+    names = {name: k for k, name in enumerate(router.models)}
+    rows = traffic.frame.select(*LIMITS, "available").rows()
+    for i, (*limits, available) in enumerate(rows):
+        given = {k: v for k, v in zip(LIMITS, limits, strict=True) if v is not None}
+        up = [name for name in available or () if name in names]
+        if given or (up and len(up) < len(names) - 1):
+            try:
+                choice = two.route(x[i], n[i], states[i], up or None, **given)
+                index[i] = names[choice.model]
+            except BudgetError:
+                index[i] = -1
+    return index
 
 
 def _logged_models(traffic: Traffic, router: Router) -> npt.NDArray[np.int64]:
@@ -249,7 +270,6 @@ def _figures(
     judged: Judged,
     chosen: npt.NDArray[np.int64],
     prefers_edge: npt.NDArray[np.bool_],
-    choices: Choices | None = None,
 ) -> Figures:
     """Figures of the models chosen, those that are -1 left out."""
     rows = np.flatnonzero(chosen >= 0)
@@ -261,7 +281,7 @@ def _figures(
     picked = chosen[rows]
     table = router.costs
     args = (traffic.n_input_tokens, judged.n_output_tokens, judged.states)
-    local = picked == 0 if choices is None else np.asarray(choices.local)[rows]
+    local = picked == 0
     false = int((local & prefers_edge[rows]).sum())
     low, high = binomial_interval(false, len(rows))
     latency = table.latency_s(*args)[rows, picked] if table.has_latency else None
