@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use crate::brain::Estimate;
 use crate::job::Job;
 use crate::refusal::Refusal;
 use crate::relay::Out;
@@ -39,6 +40,8 @@ pub struct Label {
     pub why: Why,
     /// Δ̂.
     pub margin: Option<f32>,
+    /// What the model was expected to take.
+    pub estimate: Option<Estimate>,
 }
 
 /// The response of an answer.
@@ -50,9 +53,7 @@ pub fn respond(
     mut trace: Box<Trace>,
 ) -> Response<Out> {
     let status = answer.head.status;
-    trace.answering(label.place, &label.model, label.why, status);
-    trace.record.margin = label.margin;
-    trace.record.threshold = job.point.map(|p| p.threshold);
+    trace.answering(&job.brain, label, status);
     let mut headers = answer.head.headers;
     clean(&mut headers);
     write(job, label, &mut headers);
@@ -98,6 +99,10 @@ fn write(job: &Job, label: &Label, headers: &mut HeaderMap) {
     number(wire::THRESHOLD, job.point.map(|p| p.threshold.to_string()));
     number(wire::LAM, job.point.map(|p| p.lam.to_string()));
     number(wire::ALPHA, job.point.map(|p| p.alpha.to_string()));
+    let estimated = |of: fn(Estimate) -> Option<f64>| Some(of(label.estimate?)?.to_string());
+    number(wire::LATENCY_S, estimated(|e| e.latency_s));
+    number(wire::ENERGY_J, estimated(|e| e.energy_j));
+    number(wire::USD, estimated(|e| e.usd));
     if job.deferral.is_some() {
         headers.insert(wire::SPEAKS, HeaderValue::from_static(wire::VERSION));
         let seconds = job.read.elapsed().as_secs_f64();

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use cr2fast_core::{
-    Budget, Decision, DeviceRouter, EdgeSelector, Error, LinkState, Query, Router, Rule, Selection,
-    StaticEncoder,
+    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, LinkState, Query, Router, Rule,
+    Selection, StaticEncoder, TwoStage,
 };
 use sha2::{Digest, Sha256};
 
@@ -33,6 +33,47 @@ pub struct Point {
     pub threshold: f32,
 }
 
+/// One routed request, as the core is asked about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// λ, α, τ.
+    pub point: Point,
+    /// e(x).
+    pub embedding: &'a [f32],
+    /// L_in.
+    pub input_tokens: u64,
+    /// ξ.
+    pub state: LinkState,
+    /// What it may cost at most.
+    pub budget: Budget,
+}
+
+impl<'a> Call<'a> {
+    fn query(&self) -> Query<'a> {
+        Query {
+            embedding: self.embedding,
+            n_input_tokens: self.input_tokens as f64,
+            n_output_tokens: None,
+            state: self.state,
+            available: None,
+            budget: self.budget,
+        }
+    }
+}
+
+/// What the cost table expects of a model; none where it cannot tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// L̂_out.
+    pub output_tokens: f64,
+    /// t, s.
+    pub latency_s: Option<f64>,
+    /// e, J.
+    pub energy_j: Option<f64>,
+    /// d, $.
+    pub usd: Option<f64>,
+}
+
 /// What a text comes to.
 #[derive(Clone, Debug)]
 pub struct Encoded {
@@ -53,7 +94,7 @@ pub struct Brain {
     /// ξ where nothing is measured.
     typical: LinkState,
     rule: Rule,
-    devices: RwLock<HashMap<(u64, u64), Arc<DeviceRouter>>>,
+    stages: RwLock<HashMap<(u64, u64), Arc<TwoStage>>>,
     selectors: RwLock<HashMap<u64, Arc<EdgeSelector>>>,
 }
 
@@ -118,7 +159,7 @@ impl Brain {
             default: (lam, alpha),
             typical,
             rule,
-            devices: RwLock::default(),
+            stages: RwLock::default(),
             selectors: RwLock::default(),
         })
     }
@@ -163,35 +204,64 @@ impl Brain {
         done.unwrap_or_else(|_| Err(internal("the encoder stopped")))
     }
 
-    /// Stage one.
-    pub fn decide(&self, point: Point, embedding: &[f32]) -> Result<Decision, Refusal> {
-        let key = (point.lam.to_bits(), point.alpha.to_bits());
-        let router =
-            cached(&self.devices, key, || DeviceRouter::new(&self.router, point.lam, point.alpha));
-        router.and_then(|r| r.route(embedding, false)).map_err(|e| internal(&bounded(&e)))
+    /// Both stages at a point; those of one λ share what is large.
+    fn stages(&self, point: Point) -> cr2fast_core::Result<Arc<TwoStage>> {
+        let (lam, alpha) = (point.lam, point.alpha);
+        cached(&self.stages, (lam.to_bits(), alpha.to_bits()), || {
+            let device = DeviceRouter::new(&self.router, lam, alpha)?;
+            TwoStage::of(device, self.selector(lam)?.as_ref().clone())
+        })
+    }
+
+    fn selector(&self, lam: f64) -> cr2fast_core::Result<Arc<EdgeSelector>> {
+        cached(&self.selectors, lam.to_bits(), || EdgeSelector::new(&self.router, lam, self.rule))
+    }
+
+    /// Stage one; within a budget both stages, as [`TwoStage::route`] has it.
+    pub fn decide(&self, call: &Call) -> Result<(Decision, Option<Choice>), Refusal> {
+        let stages = self.stages(call.point).map_err(|e| internal(&bounded(&e)))?;
+        if call.budget.is_none() {
+            let decision = stages.device().route(call.embedding, false);
+            return decision.map(|d| (d, None)).map_err(|e| internal(&bounded(&e)));
+        }
+        let (state, budget) = (Some(call.state), call.budget);
+        let limits = cr2fast_core::Call { state, available: None, budget };
+        let choice = stages.route(call.embedding, call.input_tokens as f64, &limits);
+        choice.map(|c| (c.decision, Some(c))).map_err(|e| refused(&e))
     }
 
     /// Stage two, among the models that are up; an embedding from outside may be wrong.
-    pub fn select(
-        &self,
-        point: Point,
-        embedding: &[f32],
-        input_tokens: u64,
-        state: LinkState,
-        available: &[bool],
-    ) -> Result<Selection, Refusal> {
-        let selector = cached(&self.selectors, point.lam.to_bits(), || {
-            EdgeSelector::new(&self.router, point.lam, self.rule)
-        });
-        let query = Query {
-            embedding,
-            n_input_tokens: input_tokens as f64,
-            n_output_tokens: None,
-            state,
-            available: Some(available),
-            budget: Budget::default(),
-        };
-        selector.and_then(|s| s.select(&query)).map_err(|e| Refusal::bad("embedding", bounded(&e)))
+    pub fn select(&self, call: &Call, available: &[bool]) -> Result<Selection, Refusal> {
+        let query = Query { available: Some(available), ..call.query() };
+        self.selector(call.point.lam).and_then(|s| s.select(&query)).map_err(|e| refused(&e))
+    }
+
+    /// Whether a model keeps a call's budget.
+    pub fn keeps(&self, model: usize, call: &Call) -> Result<bool, Refusal> {
+        self.selector(call.point.lam)
+            .and_then(|s| s.keeps(model, &call.query()))
+            .map_err(|e| refused(&e))
+    }
+
+    /// What a model is expected to take for a call.
+    pub fn estimate(&self, model: usize, call: &Call) -> Option<Estimate> {
+        let query = Query { budget: Budget::default(), ..call.query() };
+        let selection =
+            self.selector(call.point.lam).and_then(|s| s.estimate(model, &query)).ok()?;
+        let lengths = self.router.length().predict(call.embedding, &[call.input_tokens as f64]);
+        Some(Estimate {
+            output_tokens: lengths.ok()?[model],
+            latency_s: selection.latency_s,
+            energy_j: selection.energy_j,
+            usd: selection.usd,
+        })
+    }
+
+    /// Dollars of an answer of so many tokens by the table's prices.
+    pub fn usd(&self, model: usize, input_tokens: u64, output_tokens: u64) -> Option<f64> {
+        let model = self.router.costs().table().models.get(model)?;
+        let usd = model.usd(input_tokens as f64, output_tokens as f64);
+        Some(usd).filter(|usd| usd.is_finite())
     }
 
     /// Whether the rule sends routed requests to a model.
@@ -200,7 +270,8 @@ impl Brain {
             Rule::Fallback(_) => {
                 Rule::fallback(self.models(), &self.models()[model]).ok() == Some(self.rule)
             }
-            _ => model > 0,
+            Rule::Inclusive => true,
+            Rule::EdgeOnly => model > 0,
         }
     }
 
@@ -216,7 +287,9 @@ fn rule(
     router: &Router,
     wrong: &dyn Fn(usize, String) -> ConfigError,
 ) -> Result<Rule, ConfigError> {
-    let RoleConfig::Edge { models, fallback, .. } = &config.role else { return Ok(Rule::EdgeOnly) };
+    let RoleConfig::Edge { models, fallback, inclusive, .. } = &config.role else {
+        return Ok(Rule::EdgeOnly);
+    };
     let edge = router.models().get(1..).unwrap_or_default();
     if !models.iter().any(|m| edge.contains(&m.address.name)) {
         let got: Vec<&String> = models.iter().map(|m| &m.address.name).collect();
@@ -226,6 +299,7 @@ fn rule(
         return Err(wrong(models[0].line, words));
     }
     match fallback {
+        None if *inclusive => Ok(Rule::Inclusive),
         None => Ok(Rule::EdgeOnly),
         Some(name) => {
             Rule::fallback(router.models(), &name.value).map_err(|e| wrong(name.line, bounded(&e)))
@@ -254,6 +328,23 @@ fn cached<K: std::hash::Hash + Eq, V>(
     Ok(Arc::clone(
         map.write().unwrap_or_else(std::sync::PoisonError::into_inner).entry(key).or_insert(made),
     ))
+}
+
+/// What the core refuses in a call: its limits, or an embedding that is none.
+fn refused(e: &Error) -> Refusal {
+    let words = format!(
+        "{} (limits: the headers x-cr2fast-max-latency-ms, -max-energy-j and -max-usd)",
+        bounded(e)
+    );
+    match e {
+        Error::Budget { .. } => {
+            Refusal::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "budget", words)
+        }
+        Error::Argument { what, .. } if what.starts_with("max_") || what == "budget" => {
+            Refusal::bad("budget", words)
+        }
+        e => Refusal::bad("embedding", bounded(e)),
+    }
 }
 
 fn internal(words: &str) -> Refusal {

@@ -9,17 +9,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cr2fast_core::Decision;
+use cr2fast_core::{Decision, LinkState};
 use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::answer::{Label, nobody, respond};
 use crate::ask::Target;
-use crate::brain::Brain;
+use crate::brain::{Brain, Call, Estimate};
 use crate::config::{Config, ModelConfig, NotText};
 use crate::job::Job;
-use crate::link::{Exchange, Link};
+use crate::link::{Exchange, Link, Measured};
 use crate::log::LinkRecord;
 use crate::refusal::Refusal;
 use crate::relay::Out;
@@ -55,6 +55,27 @@ struct Plan {
     decision: Option<Decision>,
     embedding: Option<Vec<f32>>,
     input_tokens: u64,
+    measured: Measured,
+    state: LinkState,
+}
+
+impl Plan {
+    /// What the core is asked about; none where text does not decide.
+    fn call(&self, job: &Job) -> Option<Call<'_>> {
+        Some(Call {
+            point: job.point?,
+            embedding: self.embedding.as_deref()?,
+            input_tokens: self.input_tokens,
+            state: self.state,
+            budget: job.wish.budget(),
+        })
+    }
+
+    /// What a model is expected to take.
+    fn estimate(&self, job: &Job, model: &str) -> Option<Estimate> {
+        let at = job.brain.models().iter().position(|m| m == model)?;
+        job.brain.estimate(at, &self.call(job)?)
+    }
 }
 
 impl Device {
@@ -90,7 +111,18 @@ impl Device {
     /// The decision alone.
     pub async fn decision(&self, job: &Job) -> Result<Value, Refusal> {
         let plan = self.plan(job).await?;
-        let model = (plan.first == Place::Device).then(|| job.brain.models()[0].clone());
+        let names = job.brain.models();
+        let expected = match (plan.first, plan.call(job)) {
+            (Place::Device, _) => Some(0),
+            // Who it is, the edge decides: it knows which of its models are up.
+            (Place::Edge, Some(call)) => {
+                let edge: Vec<bool> = (0..names.len()).map(|m| m > 0).collect();
+                Some(job.brain.select(&call, &edge)?.model)
+            }
+            (Place::Edge, None) => None,
+        };
+        let model = (plan.first == Place::Device).then(|| names[0].clone());
+        let estimate = expected.and_then(|m| plan.estimate(job, &names[m]));
         let threshold = plan.decision.map(|d| match d.threshold {
             t if t.is_finite() => json!(t),
             t => json!(t.to_string()), // JSON has no infinity
@@ -99,11 +131,18 @@ impl Device {
             "object": "cr2fast.decision",
             "place": plan.first.word(),
             "model": model,
+            "expected_model": expected.map(|m| &names[m]),
             "why": plan.why.word(),
             "margin": plan.decision.map(|d| d.margin),
             "threshold": threshold,
             "score": plan.decision.map(|d| d.score),
             "n_input_tokens_estimated": plan.input_tokens,
+            "n_output_tokens_estimated": estimate.map(|e| e.output_tokens),
+            "latency_s_estimated": estimate.and_then(|e| e.latency_s),
+            "energy_j_estimated": estimate.and_then(|e| e.energy_j),
+            "usd_estimated": estimate.and_then(|e| e.usd),
+            "link": LinkRecord::from(plan.state),
+            "link_measured": plan.measured.names(),
         }))
     }
 
@@ -114,11 +153,10 @@ impl Device {
         mut trace: Box<Trace>,
         log_embedding: bool,
     ) -> Result<Response<Out>, Refusal> {
-        let plan = self.plan(job).await.inspect_err(|refusal| {
-            trace.ended("refused");
-            trace.record.status = refusal.status.as_u16();
-        })?;
-        trace.record.n_input_tokens_estimated = Some(plan.input_tokens);
+        let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
+        trace.planned(plan.input_tokens, plan.state, plan.measured);
+        trace.record.margin = plan.decision.map(|d| d.margin);
+        trace.record.p_value = plan.decision.and_then(|d| d.p_value);
         if log_embedding {
             trace.record.embedding.clone_from(&plan.embedding);
         }
@@ -126,10 +164,10 @@ impl Device {
             Place::Device => (Place::Edge, Why::DeviceDown),
             Place::Edge => (Place::Device, Why::EdgeDown),
         };
+        let mut ways = VecDeque::from([(plan.first, plan.why)]);
+        ways.extend(plan.both.then_some(other));
         let mut tried = Vec::new();
-        for (place, why) in
-            [(plan.first, plan.why), other].into_iter().take(1 + usize::from(plan.both))
-        {
+        while let Some((place, why)) = ways.pop_front() {
             let (upstream, question) = match place {
                 Place::Device => (&self.local, self.to_local(job)),
                 Place::Edge => (&self.edge, self.to_edge(job, &plan, why)),
@@ -138,19 +176,18 @@ impl Device {
                 Ok(answer) => {
                     if place == Place::Edge {
                         self.observe(&question, &answer);
-                        let m = self.link.now();
-                        trace.record.link = Some(LinkRecord {
-                            rtt_s: m.rtt_s,
-                            rate_ul_bps: m.rate_ul_bps,
-                            rate_dl_bps: m.rate_dl_bps,
-                        });
+                        if let Some(next) = sent_back(&answer, &plan, why) {
+                            ways = next;
+                            continue;
+                        }
                     }
                     let model = match place {
                         Place::Device => job.brain.models()[0].clone(),
                         Place::Edge => model_of(&answer, job),
                     };
                     let margin = plan.decision.map(|d| d.margin);
-                    let label = Label { place, model, why, margin };
+                    let estimate = plan.estimate(job, &model);
+                    let label = Label { place, model, why, margin, estimate };
                     return Ok(respond(job, upstream, answer, &label, trace));
                 }
                 Err(failure) => {
@@ -171,6 +208,7 @@ impl Device {
         let routed = job.point.is_some();
         let encoded = job.brain.encode(texts, routed).await?;
         let input_tokens = encoded.input_tokens;
+        let measured = self.link.now();
         let only = |first, why| Plan {
             first,
             why,
@@ -178,6 +216,8 @@ impl Device {
             decision: None,
             embedding: encoded.embedding.clone(),
             input_tokens,
+            measured,
+            state: job.brain.link(measured),
         };
         if let Target::Model(name) = &job.ask.target {
             return match job.brain.models().iter().position(|m| m == name) {
@@ -186,24 +226,38 @@ impl Device {
                 None => Err(unknown_model(name, job.brain.models())),
             };
         }
-        let (Some(embedding), Some(point)) = (&encoded.embedding, job.point) else {
+        let within = job.wish.budget();
+        if encoded.embedding.is_none() {
+            if !within.is_none() {
+                return Err(no_bound());
+            }
             let place = match self.not_text {
                 NotText::Edge => Place::Edge,
                 NotText::Device => Place::Device,
             };
             return Ok(only(place, Why::NotText));
-        };
+        }
         let tokens = input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
         if self.context_tokens.is_some_and(|most| tokens > most) {
             return Ok(only(Place::Edge, Why::TooLong));
         }
-        let decision = job.brain.decide(point, embedding)?;
-        let (first, why) = if decision.local {
-            (Place::Device, Why::Accepted)
-        } else {
-            (Place::Edge, Why::Deferred)
+        let plan = only(Place::Edge, Why::Deferred);
+        let call = plan.call(job).expect("a routed request with an embedding");
+        let (decision, choice) = job.brain.decide(&call)?;
+        let local = choice.map_or(decision.local, |c| c.model == 0);
+        let (first, why) = match (local, decision.local) {
+            (true, true) => (Place::Device, Why::Accepted),
+            (false, false) => (Place::Edge, Why::Deferred),
+            (true, false) => (Place::Device, Why::Budget),
+            (false, true) => (Place::Edge, Why::Budget),
         };
-        Ok(Plan { both: true, decision: Some(decision), ..only(first, why) })
+        // The edge checks the budget itself; the device's model is asked only where it keeps it.
+        let both = match choice {
+            None => true,
+            Some(c) if local => !c.forced,
+            Some(_) => job.brain.keeps(0, &call)?,
+        };
+        Ok(Plan { first, why, both, decision: Some(decision), ..plan })
     }
 
     fn to_local(&self, job: &Job) -> Question {
@@ -229,6 +283,7 @@ impl Device {
             headers.insert(wire::LAM, wire::text(&point.lam.to_string()));
             headers.insert(wire::ALPHA, wire::text(&point.alpha.to_string()));
         }
+        job.wish.write_budget(&mut headers);
         // The headers give the point as the grid spells it, so the name must not give it again.
         let body = match &job.ask.target {
             Target::Routed { .. } => job.ask.body_for("cr2fast"),
@@ -281,6 +336,20 @@ impl Device {
     }
 }
 
+/// Who is asked next where the edge sends a request back: by its rule, or as no model of its own keeps
+/// the budget and the device's does.
+fn sent_back(answer: &Answer, plan: &Plan, why: Why) -> Option<VecDeque<(Place, Why)>> {
+    match answer.head.headers.get(wire::REFUSAL)?.to_str().ok()? {
+        "returned" if why == Why::Deferred => {
+            Some([(Place::Device, Why::Returned), (Place::Edge, Why::DeviceDown)].into())
+        }
+        "budget" if plan.both && why == Why::Deferred => {
+            Some([(Place::Device, Why::Budget)].into())
+        }
+        _ => None,
+    }
+}
+
 /// The model that the edge says it chose, where that is one of the router's.
 fn model_of(answer: &Answer, job: &Job) -> String {
     let said = answer.head.headers.get(wire::MODEL).and_then(|v| v.to_str().ok());
@@ -290,6 +359,12 @@ fn model_of(answer: &Answer, job: &Job) -> String {
     };
     let said = said.filter(|name| job.brain.models().iter().any(|m| m == name));
     said.or(asked).unwrap_or("unknown").into()
+}
+
+/// The 422 of limits on a request whose cost nobody can tell.
+pub fn no_bound() -> Refusal {
+    let words = "budget: expected text in the last user turn and no other media, which a cost is known for, got another request; leave the limits out";
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "budget", words)
 }
 
 /// The 404 that names the models.

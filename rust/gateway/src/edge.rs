@@ -6,20 +6,21 @@
 
 use std::sync::Arc;
 
+use axum::response::{IntoResponse, Response};
 use cr2fast_core::{LinkState, Selection};
+use hyper::StatusCode;
 use hyper::header::HeaderMap;
-use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::answer::{Label, nobody, respond};
 use crate::ask::Target;
-use crate::brain::Point;
+use crate::brain::{Call, Estimate};
 use crate::config::{Config, ModelConfig};
-use crate::device::unknown_model;
+use crate::device::{no_bound, unknown_model};
 use crate::job::Job;
+use crate::link::Measured;
 use crate::log::LinkRecord;
 use crate::refusal::Refusal;
-use crate::relay::Out;
 use crate::trace::Trace;
 use crate::upstream::{Question, Upstream};
 use crate::wire::{Place, Why};
@@ -42,11 +43,52 @@ pub struct Edge {
 
 /// Where a request goes.
 #[derive(Debug)]
-enum Plan {
-    /// To this model and no other.
-    One(usize, Why),
-    /// To the best of those that are up.
-    Best { point: Point, embedding: Vec<f32>, state: LinkState, why: Why },
+struct Plan {
+    /// The one model that may be asked; none where the selector chooses.
+    only: Option<usize>,
+    why: Why,
+    embedding: Option<Vec<f32>>,
+    input_tokens: u64,
+    measured: Measured,
+    state: LinkState,
+}
+
+/// Whom to ask next.
+#[derive(Debug)]
+enum Next {
+    /// This model.
+    Model(usize),
+    /// The device's own.
+    Device,
+    /// Nobody is left.
+    Nobody,
+}
+
+/// A choice, by what it was made and among whom.
+#[derive(Debug)]
+struct Picked {
+    next: Next,
+    selection: Option<Selection>,
+    available: Option<Vec<String>>,
+}
+
+impl Plan {
+    /// What the core is asked about; none where text does not decide.
+    fn call(&self, job: &Job) -> Option<Call<'_>> {
+        Some(Call {
+            point: job.point?,
+            embedding: self.embedding.as_deref()?,
+            input_tokens: self.input_tokens,
+            state: self.state,
+            budget: job.wish.budget(),
+        })
+    }
+
+    /// What a model is expected to take.
+    fn estimate(&self, job: &Job, model: &str) -> Option<Estimate> {
+        let at = job.brain.models().iter().position(|m| m == model)?;
+        job.brain.estimate(at, &self.call(job)?)
+    }
 }
 
 impl Edge {
@@ -72,35 +114,37 @@ impl Edge {
 
     /// The decision alone.
     pub async fn decision(&self, job: &Job) -> Result<Value, Refusal> {
-        let (plan, input_tokens) = self.plan(job).await?;
-        let mut out = json!({
+        let plan = self.plan(job).await?;
+        let picked = self.pick(job, &plan, &[])?;
+        let (place, model) = match picked.next {
+            Next::Model(k) => (Place::Edge, self.models[k].upstream.name()),
+            Next::Device => (Place::Device, job.brain.models()[0].as_str()),
+            Next::Nobody => {
+                let words = "expected a model's server that is up, got none; retry later";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(Refusal::new(status, "upstreams_down", words).retry_after(1.0));
+            }
+        };
+        let why = if place == Place::Device { Why::Returned } else { plan.why };
+        let estimate = plan.estimate(job, model);
+        let s = picked.selection;
+        Ok(json!({
             "object": "cr2fast.decision",
-            "place": Place::Edge.word(),
-            "n_input_tokens_estimated": input_tokens,
-        });
-        match &plan {
-            Plan::One(k, why) => {
-                out["model"] = self.models[*k].upstream.name().into();
-                out["why"] = why.word().into();
-            }
-            Plan::Best { state, why, .. } => {
-                let picked = self.pick(job, &plan, input_tokens, &[])?;
-                let Some((k, s)) = picked else {
-                    let words = "expected a model's server that is up, got none; retry later";
-                    let status = StatusCode::SERVICE_UNAVAILABLE;
-                    return Err(Refusal::new(status, "upstreams_down", words).retry_after(1.0));
-                };
-                out["model"] = self.models[k].upstream.name().into();
-                out["why"] = why.word().into();
-                out["link"] = json!(LinkRecord::from(*state));
-                if let Some(s) = s {
-                    out["utility"] = s.utility.into();
-                    out["accuracy"] = s.accuracy.into();
-                    out["cost"] = s.cost.into();
-                }
-            }
-        }
-        Ok(out)
+            "place": place.word(),
+            "model": model,
+            "why": why.word(),
+            "utility": s.map(|s| s.utility),
+            "accuracy": s.map(|s| s.accuracy),
+            "cost": s.map(|s| s.cost),
+            "n_input_tokens_estimated": plan.input_tokens,
+            "n_output_tokens_estimated": estimate.map(|e| e.output_tokens),
+            "latency_s_estimated": estimate.and_then(|e| e.latency_s),
+            "energy_j_estimated": estimate.and_then(|e| e.energy_j),
+            "usd_estimated": estimate.and_then(|e| e.usd),
+            "link": LinkRecord::from(plan.state),
+            "link_measured": plan.measured.names(),
+            "available": picked.available,
+        }))
     }
 
     /// Answer a request.
@@ -109,30 +153,23 @@ impl Edge {
         job: &Job,
         mut trace: Box<Trace>,
         log_embedding: bool,
-    ) -> Result<Response<Out>, Refusal> {
-        let refused = |trace: &mut Trace, refusal: &Refusal| {
-            trace.ended("refused");
-            trace.record.status = refusal.status.as_u16();
-        };
-        let (plan, input_tokens) =
-            self.plan(job).await.inspect_err(|refusal| refused(&mut trace, refusal))?;
-        trace.record.n_input_tokens_estimated = Some(input_tokens);
-        let why = match &plan {
-            Plan::One(_, why) => *why,
-            Plan::Best { why, state, embedding, .. } => {
-                trace.record.link = Some((*state).into());
-                if log_embedding {
-                    trace.record.embedding = Some(embedding.clone());
-                }
-                *why
-            }
-        };
-        trace.record.why = Some(why.word());
+    ) -> Result<Response, Refusal> {
+        let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
+        trace.planned(plan.input_tokens, plan.state, plan.measured);
+        trace.record.why = Some(plan.why.word());
+        if log_embedding {
+            trace.record.embedding.clone_from(&plan.embedding);
+        }
         let (mut asked, mut tried) = (Vec::new(), Vec::new());
-        while let Some((k, _)) = self
-            .pick(job, &plan, input_tokens, &asked)
-            .inspect_err(|refusal| refused(&mut trace, refusal))?
-        {
+        loop {
+            let picked =
+                self.pick(job, &plan, &asked).inspect_err(|refusal| trace.refused(refusal))?;
+            trace.record.available = picked.available.or(trace.record.available.take());
+            let k = match picked.next {
+                Next::Model(k) => k,
+                Next::Device => return Ok(returned(job, trace)),
+                Next::Nobody => return Err(nobody(&tried, trace)),
+            };
             let upstream = &self.models[k].upstream;
             let question = Question {
                 path: job.kind.path(),
@@ -143,8 +180,10 @@ impl Edge {
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     let model = upstream.name().to_string();
-                    let label = Label { place: Place::Edge, model, why, margin: None };
-                    return Ok(respond(job, upstream, answer, &label, trace));
+                    let estimate = plan.estimate(job, &model);
+                    let (place, why) = (Place::Edge, plan.why);
+                    let label = Label { place, model, why, margin: None, estimate };
+                    return Ok(respond(job, upstream, answer, &label, trace).into_response());
                 }
                 Err(failure) => {
                     trace.failed(upstream.name(), &failure);
@@ -153,10 +192,9 @@ impl Edge {
                 }
             }
         }
-        Err(nobody(&tried, trace))
     }
 
-    async fn plan(&self, job: &Job) -> Result<(Plan, u64), Refusal> {
+    async fn plan(&self, job: &Job) -> Result<Plan, Refusal> {
         let sent = job.deferral.as_ref();
         if let Some(deferral) = sent
             && deferral.encoder != job.brain.encoder_hash()
@@ -170,20 +208,31 @@ impl Edge {
         let given = sent.and_then(|d| d.embedding.clone());
         let encoded =
             job.brain.encode(&job.ask.texts, job.point.is_some() && given.is_none()).await?;
-        let input_tokens = encoded.input_tokens;
+        let measured = sent.map(|d| d.link).unwrap_or_default();
+        let plan = |only, why, embedding| Plan {
+            only,
+            why,
+            embedding,
+            input_tokens: encoded.input_tokens,
+            measured,
+            state: job.brain.link(measured),
+        };
         if let Target::Model(name) = &job.ask.target {
             let at = self.models.iter().position(|m| m.upstream.name() == name);
             let names: Vec<&str> = self.models.iter().map(|m| m.upstream.name()).collect();
             let k = at.ok_or_else(|| unknown_model(name, &names))?;
-            return Ok((Plan::One(k, Why::Direct), input_tokens));
+            return Ok(plan(Some(k), Why::Direct, None));
         }
         let why = sent.map_or(Why::Deferred, |d| d.why);
-        let (Some(embedding), Some(point)) = (given.or(encoded.embedding), job.point) else {
+        let Some(embedding) = given.or(encoded.embedding) else {
+            if !job.wish.budget().is_none() {
+                return Err(no_bound());
+            }
             let k = self.not_text.ok_or_else(|| {
                 let words = "body: expected text in the last user turn and no other media, got a request that text does not decide; name a model, or set not_text in the edge's configuration";
                 Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_text", words)
             })?;
-            return Ok((Plan::One(k, Why::NotText), input_tokens));
+            return Ok(plan(Some(k), Why::NotText, None));
         };
         if embedding.len() != job.brain.dim() || embedding.iter().any(|x| !x.is_finite()) {
             let words = format!(
@@ -193,25 +242,18 @@ impl Edge {
             );
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "device_header", words));
         }
-        let measured = sent.map(|d| d.link).unwrap_or_default();
-        let state = job.brain.link(measured);
-        Ok((Plan::Best { point, embedding, state, why }, input_tokens))
+        Ok(plan(None, why, Some(embedding)))
     }
 
-    /// The next model to ask; none where all were, or none is up.
-    fn pick(
-        &self,
-        job: &Job,
-        plan: &Plan,
-        input_tokens: u64,
-        asked: &[usize],
-    ) -> Result<Option<(usize, Option<Selection>)>, Refusal> {
-        let Plan::Best { point, embedding, state, .. } = plan else {
-            let Plan::One(k, _) = plan else { return Ok(None) };
-            return Ok((!asked.contains(k)).then_some((*k, None)));
+    /// The next model to ask.
+    fn pick(&self, job: &Job, plan: &Plan, asked: &[usize]) -> Result<Picked, Refusal> {
+        let (None, Some(call)) = (plan.only, plan.call(job)) else {
+            let left = plan.only.filter(|k| !asked.contains(k));
+            let next = left.map_or(Next::Nobody, Next::Model);
+            return Ok(Picked { next, selection: None, available: None });
         };
         let names = job.brain.models();
-        let tokens = input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
+        let tokens = plan.input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
         let fits = |m: &Model| m.context_tokens.is_none_or(|most| tokens <= most);
         let good = |k: usize| {
             let m = &self.models[k];
@@ -219,23 +261,36 @@ impl Edge {
         };
         let place = |name: &String| self.models.iter().position(|m| m.upstream.name() == name);
         let places: Vec<Option<usize>> = names.iter().map(place).collect();
-        let up =
-            |(i, k): (usize, &Option<usize>)| i > 0 && job.brain.allows(i) && k.is_some_and(good);
+        // A device that deferred can take its request back; one that is down or too small cannot.
+        let takes_back = job.deferral.as_ref().is_some_and(|d| d.why == Why::Deferred);
+        let up = |(i, k): (usize, &Option<usize>)| {
+            job.brain.allows(i) && (k.is_some_and(good) || (i == 0 && takes_back))
+        };
         let available: Vec<bool> = places.iter().enumerate().map(up).collect();
+        let all = names.iter().zip(&available).filter(|(_, up)| **up);
+        let among = Some(all.map(|(name, _)| name.clone()).collect());
         if !available.contains(&true) {
-            return Ok(None);
+            return Ok(Picked { next: Next::Nobody, selection: None, available: among });
         }
-        let s = job.brain.select(*point, embedding, input_tokens, *state, &available)?;
-        Ok(places[s.model].map(|k| (k, Some(s))))
+        let s = job.brain.select(&call, &available)?;
+        let next = match places[s.model] {
+            _ if s.model == 0 && takes_back => Next::Device,
+            Some(k) => Next::Model(k),
+            None => Next::Nobody,
+        };
+        Ok(Picked { next, selection: Some(s), available: among })
     }
 }
 
-impl From<LinkState> for LinkRecord {
-    fn from(s: LinkState) -> Self {
-        Self {
-            rtt_s: Some(s.rtt_s),
-            rate_ul_bps: Some(s.rate_ul_bps),
-            rate_dl_bps: Some(s.rate_dl_bps),
-        }
-    }
+/// The device gateway is told to answer by itself, by the inclusive rule.
+fn returned(job: &Job, mut trace: Box<Trace>) -> Response {
+    let model = &job.brain.models()[0];
+    let words = format!("expected an edge model, got {model:?} as the best: the device answers");
+    let refusal = Refusal::new(StatusCode::CONFLICT, "returned", words);
+    trace.refused(&refusal);
+    trace.ended("returned");
+    trace.record.why = Some(Why::Returned.word());
+    let mut response = refusal.into_response();
+    response.extensions_mut().remove::<Refusal>(); // none for the metrics
+    response
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::ask::{Ask, Kind};
 use crate::brain::{Brain, Point};
-use crate::wire::Deferral;
+use crate::wire::{Deferral, Wish};
 
 /// A request, read and understood.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Job {
     pub kind: Kind,
     /// The operating point; none for a request that names a model.
     pub point: Option<Point>,
+    /// What its headers ask for.
+    pub wish: Wish,
     /// What the device gateway says, where one asks.
     pub deferral: Option<Deferral>,
     /// When it was there in full.

@@ -69,6 +69,16 @@ impl Measured {
         Ok(out)
     }
 
+    /// The names of what is measured.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            ("rtt_s", self.rtt_s),
+            ("rate_ul_bps", self.rate_ul_bps),
+            ("rate_dl_bps", self.rate_dl_bps),
+        ];
+        all.into_iter().filter_map(|(name, x)| x.map(|_| name)).collect()
+    }
+
     /// The whole state, what is not measured taken from another.
     pub fn or(self, other: LinkState) -> LinkState {
         LinkState {

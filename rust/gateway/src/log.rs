@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
+use cr2fast_core::LinkState;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
@@ -26,10 +27,16 @@ const BATCH: usize = 1 << 16;
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: &'static str,
+    /// `request`.
+    pub kind: &'static str,
     /// The request's id.
     pub id: String,
     /// When it came, RFC 3339, UTC.
     pub ts: String,
+    /// `chat`, `completion` or `responses`.
+    pub endpoint: &'static str,
+    /// Whether a stream was asked for.
+    pub stream: bool,
     /// λ.
     pub lam: Option<f64>,
     /// α.
@@ -39,20 +46,24 @@ pub struct Record {
     /// τ; "inf" where all is deferred, "-inf" where all is accepted.
     #[serde(serialize_with = "threshold")]
     pub threshold: Option<f32>,
+    /// How typical the query is, where atypical ones are deferred.
+    pub p_value: Option<f64>,
     /// `device` or `edge`.
     pub place: Option<&'static str>,
     /// The model that answered.
     pub model: Option<String>,
     /// Why it went there.
     pub why: Option<&'static str>,
-    /// `answered`, `failed`, `broken` in the middle, or `cancelled` by the client.
+    /// `answered`, `failed`, `broken` in the middle, `cancelled` by the client, `refused`, `returned`.
     pub outcome: &'static str,
     /// The status sent.
     pub status: u16,
-    /// Whether a stream was asked for.
-    pub stream: bool,
+    /// What the call may cost at most.
+    pub budget: Option<BudgetRecord>,
     /// L_in by the encoder's tokenizer.
     pub n_input_tokens_estimated: Option<u64>,
+    /// L̂_out of the model that answered.
+    pub n_output_tokens_estimated: Option<f64>,
     /// L_in as the model counted.
     pub n_input_tokens: Option<u64>,
     /// L_out as the model counted.
@@ -61,28 +72,61 @@ pub struct Record {
     pub ttft_s: Option<f64>,
     /// To the end, s.
     pub total_s: f64,
-    /// ξ that the selector saw, or what the device has measured.
+    /// t of the model that answered, by the cost table.
+    pub latency_s_estimated: Option<f64>,
+    /// e, by the cost table.
+    pub energy_j_estimated: Option<f64>,
+    /// d, by the cost table.
+    pub usd_estimated: Option<f64>,
+    /// The table's prices at the counted tokens.
+    pub usd: Option<f64>,
+    /// From a sensor.
+    pub energy_j_measured: Option<f64>,
+    /// ξ that the decision and the estimates were made with.
     pub link: Option<LinkRecord>,
+    /// Which of its fields were measured.
+    pub link_measured: Vec<&'static str>,
+    /// At the edge: the models that the selector could choose among.
+    pub available: Option<Vec<String>>,
     /// Tries of upstreams that failed: name and how.
     pub failed: Vec<(String, &'static str)>,
     /// SHA-256 of the router's file.
     pub router: String,
     /// The probability with which this place was chosen.
     pub propensity: f64,
+    /// π, where a shadow was drawn.
+    pub shadow: Option<f64>,
     /// e(x), where the configuration asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Vec<f32>>,
+}
+
+/// The limits of a call.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BudgetRecord {
+    /// s.
+    pub latency_s: Option<f64>,
+    /// J.
+    pub energy_j: Option<f64>,
+    /// $.
+    pub usd: Option<f64>,
 }
 
 /// ξ in a record.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LinkRecord {
     /// τ_rtt, s.
-    pub rtt_s: Option<f64>,
+    pub rtt_s: f64,
     /// R_ul, bit/s.
-    pub rate_ul_bps: Option<f64>,
+    pub rate_ul_bps: f64,
     /// R_dl, bit/s.
-    pub rate_dl_bps: Option<f64>,
+    pub rate_dl_bps: f64,
+}
+
+impl From<LinkState> for LinkRecord {
+    fn from(s: LinkState) -> Self {
+        Self { rtt_s: s.rtt_s, rate_ul_bps: s.rate_ul_bps, rate_dl_bps: s.rate_dl_bps }
+    }
 }
 
 /// JSON has no infinity.

@@ -7,6 +7,8 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICAT
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use crate::wire::REFUSAL;
+
 /// Longest message, characters.
 const MAX_WORDS: usize = 600;
 
@@ -54,6 +56,7 @@ impl IntoResponse for Refusal {
         let media = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let mut response = (self.status, media, body).into_response();
         let headers = response.headers_mut();
+        headers.insert(REFUSAL, HeaderValue::from_static(self.code));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

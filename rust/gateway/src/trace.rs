@@ -6,14 +6,19 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use cr2fast_core::{Budget, LinkState};
 use hyper::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::log::{Log, Record, SCHEMA};
+use crate::answer::Label;
+use crate::brain::Brain;
+use crate::job::Job;
+use crate::link::Measured;
+use crate::log::{BudgetRecord, Log, Record, SCHEMA};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::upstream::{Failure, Usage};
-use crate::wire::{Place, Why};
 
 /// A request under way.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct Trace {
     start: Instant,
     log: Arc<Log>,
     metrics: Arc<Metrics>,
+    /// Whose prices the counted tokens have.
+    priced: Option<(Arc<Brain>, usize)>,
     /// One of the requests at once; free when the answer has ended.
     _permit: OwnedSemaphorePermit,
 }
@@ -30,24 +37,45 @@ pub struct Trace {
 impl Trace {
     /// From a request's arrival.
     pub fn start(
-        id: &str,
-        router: &str,
+        job: &Job,
         start: Instant,
         (log, metrics): (&Arc<Log>, &Arc<Metrics>),
         permit: OwnedSemaphorePermit,
     ) -> Self {
         metrics.in_flight.inc();
+        let Budget { latency_s, energy_j, usd } = job.wish.budget();
+        let limited = !job.wish.budget().is_none();
         let record = Record {
             schema: SCHEMA,
-            id: id.into(),
+            kind: "request",
+            id: job.id.clone(),
             ts: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
+            endpoint: job.kind.word(),
+            stream: job.ask.stream,
+            lam: job.point.map(|p| p.lam),
+            alpha: job.point.map(|p| p.alpha),
+            threshold: job.point.map(|p| p.threshold),
+            budget: limited.then_some(BudgetRecord { latency_s, energy_j, usd }),
             outcome: "cancelled",
-            router: router.into(),
+            router: job.brain.hash().into(),
             propensity: 1.0,
             ..Record::default()
         };
         let (log, metrics) = (Arc::clone(log), Arc::clone(metrics));
-        Self { record, start, log, metrics, _permit: permit }
+        Self { record, start, log, metrics, priced: None, _permit: permit }
+    }
+
+    /// What is known before anybody is asked.
+    pub fn planned(&mut self, input_tokens: u64, state: LinkState, measured: Measured) {
+        self.record.n_input_tokens_estimated = Some(input_tokens);
+        self.record.link = Some(state.into());
+        self.record.link_measured = measured.names();
+    }
+
+    /// Refused after its reading.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.ended("refused");
+        self.record.status = refusal.status.as_u16();
     }
 
     /// Seconds since the request's arrival.
@@ -62,12 +90,21 @@ impl Trace {
     }
 
     /// An upstream has shown content.
-    pub fn answering(&mut self, place: Place, model: &str, why: Why, status: StatusCode) {
-        self.record.ttft_s = Some(self.seconds());
-        self.record.place = Some(place.word());
-        self.record.model = Some(model.into());
-        self.record.why = Some(why.word());
-        self.record.status = status.as_u16();
+    pub fn answering(&mut self, brain: &Arc<Brain>, label: &Label, status: StatusCode) {
+        let seconds = self.seconds();
+        let r = &mut self.record;
+        r.ttft_s = Some(seconds);
+        r.place = Some(label.place.word());
+        r.model = Some(label.model.clone());
+        r.why = Some(label.why.word());
+        r.status = status.as_u16();
+        if let Some(e) = label.estimate {
+            r.n_output_tokens_estimated = Some(e.output_tokens);
+            (r.latency_s_estimated, r.energy_j_estimated, r.usd_estimated) =
+                (e.latency_s, e.energy_j, e.usd);
+        }
+        let model = brain.models().iter().position(|m| *m == label.model);
+        self.priced = model.map(|m| (Arc::clone(brain), m));
     }
 
     /// Token counts as the model reports them.
@@ -87,6 +124,10 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         self.record.total_s = self.seconds();
+        let counted = (self.record.n_input_tokens, self.record.n_output_tokens);
+        if let (Some((brain, model)), (Some(input), Some(output))) = (&self.priced, counted) {
+            self.record.usd = brain.usd(*model, input, output);
+        }
         let r = &self.record;
         let (place, model) = (r.place.unwrap_or("none"), r.model.as_deref().unwrap_or("none"));
         self.metrics.in_flight.dec();

@@ -154,7 +154,7 @@ impl Batch<'_> {
 pub struct EdgeSelector {
     pub(super) teacher: Arc<Teacher>,
     pub(super) length: Arc<LengthPredictor>,
-    pub(super) costs: CostTable,
+    pub(super) costs: Arc<CostTable>,
     /// Conformal factors of output lengths (M,); empty where the calibration had no lengths.
     pub(super) length_factors: Vec<f64>,
     pub(super) encoder: EncoderInfo,
@@ -170,7 +170,7 @@ impl EdgeSelector {
         Ok(Self {
             teacher: Arc::clone(router.teacher()),
             length: Arc::clone(router.length()),
-            costs: router.costs().clone(),
+            costs: Arc::new(router.costs().clone()),
             length_factors: router
                 .calibration()
                 .map_or_else(Vec::new, |c| c.length_factors.clone()),

@@ -162,7 +162,7 @@ impl EdgeSelector {
             rule: Rule::named(&models, &b.rule, b.fallback.as_deref())?,
             teacher: Arc::new(teacher),
             length: Arc::new(length),
-            costs,
+            costs: Arc::new(costs),
             lam: b.lam,
         })
     }

@@ -73,7 +73,11 @@ impl App {
         let point = point(&brain, &ask.target, wish)?;
         let id = head.headers.get(wire::REQUEST_ID).and_then(|id| id.to_str().ok());
         let id = id.unwrap_or_default().to_string();
-        Ok(Job { id, brain, ask, kind, point, deferral, read })
+        if point.is_none() && !wish.budget().is_none() {
+            let words = "budget: expected limits with model \"cr2fast\", which chooses within them, got a request that names its model; leave the limits out";
+            return Err(Refusal::bad("budget", words));
+        }
+        Ok(Job { id, brain, ask, kind, point, wish, deferral, read })
     }
 
     async fn read(&self, body: Body) -> Result<Bytes, Refusal> {

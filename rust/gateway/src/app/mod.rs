@@ -147,19 +147,15 @@ impl App {
         let arrived = Instant::now();
         let job = self.job(request, kind).await?;
         let permit = self.permit()?;
-        let shared = (&self.log, &self.metrics);
-        let mut trace = Trace::start(&job.id, job.brain.hash(), arrived, shared, permit);
-        trace.record.stream = job.ask.stream;
-        if let Some(point) = job.point {
-            trace.record.lam = Some(point.lam);
-            trace.record.alpha = Some(point.alpha);
-        }
+        let trace = Trace::start(&job, arrived, (&self.log, &self.metrics), permit);
         let embedding = self.log.wants_embedding();
-        let answered = match &self.role {
-            Role::Device(device) => device.answer(&job, Box::new(trace), embedding).await,
+        match &self.role {
+            Role::Device(device) => {
+                let answer = device.answer(&job, Box::new(trace), embedding).await;
+                answer.map(IntoResponse::into_response)
+            }
             Role::Edge(edge) => edge.answer(&job, Box::new(trace), embedding).await,
-        };
-        answered.map(IntoResponse::into_response)
+        }
     }
 
     async fn decide_only(&self, request: Request) -> Result<Response, Refusal> {

@@ -29,6 +29,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The word in the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Completion => "completion",
+            Self::Chat | Self::Either => "chat",
+        }
+    }
+
     /// Where an upstream takes such a body.
     pub fn path(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::file::{
     AccessFile, BreakerFile, DeadlinesFile, DeviceFile, EdgeFile, LimitsFile, LogFile, ModelFile,
-    RouterFile,
+    RouterFile, RuleFile,
 };
 use super::{
     Access, Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
@@ -108,8 +108,13 @@ impl Checker<'_> {
         if let Some(name) = &file.fallback {
             find("fallback", name)?;
         }
+        let inclusive = file.rule == RuleFile::Inclusive;
+        if let Some(name) = file.fallback.as_ref().filter(|_| inclusive) {
+            let expected = "no fallback beside rule = \"inclusive\"";
+            return Err(self.wrong(name, "fallback", expected, name.get_ref()));
+        }
         let fallback = file.fallback.map(|name| self.lined(name));
-        let role = RoleConfig::Edge { models, fallback, not_text };
+        let role = RoleConfig::Edge { models, fallback, inclusive, not_text };
         let rest = (file.limits, file.breaker, file.access, file.log);
         self.config(&file.listen, &file.router, role, rest)
     }

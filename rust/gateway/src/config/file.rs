@@ -57,6 +57,9 @@ pub struct EdgeFile {
     pub router: RouterFile,
     /// The larger models.
     pub models: Vec<ModelFile>,
+    /// Which models a deferred request may go to.
+    #[serde(default)]
+    pub rule: RuleFile,
     /// The one edge model that every routed request goes to; none selects by utility.
     pub fallback: Option<Spanned<String>>,
     /// The model that takes requests with no text, or more than text.
@@ -152,6 +155,17 @@ pub enum NotText {
     Edge,
     /// To the local server.
     Device,
+}
+
+/// Which models a deferred request may go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleFile {
+    /// The edge's.
+    #[default]
+    EdgeOnly,
+    /// The device's too: then the device is told to answer by itself.
+    Inclusive,
 }
 
 macro_rules! settings {

@@ -99,6 +99,8 @@ pub enum RoleConfig {
         models: Vec<ModelConfig>,
         /// The one model that all routed requests go to.
         fallback: Option<Lined<String>>,
+        /// Whether a deferred request may go back to the device.
+        inclusive: bool,
         /// Index of the model for requests that text does not decide.
         not_text: Option<usize>,
     },

@@ -120,21 +120,22 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         weight: r.vec(m * D, 0.1),
         scalars: [0.1, 3.0, 0.2, 500.0].repeat(m),
     };
-    let model = |name: &str, tier: &str, beta: f64| {
+    let model = |name: &str, tier: &str, beta: f64, usd: f64| {
         serde_json::json!({"name": name, "tier": tier, "tau0_s": 0.0, "beta_pre_s": beta / 20.0,
-            "beta_dec_s": beta, "phi_pre": "linear", "phi_dec": "linear", "p_active_w": 100.0})
+            "beta_dec_s": beta, "phi_pre": "linear", "phi_dec": "linear", "p_active_w": 100.0,
+            "usd_per_input_token": usd / 10.0, "usd_per_output_token": usd})
     };
     let table = serde_json::json!({
-        "schema": "cr2fast.cost_table/1", "name": "test", "source": "estimated", "note": "test",
-        "weights": {"latency": 0.5, "energy": 0.5},
+        "schema": "cr2fast.cost_table/2", "name": "test", "source": "estimated", "note": "test",
+        "shares": {"latency": 0.5, "energy": 0.5, "price": 0.0},
         "reference_model": "large",
-        "normalizers": {"T0_s": 1.0, "E0_j": 100.0, "definition": "test"},
+        "normalizers": {"T0_s": 1.0, "E0_j": 100.0, "D0_usd": null, "definition": "test"},
         "link": {"kind": "empirical", "bits_per_input_token": 32, "bits_per_output_token": 32,
             "samples": [{"rate_ul_bps": 1e7, "rate_dl_bps": 4e7, "rtt_s": 0.018},
                         {"rate_ul_bps": 1e5, "rate_dl_bps": 4e5, "rtt_s": 0.2}]},
         "ue": {"p_tx_w": 1.2, "p_rx_w": 0.9, "p_idle_w": 0.05},
-        "models": [model("small", "device", 0.01), model("medium", "edge", 0.02),
-                   model("large", "edge", 0.03)]
+        "models": [model("small", "device", 0.01, 0.0), model("medium", "edge", 0.02, 1e-5),
+                   model("large", "edge", 0.03, 2e-5)]
     });
     let parts = Parts {
         encoder: info.clone(),
@@ -157,7 +158,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         lengths: "predicted".into(),
         delta: None,
         quantiles: vec![],
-        length_factors: vec![],
+        length_factors: vec![20.0, 2.0, 3.0],
         typicality: vec![],
         defer_atypical: None,
         queries: Seen::default(),

@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use cr2fast_core::Budget;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::ask::point_value;
@@ -24,6 +25,20 @@ const fn name(text: &'static str) -> HeaderName {
 pub const LAM: HeaderName = name("x-cr2fast-lam");
 /// α: of a request, and of the answer.
 pub const ALPHA: HeaderName = name("x-cr2fast-alpha");
+/// Most seconds of this call, in ms.
+pub const MAX_LATENCY_MS: HeaderName = name("x-cr2fast-max-latency-ms");
+/// Most joules of this call.
+pub const MAX_ENERGY_J: HeaderName = name("x-cr2fast-max-energy-j");
+/// Most dollars of this call.
+pub const MAX_USD: HeaderName = name("x-cr2fast-max-usd");
+/// Seconds that the cost table expects.
+pub const LATENCY_S: HeaderName = name("x-cr2fast-estimated-latency-s");
+/// Joules that the cost table expects.
+pub const ENERGY_J: HeaderName = name("x-cr2fast-estimated-energy-j");
+/// Dollars that the cost table expects.
+pub const USD: HeaderName = name("x-cr2fast-estimated-usd");
+/// The code of a refusal of this gateway.
+pub const REFUSAL: HeaderName = name("x-cr2fast-refusal");
 /// The request's id.
 pub const REQUEST_ID: HeaderName = name("x-cr2fast-request-id");
 /// Where the answer was made: `device` or `edge`.
@@ -54,6 +69,10 @@ pub enum Why {
     Accepted,
     /// The device deferred to the edge.
     Deferred,
+    /// The call's budget decided, against stage one's word.
+    Budget,
+    /// The edge sent a deferred request back to the device.
+    Returned,
     /// The request names a model.
     Direct,
     /// The edge was to answer and could not.
@@ -67,9 +86,11 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Deferred,
+        Self::Budget,
+        Self::Returned,
         Self::Direct,
         Self::EdgeDown,
         Self::DeviceDown,
@@ -82,6 +103,8 @@ impl Why {
         match self {
             Self::Accepted => "accepted",
             Self::Deferred => "deferred",
+            Self::Budget => "budget",
+            Self::Returned => "returned",
             Self::Direct => "direct",
             Self::EdgeDown => "edge-down",
             Self::DeviceDown => "device-down",
@@ -110,13 +133,44 @@ impl Place {
     }
 }
 
-/// The operating point that a request asks for in headers.
+/// What a request asks for in headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Wish {
     /// λ.
     pub lam: Option<f64>,
     /// α.
     pub alpha: Option<f64>,
+    /// Most milliseconds.
+    pub max_latency_ms: Option<f64>,
+    /// Most joules.
+    pub max_energy_j: Option<f64>,
+    /// Most dollars.
+    pub max_usd: Option<f64>,
+}
+
+impl Wish {
+    /// The limits.
+    pub fn budget(&self) -> Budget {
+        Budget {
+            latency_s: self.max_latency_ms.map(|ms| ms / 1e3),
+            energy_j: self.max_energy_j,
+            usd: self.max_usd,
+        }
+    }
+
+    /// Write the limits' headers.
+    pub fn write_budget(&self, headers: &mut HeaderMap) {
+        let limits = [
+            (MAX_LATENCY_MS, self.max_latency_ms),
+            (MAX_ENERGY_J, self.max_energy_j),
+            (MAX_USD, self.max_usd),
+        ];
+        for (key, limit) in limits {
+            if let Some(limit) = limit {
+                headers.insert(key, text(&limit.to_string()));
+            }
+        }
+    }
 }
 
 /// What a device gateway tells the edge about a request.
@@ -141,6 +195,9 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
         let slot = match key {
             key if *key == LAM => &mut wish.lam,
             key if *key == ALPHA => &mut wish.alpha,
+            key if *key == MAX_LATENCY_MS => &mut wish.max_latency_ms,
+            key if *key == MAX_ENERGY_J => &mut wish.max_energy_j,
+            key if *key == MAX_USD => &mut wish.max_usd,
             key if INTERNAL.contains(key) => {
                 if from_device {
                     continue;
@@ -158,7 +215,7 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
                 return Err(Refusal::bad(
                     "unknown_header",
                     format!(
-                        "{short}: expected {LAM} or {ALPHA}, got a header that this version does not know"
+                        "{short}: expected {LAM}, {ALPHA}, {MAX_LATENCY_MS}, {MAX_ENERGY_J} or {MAX_USD}, got a header that this version does not know"
                     ),
                 ));
             }
@@ -166,9 +223,22 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
         let value = single(headers, key)
             .map_err(|r| Refusal::bad("header", r.message))?
             .unwrap_or_default();
-        *slot = Some(point_value(key.as_str(), value)?);
+        *slot = Some(if [LAM, ALPHA].contains(key) {
+            point_value(key.as_str(), value)?
+        } else {
+            limit(key, value)?
+        });
     }
     Ok(wish)
+}
+
+/// A limit: a number, at least 0.
+fn limit(key: &HeaderName, value: &str) -> Result<f64, Refusal> {
+    let number = value.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| {
+        let got: String = value.chars().take(40).collect();
+        Refusal::bad("budget", format!("{key}: expected a number, at least 0, got {got:?}"))
+    })
 }
 
 impl Deferral {
@@ -255,78 +325,4 @@ pub fn text(value: &str) -> HeaderValue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn deferral() -> Deferral {
-        Deferral {
-            id: "0123456789abcdef0123456789abcdef".into(),
-            why: Why::Deferred,
-            encoder: "ab".into(),
-            embedding: Some(vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30]),
-            link: Measured { rtt_s: Some(0.018), rate_ul_bps: None, rate_dl_bps: Some(4e7) },
-        }
-    }
-
-    #[test]
-    fn what_a_device_says_arrives_bit_for_bit() {
-        let mut headers = HeaderMap::new();
-        deferral().write(&mut headers);
-        let back = Deferral::read(&headers).unwrap().unwrap();
-        let bits = |d: &Deferral| -> Vec<u32> {
-            d.embedding.iter().flatten().map(|x| x.to_bits()).collect()
-        };
-        assert_eq!(bits(&back), bits(&deferral()));
-        assert_eq!(back, deferral());
-        assert_eq!(Deferral::read(&HeaderMap::new()).unwrap(), None);
-    }
-
-    #[test]
-    fn forged_headers_are_named() {
-        for (key, value, words) in [
-            (SPEAKS, "2", "x-cr2fast-version: expected \"1\""),
-            (REQUEST_ID, "short", "32 hexadecimal digits"),
-            (WHY, "because", "a reason"),
-            (EMBEDDING, "AAA", "base64 of little-endian float32"),
-            (EMBEDDING, "AAAA", "base64 of little-endian float32"),
-            (EMBEDDING, "%%%%", "base64"),
-            (LINK, "rtt_s=-1", "x-cr2fast-link: expected"),
-            (LINK, "rtt_s=NaN", "x-cr2fast-link: expected"),
-            (LINK, "rate_ul_bps=0", "x-cr2fast-link: expected"),
-            (LINK, "speed=1", "x-cr2fast-link: expected"),
-        ] {
-            let mut headers = HeaderMap::new();
-            deferral().write(&mut headers);
-            headers.insert(key, HeaderValue::from_static(value));
-            let refusal = Deferral::read(&headers).unwrap_err();
-            assert!(refusal.message.contains(words), "{}", refusal.message);
-        }
-        let mut headers = HeaderMap::new();
-        deferral().write(&mut headers);
-        headers.remove(SPEAKS);
-        assert!(Deferral::read(&headers).is_err());
-        deferral().write(&mut headers);
-        headers.append(REQUEST_ID, HeaderValue::from_static("x"));
-        assert!(Deferral::read(&headers).unwrap_err().message.contains("several"));
-    }
-
-    #[test]
-    fn clients_set_the_point_and_nothing_else() {
-        let of = |pairs: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (key, value) in pairs {
-                headers.append(*key, HeaderValue::from_static(value));
-            }
-            wish(&headers, false)
-        };
-        let both = of(&[("x-cr2fast-lam", "0.3"), ("x-cr2fast-alpha", " 0.02"), ("accept", "*/*")]);
-        assert_eq!(both.unwrap(), Wish { lam: Some(0.3), alpha: Some(0.02) });
-        assert_eq!(of(&[("x-cr2fast-embedding", "AAAA")]).unwrap_err().status, 403);
-        assert_eq!(of(&[("x-cr2fast-why", "accepted")]).unwrap_err().status, 403);
-        let unknown = of(&[("x-cr2fast-max-usd", "1")]).unwrap_err();
-        assert!(unknown.message.contains("does not know"), "{}", unknown.message);
-        assert_eq!(of(&[("x-cr2fast-lam", "much")]).unwrap_err().status, 400);
-        assert_eq!(of(&[("x-cr2fast-lam", "1"), ("x-cr2fast-lam", "2")]).unwrap_err().status, 400);
-        assert_eq!(of(&[("x-cr2fast-lam", "1")]).unwrap().alpha, None);
-    }
-}
+mod tests;
