@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
+import cr2fast
 from cr2fast import cli
+from cr2fast.cli import traffic
 from cr2fast.traffic import replay
 
 
@@ -71,3 +75,56 @@ def test_a_log_that_is_not_there_or_holds_nothing(artifact, capsys, tmp_path):
     code, _, err = run(capsys, "replay", tmp_path / "d.jsonl", "--router", artifact, "--lam", "1")
     assert code == 2
     assert "cr2fast.decision_log/1" in err
+
+
+def test_recalibrate_writes_a_router_and_says_how_thresholds_moved(log, artifact, capsys, tmp_path):
+    out = tmp_path / "new.safetensors"
+    base = ("recalibrate", log, "--router", artifact, "-o", out)
+    code, told, err = run(capsys, *base)
+    # 400 requests promise alpha = 0.01 as little as one false acceptance does.
+    assert code == 0, err
+    assert "threshold" in told
+    assert "wrote" in told
+    new = cr2fast.Router.load(out)
+    assert new.calibration["n"] == 400
+    code, told, _ = run(capsys, *base, "--json")
+    assert json.loads(told)["calibration"]["n"] == 400
+    code, _, err = run(capsys, *base, "--held", "2")
+    assert code == 2
+    assert "--held: expected a number in (0, 1)" in err
+
+
+def test_watch_looks_and_says_what_it_found(log, artifact, capsys, tmp_path):
+    state = tmp_path / "state.json"
+    base = (
+        "watch", log, "--router", artifact, "--state", state, "--lam", "1", "--alpha", "0.05",
+        "--looks", "1", "--window-h", "1000000",
+    )  # fmt: skip
+    before = artifact.read_bytes()
+    code, out, _ = run(capsys, *base)
+    assert code == 0
+    assert "no alarm" in out
+    code, out, err = run(capsys, *base, "--json")
+    assert json.loads(out) == json.loads(err)
+    assert json.loads(out)["points"][0]["n"] == 500
+    assert artifact.read_bytes() == before
+    code, _, err = run(capsys, *base, "--delta", "0.5")
+    assert code == 2
+    assert "--state: expected a watch of" in err
+    code, _, err = run(capsys, *base, "--window-h", "-1")
+    assert code == 2
+    assert "--window-h: expected a number of seconds" in err
+
+
+def test_a_gateway_is_told_by_its_process_id(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *args: sent.append(args))
+    file = tmp_path / "gateway.pid"
+    file.write_text("4711\n")
+    traffic._hang_up(file)
+    assert sent == [(4711, signal.SIGHUP)]
+    for bad in ("", "x", "0", "-1", "1"):
+        file.write_text(bad)
+        with pytest.raises(cr2fast.Cr2Error, match="--reload-pid: expected a process id"):
+            traffic._hang_up(file)
+    assert len(sent) == 1

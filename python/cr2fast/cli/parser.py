@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_demo, _fit, _calibrate, _evaluate, _distill_encoder, _route, _inspect):
         add(subparsers)
-    for add_one in (traffic.add_replay,):
+    for add_one in (traffic.add_replay, traffic.add_recalibrate, traffic.add_watch):
         add_one(partial(_command, subparsers))
     return top
 

@@ -6,6 +6,11 @@ Heavy imports are inside, as in :mod:`cr2fast.cli.commands`.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,17 @@ _LOG_HELP = """\
 LOG is a decision log of cr2fast-gateway, written with embedding = true in its [log]. A path stands
 for its rotated files too; a device's log and its edge's, given together, become one.
 """
+
+
+_WATCH_HELP = """
+At each look, the requests that came since the last one are counted by an alarm that, while the
+promise holds, is ever raised with probability DELTA at most. A new router is written only if the
+alarm is raised, the window of the log is whole, and new thresholds pass a check on its last part;
+else each look says why not. With --json each look is a line on stderr, the last one the document on
+stdout.
+"""
+# Keywords of the library that are flags here under another name.
+_FLAGS = {"window_s": "window-h", "every_s": "every"}
 
 
 def add_replay(command: Command) -> None:
@@ -60,6 +76,93 @@ def add_replay(command: Command) -> None:
         default="logged",
         help="link states: those that were decided with; measured ones, the rest drawn from the "
         "cost table; or all drawn (default logged)",
+    )
+
+
+def add_recalibrate(command: Command) -> None:
+    """Make the command ``cr2fast recalibrate``."""
+    sub = command(
+        "recalibrate",
+        recalibrate,
+        "Set new thresholds from logged traffic, which the teacher labels; check them on its last "
+        "part.",
+        _LOG_HELP,
+    )
+    _log(sub)
+    sub.add_argument(
+        "--router", type=Path, required=True, metavar="R", help="the router that serves"
+    )
+    _check(sub)
+    sub.add_argument(
+        "--force",
+        action="store_true",
+        help="write the new router even where the check on the held part fails",
+    )
+    sub.add_argument("-o", "--out", type=Path, required=True, help="file to write")
+
+
+def add_watch(command: Command) -> None:
+    """Make the command ``cr2fast watch``."""
+    sub = command(
+        "watch",
+        watch,
+        "Look at a log on a schedule; write a recalibrated router when the promise is broken.",
+        _LOG_HELP + _WATCH_HELP,
+    )
+    sub.add_argument("log", nargs="+", metavar="LOG", help="decision logs: paths or patterns")
+    sub.add_argument(
+        "--router", type=Path, required=True, metavar="R", help="the router that serves; replaced"
+    )
+    sub.add_argument(
+        "--state", type=Path, required=True, metavar="S", help="what is kept between looks"
+    )
+    sub.add_argument("--lam", type=float, required=True, help="the cost weight under watch")
+    sub.add_argument("--alpha", type=float, required=True, help="the risk level under watch")
+    sub.add_argument(
+        "--delta",
+        type=float,
+        default=0.01,
+        help="chance of a false alarm, however long it watches (default 0.01)",
+    )
+    sub.add_argument(
+        "--every", type=float, default=3600.0, metavar="S", help="seconds between looks (3600)"
+    )
+    sub.add_argument("--looks", type=int, metavar="N", help="stop after N looks (default: never)")
+    sub.add_argument(
+        "--window-h", type=float, default=168.0, help="hours of the log that recalibrate (168)"
+    )
+    sub.add_argument(
+        "--min-queries", type=int, default=1000, help="fewest requests that recalibrate (1000)"
+    )
+    sub.add_argument(
+        "--max-unread",
+        type=float,
+        default=0.01,
+        help="largest fraction of torn or wrong lines (0.01)",
+    )
+    sub.add_argument(
+        "--gap-s", type=float, default=3600.0, help="seconds of silence that are a gap (3600)"
+    )
+    sub.add_argument(
+        "--reload-pid",
+        type=Path,
+        metavar="FILE",
+        help="a file with the gateway's process id, which is sent SIGHUP after a new router",
+    )
+    _check(sub)
+    sub.add_argument("--seed", type=int, default=0, help="seed of link states")
+
+
+def _check(sub: argparse.ArgumentParser) -> None:
+    """How new thresholds are checked."""
+    sub.add_argument(
+        "--held",
+        type=float,
+        default=0.2,
+        help="fraction of the requests, the latest, that check the new thresholds (default 0.2)",
+    )
+    sub.add_argument(
+        "--level", type=float, default=0.01, help="false-alarm rate of the checks (default 0.01)"
     )
 
 
@@ -112,13 +215,93 @@ def replay(args: argparse.Namespace) -> Any:
     return [r.to_dict() for r in found]
 
 
+def recalibrate(args: argparse.Namespace) -> Any:
+    """Calibrate on logged requests and write the router, if the check is good."""
+    from cr2fast.router import Router
+    from cr2fast.traffic.recalibrate import recalibrate as run
+
+    inputs.writable(args.out)
+    router = Router.load(args.router)
+    done = in_flags(
+        lambda: run(
+            opened(args),
+            router,
+            held=args.held,
+            level=args.level,
+            logged_by=[Router.load(path) for path in args.logged_by],
+            seed=args.seed,
+        )
+    )
+    inputs.say(args, str(done))
+    if not (done.good or args.force):
+        raise Cr2Error(
+            "the new thresholds fail on the held part, and nothing was written: the traffic moved "
+            "within the log; pass a later --since, or --force"
+        )
+    done.router.save(args.out)
+    inputs.say(args, f"wrote {args.out}\n{done.report.statement}")
+    return done.to_dict() | {"router": str(args.out)}
+
+
+def watch(args: argparse.Namespace) -> Any:
+    """Look, say what was found, and look again."""
+    from cr2fast._util.jsontext import json_ready
+    from cr2fast.traffic.watch import Watch
+
+    watched = in_flags(
+        lambda: Watch(
+            args.log,
+            args.router,
+            args.state,
+            [(args.lam, args.alpha)],
+            delta=args.delta,
+            window_s=args.window_h * 3600,
+            min_queries=args.min_queries,
+            held=args.held,
+            level=args.level,
+            max_unread=args.max_unread,
+            gap_s=args.gap_s,
+            reload=None if args.reload_pid is None else lambda _: _hang_up(args.reload_pid),
+            seed=args.seed,
+        )
+    )
+    last = None
+    for look in watched.run(args.every, args.looks):
+        last = look.to_dict()
+        # A line per look as it happens, for whoever reads along.
+        print(json.dumps(json_ready(last)) if args.json else look, flush=True, file=_stream(args))
+    return last
+
+
+def _stream(args: argparse.Namespace) -> Any:
+    return sys.stderr if args.json else sys.stdout
+
+
+def _hang_up(path: Path) -> None:
+    """Send SIGHUP to the process that a file names."""
+    try:
+        text = path.read_text()
+        number = int(text)
+    except ValueError:
+        raise Cr2Error(
+            f"--reload-pid: expected a process id in {path}, got {text[:40]!r}"
+        ) from None
+    if number <= 1:
+        raise Cr2Error(f"--reload-pid: expected a process id in {path}, got {number}")
+    os.kill(number, signal.SIGHUP)
+
+
 def in_flags(run: Callable[[], Any]) -> Any:
     """What `run` gives; its errors name flags in place of keywords."""
     try:
         return run()
     except Cr2Error as error:
         text = str(error)
-        for name in ("logged_by", "since", "until", "link", "fallback"):
-            text = text.replace(f"{name}=", f"--{name.replace('_', '-')} ")
-            text = text.replace(f"{name}: ", f"--{name.replace('_', '-')}: ")
+        for name in (
+            "logged_by", "since", "until", "link", "fallback", "held", "level", "state", "delta",
+            "window_s", "every_s", "min_queries", "max_unread", "gap_s",
+        ):  # fmt: skip
+            flag = f"--{_FLAGS.get(name, name.replace('_', '-'))}"
+            text = re.sub(rf"(?<![\w-]){name}=", f"{flag} ", text)
+            text = re.sub(rf"^{name}: ", f"{flag}: ", text)
         raise type(error)(text) from None

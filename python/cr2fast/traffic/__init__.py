@@ -14,7 +14,9 @@ from cr2fast.traffic.log import (
     open_log,
     read_log,
 )
+from cr2fast.traffic.recalibrate import Held, Recalibration, recalibrate
 from cr2fast.traffic.replay import Figures, Measured, Replay, replay, replays
+from cr2fast.traffic.watch import Look, Watch
 
 __all__ = [
     "ClockStep",
@@ -22,12 +24,17 @@ __all__ = [
     "Figures",
     "Found",
     "Gap",
+    "Held",
     "LogWarning",
+    "Look",
     "Measured",
+    "Recalibration",
     "Replay",
+    "Watch",
     "label",
     "open_log",
     "read_log",
+    "recalibrate",
     "replay",
     "replays",
 ]

@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from glob import glob, has_magic
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -49,8 +50,8 @@ class Line(NamedTuple):
     last: bool
 
 
-def sources(paths: Paths) -> list[Source]:
-    """Files to read, log by log, oldest first.
+def sources(paths: Paths, since: datetime | None = None) -> list[Source]:
+    """Files to read, log by log, oldest first, without those set aside before `since`.
 
     A path that is no pattern stands for its log: the rotated files beside it are read too. A
     rotated file, or a pattern, stands for itself.
@@ -70,7 +71,9 @@ def sources(paths: Paths) -> list[Source]:
         if not isinstance(item, (str, os.PathLike)):
             raise TypeError(f"log: expected paths, got {type(item).__name__}")
         for path in _matches(os.fspath(item)):
-            log, _, _ = _parts(path)
+            log, stamp, _ = _parts(path)
+            if since is not None and stamp and _instant(stamp) < since:
+                continue
             found.setdefault(path.resolve(), Source(str(log), path))
     logs = list(dict.fromkeys(s.log for s in found.values()))
 
@@ -79,6 +82,14 @@ def sources(paths: Paths) -> list[Source]:
         return logs.index(source.log), not stamp, stamp, number
 
     return sorted(found.values(), key=order)
+
+
+def _instant(stamp: str) -> datetime:
+    try:
+        return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        # No time, so nothing is known of when it was set aside.
+        return datetime.max.replace(tzinfo=timezone.utc)
 
 
 def _matches(text: str) -> list[Path]:

@@ -48,9 +48,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class ClockStep:
-    """The clock went back by `seconds`: at line `line` of `file`, in the log `log`."""
+    """The clock went back by `seconds`, to `at`: at line `line` of `file`, in the log `log`."""
 
     log: str
+    at: datetime
     file: str
     line: int
     seconds: float
@@ -191,6 +192,7 @@ def read_log(
         logs, such as a device's and its edge's, become one table, with one row per request.
     since, until : datetime or str, optional
         Only requests that came from `since` on and before `until` (ISO 8601; UTC if no offset).
+        Files that were set aside before `since` are not read.
     gap_s : float
         Seconds without a request that count as a gap.
 
@@ -220,15 +222,14 @@ def open_log(
     until: datetime | str | None = None,
     gap_s: float = 3600.0,
 ) -> DecisionLog:
-    """Read a decision log, with counts of what was not read. Parameters as of :func:`read_log`."""
+    """Read a decision log as :func:`read_log`, with counts of what was not read."""
     forked.check_polars("read_log")
     polars = require("polars", "lab")
-    gap_s = real(gap_s, "gap_s", "a number of seconds, above 0")
-    if not gap_s > 0:
+    if not real(gap_s, "gap_s", "a number of seconds, above 0") > 0:
         raise Cr2Error(f"gap_s: expected a number of seconds, above 0, got {shown(gap_s)}")
     first, last = _instant(since, "since"), _instant(until, "until")
     reader = _Reader()
-    for source in files.sources(paths):
+    for source in files.sources(paths, first):
         reader.file(source)
     if not reader.rows and not reader.grades.kept:
         raise Cr2Error(
@@ -340,7 +341,7 @@ def _clock(rows: list[dict[str, Any]], gap_s: float, found: Found) -> None:
             back = (ended - end).total_seconds()
             if back > _JITTER_S:
                 file, number = row["at"]
-                found.clock_steps.append(ClockStep(row["log"], file, number, back))
+                found.clock_steps.append(ClockStep(row["log"], ts, file, number, back))
                 came = ended = None
             elif (silent := (ts - came).total_seconds()) > gap_s:
                 found.gaps.append(Gap(row["log"], came, ts, silent))

@@ -1,0 +1,276 @@
+"""New thresholds from logged traffic, which the teacher labels for free.
+
+In: a window of a log and the router that serves. Out: :class:`Recalibration`: a router with the
+same networks and new thresholds, whether the traffic had drifted, how the thresholds moved, and a
+check on a held part of the window. With judge = teacher and predicted lengths a label needs no
+answer, so this is calibration as ever, on queries that are exchangeable with the next ones as far
+as the window is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import Cr2Error, OperatingPointError
+from cr2fast._util.checks import check_type, real, shown
+from cr2fast.calibration import CalibrationReport, accepted, threshold_word
+from cr2fast.calibration.drift import DriftReport
+from cr2fast.data.queries import QueryTable
+from cr2fast.evaluation.intervals import risk_tail
+from cr2fast.router import Router
+from cr2fast.traffic.label import Log, Traffic, check_both_places, judge, opened, traffic_of
+
+
+@dataclass(frozen=True)
+class Held:
+    """The new thresholds on the part of the window that did not make them, at one point.
+
+    Attributes
+    ----------
+    lam, alpha : float
+    n : int
+        Requests held.
+    false_acceptances : int
+        Those that the new threshold would have kept local although the teacher prefers an edge
+        model, at the link states that were measured.
+    risk : float
+    p_value : float
+        Chance of so many if the promise holds with equality
+        (:func:`cr2fast.evaluation.intervals.risk_tail`).
+    good : bool
+        Whether the p-value is above the level, divided among the points.
+    """
+
+    lam: float
+    alpha: float
+    n: int
+    false_acceptances: int
+    risk: float
+    p_value: float
+    good: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Recalibration:
+    """A router with new thresholds, and what speaks for it.
+
+    Attributes
+    ----------
+    router : Router
+        The same networks, newly calibrated. The router that was given stays as it is.
+    report : CalibrationReport
+    before, after : ndarray of float32, (L, A)
+        Thresholds of the grid.
+    drift : tuple of DriftReport
+        At each cost weight that the traffic asked for: do its margins look like those of the old
+        calibration?
+    held : tuple of Held
+        The check on the latest part of the window, at each operating point of the traffic.
+    left_out : dict of str to int
+        Requests of the log that were not used, by why.
+    """
+
+    router: Router
+    report: CalibrationReport
+    before: npt.NDArray[np.float32]
+    after: npt.NDArray[np.float32]
+    drift: tuple[DriftReport, ...]
+    held: tuple[Held, ...]
+    left_out: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        """Whether the check on the held part speaks for the new thresholds at every point."""
+        return all(h.good for h in self.held)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        words = [[threshold_word(t) for t in row] for row in self.before.tolist()]
+        return {
+            "good": self.good,
+            "calibration": self.report.to_dict(),
+            "thresholds_before": words,
+            "drift": [d.__dict__ for d in self.drift],
+            "held": [h.__dict__ for h in self.held],
+            "left_out": self.left_out,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.report.n} requests calibrate, {self.held[0].n} are held for the check."]
+        lines += [str(d) for d in self.drift]
+        for h in self.held:
+            i = int(np.abs(self.report.lams - h.lam).argmin())
+            j = int(np.abs(self.report.alphas - h.alpha).argmin())
+            lines.append(
+                f"lam={h.lam:g} alpha={h.alpha:g}: threshold {self.before[i, j]:+.4f} -> "
+                f"{self.after[i, j]:+.4f}; on the held part {h.false_acceptances} of {h.n} falsely "
+                f"accepted, {h.risk:.2%} (p = {h.p_value:.3g}): {'good' if h.good else 'BAD'}"
+            )
+        if self.left_out:
+            lines.append(
+                "Left out: " + ", ".join(f"{n} {why}" for why, n in self.left_out.items()) + "."
+            )
+        return "\n".join(lines)
+
+
+def recalibrate(
+    log: Log,
+    router: Router,
+    *,
+    held: float = 0.2,
+    level: float = 0.01,
+    logged_by: Router | Sequence[Router] = (),
+    seed: int = 0,
+    threads: int = 0,
+) -> Recalibration:
+    """Calibrate a router on logged traffic, at the points of its present grid.
+
+    Parameters
+    ----------
+    log : DecisionLog, path, pattern or sequence of paths
+        With embeddings of accepted and of deferred requests (the device's log, or it and the
+        edge's).
+    router : Router
+        Calibrated. Its grid, `delta` and `defer_atypical` are kept; the judge is the teacher, with
+        predicted lengths.
+    held : float
+        Fraction of the requests, the latest, that check the new thresholds and do not make them.
+    level : float
+        False-alarm rate of the checks for drift, and of the check on the held part over all points.
+    logged_by : Router or sequence of Router
+        Earlier routers whose decisions the log holds, where their gate is another one.
+    seed : int
+        Seed of link states. Thresholds are made with states drawn from the cost table, as every
+        calibration; the held part is judged with those that were measured, so that a link that has
+        moved shows there.
+    threads : int
+        0: one per core.
+
+    Returns
+    -------
+    Recalibration
+        It prints as a report; :attr:`Recalibration.good` says whether the check went well.
+
+    Raises
+    ------
+    InfeasibleAlphaError
+        Too few requests for a risk level of the grid.
+    OperatingPointError
+        The router has no thresholds.
+    Cr2Error
+        A log of another router or encoder; embeddings of one place only.
+    """
+    check_type(router, Router, "router")
+    old = router.calibration
+    if old is None:
+        raise OperatingPointError("router: expected a calibrated one; call calibrate first")
+    held = _between(held, "held")
+    level = _between(level, "level")
+    traffic = traffic_of(opened(log), router, logged_by)
+    check_both_places(traffic)
+    last = max(1, round(held * len(traffic)))
+    rows = np.arange(len(traffic)) < len(traffic) - last
+    if not rows.any():
+        raise Cr2Error(f"log: expected requests to calibrate with, got {len(traffic)} in all")
+    new = Router(router._core)
+    report = new.calibrate(
+        _queries(traffic.take(rows), router),
+        alphas=old["alphas"].tolist(),
+        lams=old["lams"],
+        judge="teacher",
+        lengths="predicted",
+        overlap="drop",
+        simultaneous=old["delta"] is not None,
+        delta=old["delta"],
+        defer_atypical=old["defer_atypical"],
+        seed=seed,
+        threads=threads,
+    )
+    points = _points(traffic, old["lams"], old["alphas"])
+    left_out = dict(traffic.left_out)
+    if report.dropped:
+        left_out["that training had seen"] = report.dropped
+    return Recalibration(
+        router=new,
+        report=report,
+        before=old["thresholds"],
+        after=report.thresholds,
+        drift=_drift(traffic, router, sorted({lam for lam, _ in points}), level),
+        held=_check(traffic.take(~rows), new, report, points, level, seed),
+        left_out=left_out,
+    )
+
+
+def _between(value: float, what: str) -> float:
+    found = real(value, what, "a number in (0, 1)")
+    if not 0 < found < 1:
+        raise Cr2Error(f"{what}: expected a number in (0, 1), got {shown(value)}")
+    return found
+
+
+def _queries(traffic: Traffic, router: Router) -> QueryTable:
+    tokens = traffic.n_input_tokens
+    return QueryTable(
+        query_ids=tuple(traffic.frame["id"].to_list()),
+        embeddings=traffic.embeddings,
+        n_input_tokens=np.minimum(tokens, np.iinfo(np.uint32).max).astype(np.uint32),
+        encoder=router.encoder,
+    )
+
+
+def _points(
+    traffic: Traffic, lams: npt.NDArray[np.float64], alphas: npt.NDArray[np.float64]
+) -> list[tuple[float, float]]:
+    """The operating points that the traffic asked for; the whole grid where they are unknown."""
+    asked = traffic.frame.select("lam", "alpha").drop_nulls().unique(maintain_order=True).rows()
+    on_grid = [
+        (float(lams[i]), float(alphas[j]))
+        for lam, alpha in asked
+        for i in np.flatnonzero(np.isclose(lams, lam, rtol=1e-9, atol=0))
+        for j in np.flatnonzero(np.isclose(alphas, alpha, rtol=1e-9, atol=0))
+    ]
+    return on_grid or [(float(lam), float(alpha)) for lam in lams for alpha in alphas]
+
+
+def _drift(
+    traffic: Traffic, router: Router, lams: Sequence[float], level: float
+) -> tuple[DriftReport, ...]:
+    calibration = router.calibration
+    if calibration is None or not calibration["quantiles"].size:
+        return ()
+    margins = router.margins(traffic.embeddings, list(lams))
+    pairs = zip(margins, lams, strict=True)
+    return tuple(router.check_drift(row, lam=lam, level=level) for row, lam in pairs)
+
+
+def _check(
+    traffic: Traffic,
+    new: Router,
+    report: CalibrationReport,
+    points: Sequence[tuple[float, float]],
+    level: float,
+    seed: int,
+) -> tuple[Held, ...]:
+    """Count false acceptances of the new thresholds among requests that did not make them."""
+    judged = judge(traffic, new, "measured", seed)
+    typical = (
+        True
+        if report.defer_atypical is None
+        else new.p_values(traffic.embeddings) > report.defer_atypical
+    )
+    out = []
+    for lam, alpha in points:
+        i, j = int(np.abs(report.lams - lam).argmin()), int(np.abs(report.alphas - alpha).argmin())
+        margins = new.margins(traffic.embeddings, [lam])
+        local = accepted(margins, report.thresholds[i : i + 1, j : j + 1])[0, 0] & typical
+        false = int((local & judged.prefers_edge([lam])[0]).sum())
+        k = report.allowed[j]
+        p = 1.0 if k is None else risk_tail(false, len(traffic), k, report.n)
+        good = p > level / len(points)
+        out.append(Held(lam, alpha, len(traffic), false, false / len(traffic), p, good))
+    return tuple(out)
