@@ -738,7 +738,7 @@ def simd_isa() -> str: ...
 def thread_count(threads: int = 0) -> int: ...
 def fit(
     embeddings: NDArray[np.float32],
-    correct: NDArray[np.bool_],
+    correct: NDArray[np.bool_] | NDArray[np.float32],
     n_input_tokens: ArrayLike,
     n_output_tokens: ArrayLike,
     costs: CostTable,

@@ -80,15 +80,20 @@ def test_damaged_rows_are_named_or_left_out_with_a_count():
         embedding=pl.Series([[1.0, 2.0], [float("nan"), 0.0], [1e20, 1.0]]),
         prompt_tokens=pl.Series([4, 5, 3]),
     )
-    with pytest.raises(cr2fast.Cr2Error, match="embedding: expected .*'row 1'; pass incomplete"):
+    with pytest.raises(cr2fast.Cr2Error, match="embedding: expected .* 'b'; pass incomplete"):
         QueryTable.read(bad)
     t = QueryTable.read(bad, incomplete="drop")
-    assert (t.query_ids, t.notes) == (("a",), ("2 rows with damaged embeddings left out",))
+    assert (t.query_ids, t.notes) == (
+        ("a",),
+        ("2 rows of queries with damaged embeddings left out",),
+    )
     lost = ASKED.with_columns(prompt_tokens=pl.Series([4.0, float("nan"), None]))
-    with pytest.raises(cr2fast.Cr2Error, match=r"nulls, got some in \['n_input_tokens'\].*row 1"):
+    with pytest.raises(
+        cr2fast.Cr2Error, match=r"nulls, got some in \['n_input_tokens'\] of 'b', 'c'"
+    ):
         QueryTable.read(lost)
     t = QueryTable.read(lost, incomplete="drop")
-    assert (t.query_ids, t.notes) == (("a",), ("2 rows with nulls left out",))
+    assert (t.query_ids, t.notes) == (("a",), ("2 rows of queries with nulls left out",))
 
 
 def test_it_is_taken_apart_as_a_routing_table_is(problem):

@@ -42,7 +42,7 @@ def tokens(column: pl.Series, what: str, ids: Sequence[str]) -> npt.NDArray[np.u
         _refuse((numbers.is_null() & column.is_not_null()).to_numpy(), column, what, ids)
         column = numbers
     if not (column.dtype.is_numeric() or column.dtype == polars.Null):
-        raise Cr2Error(f"{what}: expected whole numbers, got {column.dtype}")
+        raise Cr2Error(f"{what}: expected integers, got {column.dtype}")
     values = column.cast(polars.Float64).to_numpy()
     good = (values >= 0) & (values <= np.iinfo(np.uint32).max) & (values == np.floor(values))
     _refuse(~good, column, what, ids)
@@ -53,8 +53,8 @@ def _refuse(bad: Mask, column: pl.Series, what: str, ids: Sequence[str]) -> None
     if bad.any():
         at = np.flatnonzero(bad).tolist()
         raise Cr2Error(
-            f"{what}: expected token counts (whole numbers from 0 to 2**32 - 1), got "
-            f"{shown(column[at[0]])} for {some([ids[i] for i in at])}"
+            f"{what}: expected token counts, got {shown(column[at[0]])} for "
+            f"{some([ids[i] for i in at])}"
         )
 
 
@@ -135,11 +135,12 @@ def embeddings(column: pl.Series) -> tuple[F32, dict[str, Mask]]:
         out[rows] = values
     infinite = ~np.isfinite(out).all(axis=1) & ~large
     out[odd | holes | infinite | large] = 0
+    widths = some(sorted(set(lengths[there].tolist())))
     wrong = {
-        f"one width, {usual}, got {some(sorted(set(lengths[odd].tolist())))}": odd,
-        "no nulls inside, got some": holes,
-        "finite numbers, got NaN or infinity": infinite,
-        f"values up to {LARGEST:g}, got larger ones": large,
+        f"one width, got {widths}; other than {usual}:": odd,
+        "no nulls inside, got some for": holes,
+        "finite numbers, got NaN or infinity for": infinite,
+        f"values up to {LARGEST:g}, got larger ones for": large,
     }
     return out, {words: mask for words, mask in wrong.items() if mask.any()}
 
@@ -147,19 +148,20 @@ def embeddings(column: pl.Series) -> tuple[F32, dict[str, Mask]]:
 def _of_text(column: pl.Series) -> pl.Series:
     """Numbers that stand in text: ``[0.1, 0.2]``, ``0.1 0.2`` and the like."""
     polars = require("polars", "lab")
-    lists: list[npt.NDArray[np.float64] | None] = []
+    lists: list[pl.Series | None] = []
     for i, text in enumerate(column.to_list()):
         if text is None or not text.strip():
             lists.append(None)
             continue
         parts = _BETWEEN.split(text.strip().strip("[]()").strip())
         try:
-            lists.append(np.array([p or "nan" for p in parts], dtype=np.float64))
+            numbers = np.array([p or "nan" for p in parts], dtype=np.float64)
         except ValueError:
             raise Cr2Error(
                 f"embedding: expected lists of numbers, or text such as [0.1, 0.2], got "
                 f"{shown(text)} in row {i}"
             ) from None
+        lists.append(polars.Series(numbers))
     found: pl.Series = polars.Series(column.name, lists, dtype=polars.List(polars.Float64))
     return found
 

@@ -1,31 +1,30 @@
-"""Two tidy tables into aligned arrays: what :meth:`RoutingTable.read` reads, with polars.
+"""Tidy tables into aligned arrays: what :meth:`RoutingTable.read` reads, with polars.
 
 In: queries (``query_id``, ``n_input_tokens``, ``embedding``, optional ``category``) and outcomes
-(``query_id``, ``model``, ``correct``, ``n_output_tokens``). Out: :class:`Aligned`, row by row, or
-an error that names the queries at fault.
+(``query_id``, ``model``, ``correct``, ``n_output_tokens``), or one table that has both, a row per
+query and model. Out: :class:`Aligned`, row by row, or an error that names the queries at fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import explained, some
-from cr2fast._util.forked import check_polars
+from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
+from cr2fast.data import columns, reading, source
+from cr2fast.encoders.info import EncoderInfo
 
 if TYPE_CHECKING:
     import polars as pl
 
-QUERY_COLUMNS = ("query_id", "n_input_tokens", "embedding")
 OUTCOME_COLUMNS = ("query_id", "model", "correct", "n_output_tokens")
 # Names that mean something of a query: an outcomes' column of such a name is another thing.
-_OF_QUERIES = (*QUERY_COLUMNS, "category", "text")
+_OF_QUERIES = reading.COLUMNS
 
 
 class Aligned(NamedTuple):
@@ -33,114 +32,129 @@ class Aligned(NamedTuple):
 
     query_ids: tuple[str, ...]
     embeddings: npt.NDArray[np.float32]
-    correct: npt.NDArray[np.bool_]
+    correct: npt.NDArray[np.bool_] | npt.NDArray[np.float32]
     n_input_tokens: npt.NDArray[np.uint32]
     n_output_tokens: npt.NDArray[np.uint32]
     categories: tuple[str, ...] | None
+    encoder: EncoderInfo
     extra: dict[str, list[Any]]
+    notes: tuple[str, ...]
 
 
 def read(
-    queries: str | Path | pl.DataFrame,
-    outcomes: str | Path | pl.DataFrame,
-    models: Sequence[str],
-    incomplete: str,
+    queries: Any, outcomes: Any, models: Sequence[str], incomplete: str, maker: reading.Maker
 ) -> Aligned:
-    """Read and align; `incomplete` is "raise" or "drop"."""
-    check_polars("RoutingTable.read")
+    """Read and align; `incomplete` is "raise" or "drop"; without outcomes, one table is both."""
     drop = incomplete == "drop"
-    q = _whole(_frame(queries, "queries", QUERY_COLUMNS), "queries", drop)
-    twice = q.filter(q["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
+    if outcomes is None:
+        q, o = _apart(source.frame(queries, "table"))
+    else:
+        q, o = source.frame(queries, "queries"), source.frame(outcomes, "outcomes")
+    own = reading.named(q, {}, "queries", needed=("query_id",))
+    o, notes = _of_models(_outcomes(o), models, drop)
+    own, more = reading.whole(own, "queries", maker, drop)
+    twice = own.filter(own["query_id"].is_duplicated())["query_id"].unique(maintain_order=True)
     if len(twice):
         raise Cr2Error(
             f"queries: expected unique query_id, got duplicates: {some(twice.to_list())}"
         )
-    o = _of_models(_frame(outcomes, "outcomes", OUTCOME_COLUMNS), models, drop)
-    q, parts = _align(q, o, models, drop)
-    extra = {c: q[c].to_list() for c in q.columns if c not in (*QUERY_COLUMNS, "category")}
+    return aligned(own, o, models, drop, maker, (*more, *notes))
+
+
+def aligned(
+    own: pl.DataFrame,
+    o: pl.DataFrame,
+    models: Sequence[str],
+    drop: bool,
+    maker: reading.Maker,
+    notes: Sequence[str],
+) -> Aligned:
+    """The fields of whole queries with their outcomes; those that lack one left out or named."""
+    own, parts, lacking = _align(own, o, models, drop)
+    found = reading.fields(own, maker)
+    extra = dict(found.extra)
     for c in o.columns:
         if c not in OUTCOME_COLUMNS:
             name = c
             while name in extra or name in _OF_QUERIES:
                 name = f"outcomes.{name}"
-            columns = [p[c].to_list() for p in parts]
-            extra[name] = [list(row) for row in zip(*columns, strict=True)]
+            values = [p[c].to_list() for p in parts]
+            extra[name] = [list(row) for row in zip(*values, strict=True)]
     counts = [
-        _tokens(p["n_output_tokens"], f"outcomes.n_output_tokens of {m}", q)
+        columns.tokens(p["n_output_tokens"], f"outcomes.n_output_tokens of {m}", found.query_ids)
         for m, p in zip(models, parts, strict=True)
     ]
+    grades = np.stack([p["correct"].to_numpy() for p in parts], axis=1)
     return Aligned(
-        query_ids=tuple(q["query_id"].to_list()),
-        embeddings=_embeddings(q),
-        correct=np.stack([p["correct"].to_numpy() for p in parts], axis=1),
-        n_input_tokens=_tokens(q["n_input_tokens"], "queries.n_input_tokens", q),
+        query_ids=found.query_ids,
+        embeddings=found.embeddings,
+        correct=columns.answers(grades),
+        n_input_tokens=found.n_input_tokens,
         n_output_tokens=np.stack(counts, axis=1),
-        categories=tuple(q["category"].to_list()) if "category" in q else None,
+        categories=found.categories,
+        encoder=found.encoder,
         extra=extra,
+        notes=(*notes, *lacking),
     )
 
 
-def _frame(source: str | Path | pl.DataFrame, what: str, columns: Sequence[str]) -> pl.DataFrame:
-    """A table that has these columns, its names as text."""
+def _apart(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One table of a row per query and model, as queries and outcomes."""
     polars = require("polars", "lab")
-    if isinstance(source, (str, Path)):
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"{what}: expected a Parquet file, got no file at {source}")
-        try:
-            frame: pl.DataFrame = polars.read_parquet(source, glob=False)
-        except (polars.exceptions.PolarsError, OSError) as error:
-            raise Cr2Error(
-                f"{what}: expected a Parquet file, got {source}: {explained(error)}"
-            ) from error
-    elif isinstance(source, polars.DataFrame):
-        frame = source
-    else:
-        raise TypeError(f"{what}: expected a path or polars.DataFrame, got {type(source).__name__}")
-    missing = [c for c in columns if c not in frame.columns]
+    _check_columns(table, "table", OUTCOME_COLUMNS)
+    named = reading.named(table, {}, "table", needed=("query_id",))
+    of_query = [c for c in named.columns if c in _OF_QUERIES]
+    q = named.select(of_query).unique(maintain_order=True)
+    twice = q.filter(q["query_id"].is_duplicated() & q["query_id"].is_not_null())
+    if len(twice):
+        name = twice["query_id"][0]
+        here = q.filter(polars.col("query_id") == name)
+        differ = [c for c in of_query if here[c].n_unique() > 1]
+        raise Cr2Error(
+            f"table: expected one {' and '.join(differ)} per query_id, got "
+            f"{twice['query_id'].n_unique()} queries with several: {some([name])}"
+        )
+    outcomes = named.select("query_id", *(c for c in named.columns if c not in of_query))
+    return q, outcomes
+
+
+def _check_columns(frame: pl.DataFrame, what: str, needed: Sequence[str]) -> None:
+    missing = [c for c in needed if c not in frame.columns]
     if missing:
-        raise Cr2Error(f"{what}: expected columns {list(columns)}, missing {missing}")
-    if frame.is_empty():
-        raise Cr2Error(f"{what}: expected at least one row, got none")
-    names = [c for c in ("query_id", "model") if c in columns]
-    text = [*names, *(["category"] if what == "queries" and "category" in frame else [])]
+        raise Cr2Error(
+            f"{what}: expected columns {list(needed)}, missing {missing}; it has "
+            f"{some(frame.columns)}"
+        )
+
+
+def _outcomes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Outcomes with names as text, grades as numbers, and NaN as null."""
+    polars = require("polars", "lab")
+    _check_columns(frame, "outcomes", OUTCOME_COLUMNS)
+    text = ["query_id", "model"]
     try:
-        return frame.with_columns(polars.col(text).cast(polars.String))
+        frame = frame.with_columns(polars.col(text).cast(polars.String))
     except polars.exceptions.PolarsError as error:
         kinds = {c: str(frame[c].dtype) for c in text}
-        raise Cr2Error(f"{what}: expected text in {text}, got {kinds}") from error
-
-
-def _whole(frame: pl.DataFrame, what: str, drop: bool) -> pl.DataFrame:
-    """Rows without a null in the columns that matter, or an error that names the others."""
-    polars = require("polars", "lab")
-    wanted = QUERY_COLUMNS if what == "queries" else ("query_id", "model")
-    needed = [*wanted, *(["category"] if what == "queries" and "category" in frame else [])]
-    good = frame.select(polars.all_horizontal(polars.col(needed).is_not_null())).to_series()
-    if good.all():
-        return frame
-    if drop and good.any():
-        return frame.filter(good)
-    at = (~good).arg_true().to_list()
-    ids = frame["query_id"].to_list()
-    named = some([f"row {i}" if ids[i] is None else ids[i] for i in at])
-    raise Cr2Error(
-        f"{what}: expected no nulls, got some in {[c for c in needed if frame[c].null_count()]} of "
-        f"{named}; pass incomplete='drop' to leave them out"
+        raise Cr2Error(f"outcomes: expected text in {text}, got {kinds}") from error
+    return frame.with_columns(
+        columns.grades(frame["correct"], "outcomes.correct").alias("correct"),
+        columns.without_nan(frame["n_output_tokens"]),
     )
 
 
-def _of_models(o: pl.DataFrame, models: Sequence[str], drop: bool) -> pl.DataFrame:
+def _of_models(
+    o: pl.DataFrame, models: Sequence[str], drop: bool
+) -> tuple[pl.DataFrame, list[str]]:
     """Outcomes of the chosen models, one row per query and model."""
     polars = require("polars", "lab")
-    o = _whole(o, "outcomes", drop)
-    if o["correct"].dtype != polars.Boolean:
-        raise Cr2Error(f"outcomes.correct: expected Boolean, got {o['correct'].dtype}")
+    o, notes = reading.without_nulls(o, ["query_id", "model"], "outcomes", drop)
     known = set(o["model"].to_list())
     absent = [m for m in models if m not in known]
     if absent:
         raise Cr2Error(
             f"outcomes: expected every model of {list(models)}, got none of {absent}; "
-            f"the file has {sorted(known)}"
+            f"the file has {shown(sorted(known))}"
         )
     o = o.filter(polars.col("model").is_in(list(models)))
     again = o.filter(o.select("query_id", "model").is_duplicated())
@@ -149,12 +163,12 @@ def _of_models(o: pl.DataFrame, models: Sequence[str], drop: bool) -> pl.DataFra
         raise Cr2Error(
             f"outcomes: expected one row per query_id and model, got more: {some(pairs)}"
         )
-    return o
+    return o, notes
 
 
 def _align(
     q: pl.DataFrame, o: pl.DataFrame, models: Sequence[str], drop: bool
-) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+) -> tuple[pl.DataFrame, list[pl.DataFrame], list[str]]:
     """Queries with all outcomes, and their outcomes model by model, row by row."""
     polars = require("polars", "lab")
     common = q["query_id"].is_in(o["query_id"].unique().to_list())
@@ -175,6 +189,7 @@ def _align(
         )
     here = np.stack([p["\0here"].fill_null(False).to_numpy() for p in parts], axis=1)
     whole = here.all(axis=1)
+    notes = []
     if not whole.all():
         at = np.flatnonzero(~whole).tolist()
         ids = q["query_id"].to_list()
@@ -190,47 +205,6 @@ def _align(
                 f"outcomes: expected queries with an outcome of every model of {list(models)}, got "
                 f"none among {len(at)}; {ids[at[0]]!r} lacks {some(lacking)}"
             )
+        notes.append(f"{len(at)} queries left out that lack the outcome of some model")
     keep = polars.Series(whole)
-    return q.filter(keep), [p.filter(keep).drop("\0here") for p in parts]
-
-
-def _tokens(column: pl.Series, what: str, q: pl.DataFrame) -> npt.NDArray[np.uint32]:
-    if not column.dtype.is_integer():
-        raise Cr2Error(f"{what}: expected integers, got {column.dtype}")
-    values = column.to_numpy()
-    bad = np.flatnonzero((values < 0) | (values > np.iinfo(np.uint32).max))
-    if bad.size:
-        ids = q["query_id"].to_list()
-        raise Cr2Error(
-            f"{what}: expected token counts, got {values[bad[0]]} for "
-            f"{some([ids[i] for i in bad.tolist()])}"
-        )
-    return values.astype(np.uint32)
-
-
-def _embeddings(q: pl.DataFrame) -> npt.NDArray[np.float32]:
-    polars = require("polars", "lab")
-    column = q["embedding"]
-    ids = q["query_id"]
-    if isinstance(column.dtype, polars.List):
-        lengths = column.list.len()
-        widths = lengths.unique().to_list()
-        if len(widths) != 1 or not widths[0]:
-            usual = lengths.mode().sort()[0]
-            odd = ids.filter(lengths != usual).to_list() or ids.to_list()
-            raise Cr2Error(
-                f"queries.embedding: expected one width, got {some(sorted(widths))}; other than "
-                f"{usual}: {some(odd)}"
-            )
-        inner = column.list.eval(polars.element().is_null().any()).list.first()
-        column = column.list.to_array(widths[0])
-    elif isinstance(column.dtype, polars.Array):
-        inner = column.arr.to_list().list.eval(polars.element().is_null().any()).list.first()
-    if not isinstance(column.dtype, polars.Array) or not column.dtype.inner.is_float():
-        raise Cr2Error(f"queries.embedding: expected lists of float32, got {column.dtype}")
-    if inner.any():
-        raise Cr2Error(
-            f"queries.embedding: expected no nulls inside, got some for "
-            f"{some(ids.filter(inner).to_list())}"
-        )
-    return np.ascontiguousarray(column.to_numpy(), dtype=np.float32)
+    return q.filter(keep), [p.filter(keep).drop("\0here") for p in parts], notes

@@ -1,7 +1,8 @@
 """JSON Lines, as logs are written: an object per line, with values of different kinds.
 
-In: a file, perhaps compressed. Out: a polars frame. Lists of numbers stay lists; other lists and
-objects (chat messages, usage) become their JSON text. A damaged line is named by its number.
+In: a file, perhaps compressed. Out: a polars frame. Lists of numbers stay lists; other lists (chat
+messages) become their JSON text, fields of objects columns with a dot (`usage.prompt_tokens`). A
+damaged line is named by its number.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Lines longer than this are no rows of a table.
 MAX_LINE = 64 << 20
+# Objects within objects that become columns.
+DEPTH = 4
 # Whole numbers beyond these ends are none of a table's.
 _INT = 2**63
 
@@ -38,7 +41,7 @@ def read(path: Path) -> pl.DataFrame:
             number += 1
             if len(line) > MAX_LINE:
                 raise Cr2Error(f"line {number} of more than {MAX_LINE} bytes")
-            for name, value in _object(line, number).items():
+            for name, value in flat(_object(line, number)).items():
                 if name not in columns:
                     columns[name] = [None] * rows
                 columns[name].append(_plain(value))
@@ -47,7 +50,7 @@ def read(path: Path) -> pl.DataFrame:
             for values in columns.values():
                 if len(values) < rows:
                     values.append(None)
-    found: pl.DataFrame = polars.DataFrame({k: _column(k, v) for k, v in columns.items()})
+    found: pl.DataFrame = polars.DataFrame({k: column(k, v) for k, v in columns.items()})
     return found
 
 
@@ -79,6 +82,17 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def flat(found: dict[str, Any], depth: int = DEPTH, prefix: str = "") -> dict[str, Any]:
+    """The fields of objects within, by names with a dot."""
+    out: dict[str, Any] = {}
+    for name, value in found.items():
+        if isinstance(value, dict) and value and depth > 1:
+            out |= flat(value, depth - 1, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out
+
+
 def _plain(value: Any) -> Any:
     """Numbers and text as they are, lists of numbers as arrays, all else as JSON text."""
     if isinstance(value, list) and value and all(type(v) in (int, float) for v in value):
@@ -90,9 +104,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _column(name: str, values: list[Any]) -> pl.Series:
+def column(name: str, values: list[Any]) -> pl.Series:
     """One type for a column: the one that its values have, or the nearest that holds them all."""
     polars = require("polars", "lab")
+    values = [_plain(v) for v in values]
     kinds = {type(v) for v in values} - {type(None)}
     if np.ndarray in kinds and kinds != {np.ndarray}:
         values = [json.dumps(v.tolist()) if isinstance(v, np.ndarray) else v for v in values]
@@ -104,5 +119,8 @@ def _column(name: str, values: list[Any]) -> pl.Series:
         kind = polars.String
     elif float in kinds or kinds == {bool, int}:
         values, kind = [None if v is None else float(v) for v in values], polars.Float64
+    elif np.ndarray in kinds:
+        values = [None if v is None else polars.Series(v) for v in values]
+        kind = polars.List(polars.Float64)
     found: pl.Series = polars.Series(values, dtype=kind)
     return found

@@ -6,29 +6,72 @@ column behind it, or an error that shows what was looked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
 
+_INPUT = (
+    "prompt_tokens", "input_tokens", "n_input_tokens", "promptTokens", "inputTokens", "tokens_in",
+    "usage.prompt_tokens", "usage.input_tokens", "usage.input", "usageDetails.input",
+    "response.usage.prompt_tokens", "response.usage.input_tokens",
+    "response_body.usage.prompt_tokens", "gen_ai.usage.input_tokens",
+)  # fmt: skip
 # The usual name first. Exports of OpenAI, LiteLLM, Langfuse, Helicone and OpenTelemetry are among
-# them; a name with a dot is a field of an object.
+# them; a name with a dot is a field of an object. Of a name whose unit differs from tool to tool
+# (`latency`, `duration`, `response_time`) none is guessed: say columns={"seconds": "latency"}.
 GUESSES: dict[str, tuple[str, ...]] = {
     "query_id": (
-        "query_id", "request", "request_id", "trace_id", "traceId", "prompt_id", "question_id",
-        "id",
+        "query_id", "request", "request_id", "requestId", "prompt_id", "question_id", "trace_id",
+        "traceId", "id",
     ),
     "text": ("text", "prompt", "question", "query", "user_prompt", "instruction"),
-    "messages": ("messages", "input", "request.messages", "request_body", "body.messages"),
-    "category": ("category",),
-    "embedding": ("embedding", "embeddings", "vector"),
-    "n_input_tokens": (
-        "n_input_tokens", "prompt_tokens", "input_tokens", "promptTokens", "inputTokens",
-        "usage.prompt_tokens", "usage.input_tokens", "usage.input", "usageDetails.input",
-        "response.usage.prompt_tokens", "gen_ai.usage.input_tokens",
+    "messages": (
+        "messages", "input", "request.messages", "request_body.messages", "body.messages",
+        "request.body.messages", "input.messages", "prompt.messages",
     ),
+    "category": ("category", "topic", "task"),
+    "embedding": ("embedding", "embeddings", "vector"),
+    "model": (
+        "model", "model_name", "model_id", "modelName", "request_model", "request.model",
+        "request_body.model", "body.model", "request.body.model", "gen_ai.request.model",
+        "response_model", "response.model", "llm",
+    ),
+    "score": ("score", "correct", "is_correct", "grade", "accuracy", "reward"),
+    "n_input_tokens": ("n_input_tokens", *(name for name in _INPUT if name != "n_input_tokens")),
+    "prompt_tokens": _INPUT,
+    "completion_tokens": (
+        "completion_tokens", "output_tokens", "n_output_tokens", "completionTokens",
+        "outputTokens", "tokens_out", "usage.completion_tokens", "usage.output_tokens",
+        "usage.output", "usageDetails.output", "response.usage.completion_tokens",
+        "response.usage.output_tokens", "response_body.usage.completion_tokens",
+        "gen_ai.usage.output_tokens",
+    ),
+    "usd": (
+        "usd", "cost_usd", "price_usd", "dollars", "response_cost", "spend", "costUSD",
+        "total_cost", "totalCost", "calculatedTotalCost", "costDetails.total", "cost",
+    ),
+    "seconds": ("seconds", "latency_s", "duration_s", "elapsed_s", "latency_seconds"),
+    "milliseconds": (
+        "milliseconds", "latency_ms", "duration_ms", "elapsed_ms", "delay_ms", "response_ms",
+        "latencyMs", "durationMs", "latency_in_ms",
+    ),
+    "started": ("start_time", "startTime", "started_at", "request_created_at", "requestCreatedAt"),
+    "ended": ("end_time", "endTime", "ended_at", "response_created_at", "responseCreatedAt"),
+    "answer": (
+        "answer", "response", "output", "completion", "response.choices", "response_body.choices",
+    ),
+    "error": (
+        "error", "error_str", "error_message", "errorMessage", "exception", "error.message",
+        "error.type", "error.code",
+    ),
+    "status": ("status", "status_code", "response_status", "http_status", "level"),
 }  # fmt: skip
+
+
+# Objects whose fields are looked for, also where a cell has them as JSON text.
+OBJECTS = sorted({g.partition(".")[0] for gs in GUESSES.values() for g in gs if "." in g})
 
 
 def find(
@@ -36,7 +79,7 @@ def find(
     wanted: Iterable[str],
     columns: Mapping[str, str],
     what: str,
-    guesses: Mapping[str, tuple[str, ...]] = GUESSES,
+    empty: Container[str] = (),
 ) -> dict[str, str]:
     """Which column holds each of the wanted names; those that are not there are left out.
 
@@ -50,8 +93,8 @@ def find(
         What the caller says: our name to the table's.
     what : str
         What errors call the table.
-    guesses : mapping
-        By our names, what columns may be called.
+    empty : container of str
+        Columns without a value, which are guessed last.
     """
     wanted = list(wanted)
     if not isinstance(columns, Mapping):
@@ -60,26 +103,27 @@ def find(
         if ours not in wanted:
             near = get_close_matches(str(ours)[:60], wanted, n=1, cutoff=0.0)
             raise Cr2Error(
-                f"columns: expected names among {wanted}, got {shown(ours)}; nearest: {near[0]}"
+                f"columns: expected some of {wanted}, got {shown(ours)}; nearest: {near[0]}"
             )
         if theirs not in available:
-            near = get_close_matches(str(theirs)[:60], list(available), n=1, cutoff=0.0)
-            raise Cr2Error(
-                f"columns: expected {ours} in a column of the {what}, got {shown(theirs)}; the "
-                f"{what} has {shown(list(available))}; nearest: {near[0] if near else 'none'}"
-            )
+            raise missing(ours, available, what, tried=[theirs])
     taken = set(columns.values())
     found = dict(columns)
     for ours in wanted:
-        free = (g for g in guesses[ours] if g in available and g not in taken)
-        if ours not in found and (guess := next(free, None)) is not None:
-            found[ours] = guess
+        free = [g for g in GUESSES[ours] if g in available and g not in taken]
+        if ours not in found and free:
+            found[ours] = next((g for g in free if g not in empty), free[0])
+            taken.add(found[ours])
     return found
 
 
-def missing(ours: str, available: Sequence[str], what: str) -> Cr2Error:
+def missing(
+    ours: str, available: Sequence[str], what: str, tried: Sequence[object] | None = None
+) -> Cr2Error:
     """The error of a column that is not there, with what it may be called."""
+    looked = list(GUESSES[ours] if tried is None else tried)
+    names = str([str(c)[:60] for c in available[:30]])
     return Cr2Error(
-        f"{what}: expected a column for {ours}, tried {list(GUESSES[ours])}; the {what} has "
-        f"{shown(list(available))}; pass columns={{{ours!r}: <its name>}}"
+        f"{what}: expected a column for {ours}, tried {looked}; the {what} has {names}; "
+        f"pass columns={{{ours!r}: <its name>}}"
     )

@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import check_text, check_unmasked, explained, shown, some
+from cr2fast._util.forked import check_polars
+from cr2fast._util.progress import Shows
 from cr2fast._util.seeds import check_seed
 from cr2fast.data import reading
 from cr2fast.data.columns import LARGEST
 from cr2fast.data.content import Keys, groups, keys
+from cr2fast.data.embedding import Cache
 from cr2fast.encoders.info import EncoderInfo
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class Queries:
             check_unmasked(array, name)
             if not isinstance(array, np.ndarray):
                 raise Cr2Error(
-                    f"{name}: expected an array of {np.dtype(kind)}, got {type(array).__name__}"
+                    f"{name}: expected an array of {np.dtype(kind)}, got a {type(array).__name__}"
                 )
             fits = array.ndim == len(shape) and all(
                 want is None or want == got for want, got in zip(shape, array.shape, strict=True)
@@ -255,6 +258,9 @@ class QueryTable(Queries):
         encoder: EncoderInfo | Encoder | StaticEncoder | None = None,
         columns: Mapping[str, str] | None = None,
         incomplete: Incomplete = "raise",
+        embed: bool = False,
+        cache: Cache = True,
+        progress: Shows = True,
     ) -> QueryTable:
         """Read queries: prompts, embeddings, or both.
 
@@ -274,6 +280,13 @@ class QueryTable(Queries):
         incomplete : {"raise", "drop"}
             What to do with rows that lack a value, or whose embedding is none (NaN, infinite, of
             another width): an error, or leave them out and count them in `notes`.
+        embed : bool
+            Embed the prompts even where there is a column `embedding`.
+        cache : bool or path
+            Whether to keep new embeddings on disk, or in which folder; by default in the system's
+            cache folder.
+        progress : bool or "lines"
+            Draw a progress bar while embedding.
 
         Raises
         ------
@@ -281,5 +294,7 @@ class QueryTable(Queries):
             Neither embeddings nor prompts and an encoder, missing token counts, duplicate ids,
             nulls, wrong types; the message names the rows.
         """
-        found = reading.queries(queries, encoder, columns or {}, incomplete)
+        check_polars("QueryTable.read")
+        maker = reading.Maker(encoder, embed, cache, progress)
+        found = reading.queries(queries, maker, columns or {}, incomplete)
         return cls(**found._asdict())

@@ -1,29 +1,33 @@
 """Queries out of a table: ids, embeddings, token counts, with an encoder for what is not there.
 
-In: what :mod:`cr2fast.data.source` reads, or a list of prompts. Out: :class:`Read`, the fields of a
-:class:`cr2fast.QueryTable`.
+In: a table as :mod:`cr2fast.data.source` reads it, or a list of prompts. Out: :class:`Read`, the
+fields of a :class:`cr2fast.QueryTable`, or an error that names the rows at fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error
+from cr2fast._core import Cr2Error, texts_of
 from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
+from cr2fast._util.progress import Shows
 from cr2fast.data import columns as kinds
 from cr2fast.data import names, source
+from cr2fast.data.embedding import Cache, embed
 from cr2fast.encoders.info import EncoderInfo
 
 if TYPE_CHECKING:
     import polars as pl
 
-_WANTED = ("query_id", "text", "category", "embedding", "n_input_tokens")
+# What is read of a query; all other columns are kept as they are.
+COLUMNS = ("query_id", "text", "category", "embedding", "n_input_tokens")
 
 
 class Read(NamedTuple):
@@ -38,47 +42,62 @@ class Read(NamedTuple):
     notes: tuple[str, ...]
 
 
-def queries(table: Any, encoder: Any, columns: Mapping[str, str], incomplete: str) -> Read:
+@dataclass(frozen=True)
+class Maker:
+    """What makes the embeddings that a table lacks.
+
+    Attributes
+    ----------
+    encoder : Encoder, StaticEncoder, EncoderInfo or None
+        One that encodes, or only the name of the one that did.
+    anew : bool
+        Embed texts even where there are embeddings.
+    cache : bool or path
+        As of :func:`cr2fast.data.embedding.embed`.
+    progress : bool or "lines"
+    """
+
+    encoder: Any = None
+    anew: bool = False
+    cache: Cache = True
+    progress: Shows = True
+
+    @property
+    def info(self) -> EncoderInfo:
+        """Name and fingerprint of the encoder."""
+        if self.encoder is None:
+            return EncoderInfo()
+        named: EncoderInfo = (
+            self.encoder if isinstance(self.encoder, EncoderInfo) else self.encoder.info
+        )
+        return named
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it can embed a text."""
+        return self.encoder is not None and not isinstance(self.encoder, EncoderInfo)
+
+    def check(self) -> None:
+        """Refuse what is no encoder."""
+        if self.encodes and not all(hasattr(self.encoder, n) for n in ("info", "encode")):
+            raise TypeError(
+                f"encoder: expected an EncoderInfo, an Encoder or a StaticEncoder, got "
+                f"{type(self.encoder).__name__}"
+            )
+        if self.anew and not self.encodes:
+            raise Cr2Error("embed: expected an encoder that embeds, got its name or none")
+
+
+def queries(table: Any, maker: Maker, columns: Mapping[str, str], incomplete: str) -> Read:
     """Read; `incomplete` is "raise" or "drop"."""
     check_incomplete(incomplete)
+    maker.check()
     if isinstance(table, (list, tuple)):
         table = _of_prompts(table)
-    frame = kinds.joined(source.frame(table, "queries"))
-    found = names.find(frame.columns, _WANTED, columns, "table")
-    own = frame.rename({theirs: ours for ours, theirs in found.items() if theirs != ours})
-    maker: Any = None if isinstance(encoder, EncoderInfo) else encoder
-    info = encoder if isinstance(encoder, EncoderInfo) else getattr(encoder, "info", EncoderInfo())
-    for needed, kept in (("embedding", "prompts to embed"), ("n_input_tokens", "prompts to count")):
-        if needed not in found and (maker is None or "text" not in found):
-            raise Cr2Error(
-                f"queries: expected a column for {needed}, tried "
-                f"{list(names.GUESSES[needed])}, or {kept} (tried {list(names.GUESSES['text'])}) "
-                f"and an encoder; the table has {shown(frame.columns)}"
-                + ("" if maker is not None else "; pass encoder=cr2fast.Encoder.load(...)")
-            )
-    own, notes = _whole(own, found, incomplete)
-    texts = own["text"].cast(require("polars", "lab").String).to_list() if "text" in found else None
-    if "embedding" in found:
-        x, own, texts, notes = _given(own, texts, notes, incomplete)
-    else:
-        x = maker.encode(texts, 0)
-    ids = _ids(own, texts, x)
-    if "n_input_tokens" in found:
-        counts = kinds.tokens(own["n_input_tokens"], "queries.n_input_tokens", ids)
-    else:
-        counts = np.array([maker.count_tokens(t) for t in texts or ()], dtype=np.uint32)
-    extra = {c: own[c].to_list() for c in own.columns if c not in _WANTED}
-    if texts is not None:
-        extra["text"] = texts
-    return Read(
-        query_ids=ids,
-        embeddings=x,
-        n_input_tokens=counts,
-        categories=tuple(own["category"].to_list()) if "category" in found else None,
-        encoder=info,
-        extra=extra,
-        notes=tuple(notes),
-    )
+    own = named(source.frame(table, "queries"), columns, "queries")
+    own, notes = whole(own, "queries", maker, incomplete == "drop")
+    found = fields(own, maker)
+    return found._replace(notes=(*notes, *found.notes))
 
 
 def check_incomplete(incomplete: str) -> None:
@@ -88,8 +107,6 @@ def check_incomplete(incomplete: str) -> None:
 
 
 def _of_prompts(prompts: Sequence[Any]) -> pl.DataFrame:
-    from cr2fast._core import texts_of
-
     if not prompts:
         raise Cr2Error("queries: expected at least one prompt, got none")
     texts, _ = texts_of(list(prompts))
@@ -97,52 +114,107 @@ def _of_prompts(prompts: Sequence[Any]) -> pl.DataFrame:
     return frame
 
 
-def _whole(
-    own: pl.DataFrame, found: Mapping[str, str], incomplete: str
-) -> tuple[pl.DataFrame, list[str]]:
-    """Rows without a null in the columns that are read."""
+def named(
+    frame: pl.DataFrame, columns: Mapping[str, str], what: str, needed: Sequence[str] = ()
+) -> pl.DataFrame:
+    """The table with its query columns under our names, ids, categories and texts as text."""
     polars = require("polars", "lab")
+    frame = kinds.joined(frame)
+    found = names.find(frame.columns, COLUMNS, columns, what)
+    for ours in needed:
+        if ours not in found:
+            raise names.missing(ours, frame.columns, what)
+    own = frame.rename({theirs: ours for ours, theirs in found.items() if theirs != ours})
     text = [c for c in ("query_id", "category", "text") if c in found]
     try:
         own = own.with_columns(polars.col(text).cast(polars.String))
     except polars.exceptions.PolarsError:
         got = {c: str(own[c].dtype) for c in text}
-        raise Cr2Error(f"queries: expected text in {text}, got {got}") from None
+        raise Cr2Error(f"{what}: expected text in {text}, got {got}") from None
     if "n_input_tokens" in found:
         own = own.with_columns(kinds.without_nan(own["n_input_tokens"]))
-    # A row with an embedding can do without its text.
-    needed = [c for c in found if c != "text" or "embedding" not in found]
-    good = own.select(polars.all_horizontal(polars.col(needed).is_not_null())).to_series()
+    return own
+
+
+def whole(own: pl.DataFrame, what: str, maker: Maker, drop: bool) -> tuple[pl.DataFrame, list[str]]:
+    """Rows that have all that is read, and good embeddings; or an error that names the others."""
+    for needed, kept in (("embedding", "prompts to embed"), ("n_input_tokens", "prompts to count")):
+        if needed not in own.columns and ("text" not in own.columns or not maker.encodes):
+            raise Cr2Error(
+                f"{what}: expected a column for {needed}, tried {list(names.GUESSES[needed])}, or "
+                f"{kept} (tried {list(names.GUESSES['text'])}) and an encoder; missing "
+                f"{[c for c in ('n_input_tokens', 'embedding') if c not in own.columns]}; the "
+                f"table has {some(own.columns)}"
+                + ("" if maker.encodes else "; pass encoder=cr2fast.Encoder.load(...)")
+            )
+    embedded = "embedding" in own.columns and not maker.anew
+    needed_here = [c for c in COLUMNS if c in own.columns and c not in ("text", "embedding")]
+    own, notes = without_nulls(own, [*needed_here, "embedding" if embedded else "text"], what, drop)
+    if not embedded:
+        return own, notes
+    x, wrong = kinds.embeddings(own["embedding"])
+    own = own.with_columns(embedding=require("polars", "lab").Series(x))
+    if not wrong:
+        return own, notes
+    bad = np.any(list(wrong.values()), axis=0)
+    if not drop or bad.all():
+        words, mask = next(iter(wrong.items()))
+        at = np.flatnonzero(mask).tolist()
+        raise Cr2Error(
+            f"{what}.embedding: expected {words} {some(_called(own, at))}"
+            + ("; pass incomplete='drop' to leave such queries out" if not bad.all() else "")
+        )
+    notes.append(f"{int(bad.sum())} rows of {what} with damaged embeddings left out")
+    return own.filter(require("polars", "lab").Series(~bad)), notes
+
+
+def without_nulls(
+    frame: pl.DataFrame, needed: Sequence[str], what: str, drop: bool
+) -> tuple[pl.DataFrame, list[str]]:
+    """Rows without a null in these columns, or an error that names the others."""
+    polars = require("polars", "lab")
+    good = frame.select(polars.all_horizontal(polars.col(needed).is_not_null())).to_series()
     if good.all():
-        return own, []
-    lost = int((~good).sum())
-    if incomplete == "drop" and good.any():
-        return own.filter(good), [f"{lost} rows with nulls left out"]
+        return frame, []
     at = (~good).arg_true().to_list()
+    if drop and good.any():
+        return frame.filter(good), [f"{len(at)} rows of {what} with nulls left out"]
     raise Cr2Error(
-        f"queries: expected no nulls, got some in {[c for c in needed if own[c].null_count()]} of "
-        f"{some([f'row {i}' for i in at])}; pass incomplete='drop' to leave them out"
+        f"{what}: expected no nulls, got some in {[c for c in needed if frame[c].null_count()]} of "
+        f"{some(_called(frame, at))}; pass incomplete='drop' to leave them out"
     )
 
 
-def _given(
-    own: pl.DataFrame, texts: list[str] | None, notes: list[str], incomplete: str
-) -> tuple[kinds.F32, pl.DataFrame, list[str] | None, list[str]]:
-    """The embeddings of the column, and the rows that have one."""
-    x, wrong = kinds.embeddings(own["embedding"])
-    if not wrong:
-        return x, own, texts, notes
-    bad = np.any(list(wrong.values()), axis=0)
-    if incomplete == "raise" or bad.all():
-        words, mask = next(iter(wrong.items()))
-        rows = [f"row {i}" for i in np.flatnonzero(mask).tolist()]
-        raise Cr2Error(
-            f"queries.embedding: expected {words} for {some(rows)}; pass incomplete='drop' to "
-            f"leave such rows out"
-        )
-    notes = [*notes, f"{int(bad.sum())} rows with damaged embeddings left out"]
-    kept = np.flatnonzero(~bad)
-    return x[kept], own[kept], texts and [texts[i] for i in kept.tolist()], notes
+def _called(frame: pl.DataFrame, rows: Sequence[int]) -> list[str]:
+    """What errors call these rows: their ids, where they have one."""
+    ids = frame["query_id"].to_list() if "query_id" in frame.columns else [None] * len(frame)
+    return [f"row {i}" if ids[i] is None else str(ids[i]) for i in rows]
+
+
+def fields(own: pl.DataFrame, maker: Maker) -> Read:
+    """The fields of rows that :func:`whole` has found whole."""
+    texts = own["text"].to_list() if "text" in own.columns else None
+    if "embedding" in own.columns and not maker.anew:
+        x = np.ascontiguousarray(own["embedding"].to_numpy(), dtype=np.float32)
+    else:
+        x = embed(maker.encoder, texts or [], cache=maker.cache, progress=maker.progress)
+    ids = _ids(own, texts, x)
+    if "n_input_tokens" in own.columns:
+        counts = kinds.tokens(own["n_input_tokens"], "queries.n_input_tokens", ids)
+    else:
+        counts = np.array([maker.encoder.count_tokens(t) for t in texts or ()], dtype=np.uint32)
+    extra = {c: own[c].to_list() for c in own.columns if c not in COLUMNS}
+    if texts is not None:
+        extra["text"] = texts
+    return Read(
+        query_ids=ids,
+        embeddings=x,
+        n_input_tokens=counts,
+        categories=tuple(own["category"].to_list()) if "category" in own.columns else None,
+        encoder=maker.info,
+        extra=extra,
+        notes=(),
+    )
 
 
 def _ids(own: pl.DataFrame, texts: list[str] | None, x: kinds.F32) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ def frame(source: Any, what: str) -> pl.DataFrame:
         found = _tried(source.collect, what, "a query that polars can run")
     elif hasattr(source, "__arrow_c_stream__"):
         found = _tried(lambda: polars.DataFrame(source), what, "a table in Arrow's stream format")
+    elif callable(getattr(source, "to_polars", None)):  # Datasets of Hugging Face, so far.
+        found = source.to_polars()
     else:
         raise TypeError(
             f"{what}: expected a path, a polars frame or an object with __arrow_c_stream__ "
@@ -117,8 +119,7 @@ def _arrow(path: Path) -> pl.DataFrame:
     # A file of Arrow IPC begins with these six bytes; a stream of it does not.
     with path.open("rb") as file:
         is_file = file.read(6) == b"ARROW1"
-        file.seek(0)
-        found: pl.DataFrame = (polars.read_ipc if is_file else polars.read_ipc_stream)(file)
+    found: pl.DataFrame = polars.read_ipc(path) if is_file else polars.read_ipc_stream(path)
     return found
 
 

@@ -179,8 +179,8 @@ class _World:
         usd_p50, usd_p95 = np.quantile(usd, (0.5, 0.95), axis=-1)
         answerable = int(self.answerable.sum()) or np.nan
         return {
-            "accuracy": correct.mean(axis=-1),
-            "accuracy_answerable": correct.sum(axis=-1) / answerable,
+            "accuracy": correct.mean(axis=-1, dtype=np.float64),
+            "accuracy_answerable": correct.sum(axis=-1, dtype=np.float64) / answerable,
             "cost": self.cost[rows, chosen].mean(axis=-1, dtype=np.float64),
             "latency_s": latency.mean(axis=-1),
             "latency_p50_s": latency_p50,

@@ -7,13 +7,13 @@ billed by, and whose times are a least-squares fit. What the log cannot tell sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cr2fast._core import CostTable, Cr2Error
-from cr2fast._util.optional import require
+from cr2fast._util.checks import shown
+from cr2fast.data import calls
 from cr2fast.pricing import regression
 from cr2fast.pricing.prices import PRICES, document
 from cr2fast.pricing.regression import F64, Coefficients
@@ -21,17 +21,6 @@ from cr2fast.pricing.regression import F64, Coefficients
 if TYPE_CHECKING:
     import polars as pl
 
-# What a column may be called, the usual name first.
-GUESSES: dict[str, tuple[str, ...]] = {
-    "model": ("model", "model_name", "model_id"),
-    "prompt_tokens": ("prompt_tokens", "input_tokens", "n_input_tokens"),
-    "completion_tokens": ("completion_tokens", "output_tokens", "n_output_tokens"),
-    "usd": ("usd", "cost_usd", "price_usd", "dollars"),
-    "seconds": ("seconds", "latency_s", "duration_s", "elapsed_s"),
-    "error": ("error",),
-}
-_NEEDED = ("model", "prompt_tokens", "completion_tokens")
-_TOKENS = ("prompt_tokens", "completion_tokens")
 _TIMES = ("beta_pre_s", "beta_dec_s", "tau0_s")
 
 
@@ -50,7 +39,7 @@ def from_log(
     names = [local, *edge]
     if len(names) < 2 or len(set(names)) < len(names):
         raise Cr2Error(f"edge: expected other models than the local one, distinct, got {names}")
-    frame = _named(_frame(log), columns or {})
+    frame = calls.read(log, columns, ("model", *calls.TOKENS))
     _check_models(frame, names)
     models, exact = [], True
     for k, name in enumerate(names):
@@ -73,73 +62,22 @@ def from_log(
     return CostTable.from_json(text)
 
 
-def _frame(log: Any) -> pl.DataFrame:
-    polars = require("polars", "lab")
-    readers = {
-        ".jsonl": polars.read_ndjson,
-        ".ndjson": polars.read_ndjson,
-        ".csv": polars.read_csv,
-        ".parquet": polars.read_parquet,
-    }
-    if isinstance(log, (str, Path)):
-        path = Path(log)
-        if path.suffix not in readers:
-            raise Cr2Error(f"log: expected a file named {' or '.join(readers)}, got {path}")
-        if not path.is_file():
-            raise FileNotFoundError(f"log: expected a file, got none at {path}")
-        options = {} if path.suffix == ".parquet" else {"infer_schema_length": None}
-        try:
-            frame: pl.DataFrame = readers[path.suffix](path, **options)
-        except (polars.exceptions.PolarsError, OSError, ValueError) as error:
-            raise Cr2Error(f"log: expected {path.suffix} of calls, got {path}: {error}") from None
-    elif isinstance(log, polars.DataFrame):
-        frame = log
-    else:
-        raise TypeError(f"log: expected a path or polars.DataFrame, got {type(log).__name__}")
-    if frame.is_empty():
-        raise Cr2Error("log: expected at least one call, got none")
-    return frame
-
-
-def _named(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
-    """The columns that are read, under our names; those that a log may lack are null."""
-    polars = require("polars", "lab")
-    unknown = [c for c in columns if c not in GUESSES]
-    if unknown:
-        raise Cr2Error(f"columns: expected some of {list(GUESSES)}, got {unknown[0]!r}")
-    picked = {}
-    for ours, guesses in GUESSES.items():
-        tried = (columns[ours],) if ours in columns else guesses
-        theirs = next((c for c in tried if c in frame.columns), None)
-        if theirs is None and (ours in _NEEDED or ours in columns):
-            raise Cr2Error(
-                f"log: expected a column for {ours}, tried {list(tried)}; the log has "
-                f"{frame.columns[:30]}; pass columns={{{ours!r}: <its name>}}"
-            )
-        picked[ours] = polars.lit(None) if theirs is None else polars.col(theirs)
-    out = frame.select(**picked)
-    for name in (*_TOKENS, "usd", "seconds"):
-        if not (out[name].dtype.is_numeric() or out[name].dtype == polars.Null):
-            raise Cr2Error(f"log.{name}: expected numbers, got {out[name].dtype}")
-    return out.with_columns(
-        polars.col("model").cast(polars.String),
-        *(polars.col(c).cast(polars.Float64) for c in (*_TOKENS, "usd", "seconds")),
-    )
-
-
 def _check_models(frame: pl.DataFrame, names: list[str]) -> None:
     known = sorted(set(frame["model"].drop_nulls().to_list()))
     absent = [m for m in names if m not in known]
     if absent:
-        raise Cr2Error(f"log: expected calls of {names}, got none of {absent}; it has {known[:30]}")
+        raise Cr2Error(
+            f"log: expected calls of {shown(names)}, got none of {shown(absent)}; it has "
+            f"{shown(known)}"
+        )
 
 
 def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], bool]:
     """One entry of the table, and whether every call agrees with its prices."""
-    rows = frame.with_row_index("row").filter(frame["model"] == name)
-    failed = int(rows["error"].is_not_null().sum())
-    rows = rows.filter(rows["error"].is_null())
-    for column in (*_TOKENS, "usd", "seconds"):
+    rows = frame.filter(frame["model"] == name)
+    failed = int(rows["failed"].sum())
+    rows = rows.filter(~rows["failed"])
+    for column in (*calls.TOKENS, "usd", "seconds"):
         bad = rows.filter(~(rows[column].is_finite() & (rows[column] >= 0)))
         if len(bad):
             raise Cr2Error(
@@ -148,7 +86,7 @@ def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], b
             )
     notes = [f"{failed} failed calls left out"] if failed else []
     billed = rows.filter(rows["usd"].is_not_null())
-    lacking = billed.filter(billed[_TOKENS[0]].is_null() | billed[_TOKENS[1]].is_null())
+    lacking = billed.filter(billed[calls.TOKENS[0]].is_null() | billed[calls.TOKENS[1]].is_null())
     if len(lacking):
         raise Cr2Error(
             f"log: expected prompt_tokens and completion_tokens of every call with dollars, got "
@@ -160,14 +98,14 @@ def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], b
     entry |= dict(zip(PRICES, values, strict=True))
     if values[0] is None:
         del entry["usd_per_request"]
-    counted = rows.drop_nulls([*_TOKENS, "seconds"])
+    counted = rows.drop_nulls([*calls.TOKENS, "seconds"])
     entry |= dict(zip(_TIMES, _times(_arrays(counted, "seconds"), notes), strict=True))
     entry["provenance"] = {"calls": len(rows), "notes": notes}
     return entry, exact
 
 
 def _arrays(rows: pl.DataFrame, y: str) -> tuple[F64, F64, F64]:
-    n_input, n_output, values = (rows[c].to_numpy() for c in (*_TOKENS, y))
+    n_input, n_output, values = (rows[c].to_numpy() for c in (*calls.TOKENS, y))
     return n_input, n_output, values
 
 

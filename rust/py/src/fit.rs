@@ -88,6 +88,15 @@ fn watch<T: Send>(train: Training<T>, threads: usize, progress: Option<&Py<PyAny
     })
 }
 
+/// Answers (N, M) of a bool array, or of float32 grades, which the training crate checks.
+fn answers(obj: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, Vec<usize>)> {
+    if let Ok(y) = matrix_f32(obj, "correct") {
+        return Ok((y.slice().to_vec(), y.shape().to_vec()));
+    }
+    let y = matrix_bool(obj, "correct")?;
+    Ok((y.slice().iter().map(|y| f32::from(*y)).collect(), y.shape().to_vec()))
+}
+
 #[pyfunction]
 #[pyo3(signature = (embeddings, correct, n_input_tokens, n_output_tokens, costs, config, encoder, ids, frozen, threads, progress, content=None))]
 #[allow(clippy::too_many_arguments)]
@@ -116,17 +125,17 @@ fn fit(
     }
     let config = FitConfig::from_json(config).map_err(errors::train)?;
     let x = matrix_f32(embeddings, "embeddings")?;
-    let y = matrix_bool(correct, "correct")?;
+    let (y, y_shape) = answers(correct)?;
     let (n_input, _) = real(n_input_tokens, "n_input_tokens", 1)?;
     let (n_output, shape) = real(n_output_tokens, "n_output_tokens", 2)?;
     let expected = [n_input.len(), costs.0.table().models.len()];
     same_shape("n_output_tokens", &expected, &shape)?;
-    same_shape("correct", &expected, y.shape())?;
+    same_shape("correct", &expected, &y_shape)?;
     same_shape("embeddings", &[n_input.len(), x.shape()[1]], x.shape())?;
     let data = TrainData {
         d: x.shape()[1],
         embeddings: x.slice(),
-        correct: y.slice(),
+        correct: &y,
         n_input: &n_input,
         n_output: &n_output,
     };

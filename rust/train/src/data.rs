@@ -17,8 +17,8 @@ pub struct TrainData<'a> {
     pub d: usize,
     /// (N, d).
     pub embeddings: &'a [f32],
-    /// (N, M), the device's model first.
-    pub correct: &'a [bool],
+    /// (N, M), the device's model first: right 1, wrong 0, or a grade between.
+    pub correct: &'a [f32],
     /// (N,) L_in.
     pub n_input: &'a [f64],
     /// (N, M) L_out.
@@ -46,6 +46,9 @@ impl TrainData<'_> {
             return Err(TrainError::argument("embedding width", &expected, self.d));
         }
         check_finite("embeddings", self.embeddings)?;
+        if let Some(y) = self.correct.iter().find(|y| !(0.0..=1.0).contains(*y)) {
+            return Err(TrainError::argument("correct", "answers 0 or 1, or grades between", y));
+        }
         check_tokens("n_input_tokens", self.n_input)?;
         check_tokens("n_output_tokens", self.n_output)?;
         Ok(())

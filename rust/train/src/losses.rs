@@ -11,7 +11,8 @@ pub fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + ((x.abs()?.neg()?.exp()? + 1.0)?.log()?)
 }
 
-/// Mean binary cross-entropy of logits against targets in {0, 1} of the same shape.
+/// Mean binary cross-entropy of logits against targets in [0, 1] of the same shape. Of a target between
+/// the ends it is the mean over answers that are right with that probability.
 pub fn bce(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     (softplus(logits)? - (logits * targets)?)?.mean_all()
 }
@@ -25,7 +26,9 @@ pub fn huber(error: &Tensor, delta: f64) -> Result<Tensor> {
 }
 
 /// Pairwise ranking: for a query with right and wrong models, the mean over (right, wrong) pairs of
-/// softplus(ℓ_wrong − ℓ_right); then the mean over such queries; 0 if there are none.
+/// softplus(ℓ_wrong − ℓ_right); then the mean over such queries; 0 if there are none. Of grades y, a pair
+/// weighs (1 − y_i)·y_j, the probability that i is wrong and j right, and a query as its pairs together,
+/// up to 1.
 /// Logits and targets (B, M).
 pub fn rank(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let (b, m) = targets.dims2()?;

@@ -201,12 +201,11 @@ fn standardized(data: &TrainData, rows: &[u32]) -> TensorResult<Tensor> {
     nn::standardize(&Tensor::from_vec(values, (rows.len(), d), &nn::CPU)?)
 }
 
-/// Answers (B, M) of the split's rows, right 1 and wrong 0.
+/// Answers (B, M) of the split's rows: right 1, wrong 0, or grades between.
 fn answers(data: &TrainData, rows: &[u32]) -> TensorResult<Tensor> {
     let m = data.correct.len() / data.rows();
     let answers = rows.iter().flat_map(|row| &data.correct[*row as usize * m..][..m]);
-    let values: Vec<f32> = answers.map(|c| f32::from(u8::from(*c))).collect();
-    Tensor::from_vec(values, (rows.len(), m), &nn::CPU)
+    Tensor::from_vec(answers.copied().collect(), (rows.len(), m), &nn::CPU)
 }
 
 /// Independent entries of mean 0 and standard deviation `sd`. Uniform ones: what the networks see
@@ -232,7 +231,7 @@ mod tests {
         let (n, d, m) = (230, 8, 2);
         let rng = &mut nn::stream(3, Stream::Split);
         let embeddings: Vec<f32> = (0..n * d).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let correct: Vec<bool> = (0..n * m).map(|_| rng.random()).collect();
+        let correct: Vec<f32> = (0..n * m).map(|_| f32::from(rng.random::<bool>())).collect();
         let (n_input, n_output) = (vec![9.0; n], vec![5.0; n * m]);
         let data = TrainData {
             d,

@@ -268,7 +268,11 @@ impl Router {
             costs: &self.costs,
             typicality: self.typicality.as_deref(),
         };
-        let (calibration, report) = run::run(&fitted, split, grid, promise, threads)?;
+        let (mut calibration, report) = run::run(&fitted, split, grid, promise, threads)?;
+        if let (None, Some(before)) = (split.recorded, &self.calibration) {
+            // Queries without answers say nothing of lengths: what earlier answers said stays.
+            calibration.length_factors.clone_from(&before.length_factors);
+        }
         Ok((self.with_calibration(calibration)?, report))
     }
 

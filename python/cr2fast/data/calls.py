@@ -1,0 +1,263 @@
+"""A log of calls, one row per call, under our names: what tables of answers and of costs read.
+
+In: a log of any kind that :mod:`cr2fast.data.source` reads, whose columns may be called what the
+usual tools call them (:mod:`cr2fast.data.names`). Out: a polars frame with the columns of
+:data:`COLUMNS`, null where the log has none, failed calls marked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cr2fast._core import Cr2Error, text_of
+from cr2fast._util.checks import shown
+from cr2fast._util.optional import require
+from cr2fast.data import jsonlines, names, source
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_NUMBERS = ("prompt_tokens", "completion_tokens", "usd", "seconds", "milliseconds")
+# What a mapping of columns may name.
+COLUMNS = (
+    "query_id", "messages", "text", "category", "embedding", "model", "score", *_NUMBERS,
+    "started", "ended", "answer", "error", "status",
+)  # fmt: skip
+TOKENS = ("prompt_tokens", "completion_tokens")
+_FAILED = ("fail", "failure", "failed", "error", "timeout", "exception", "cancelled", "canceled")
+# Objects within objects that become columns, `usage.prompt_tokens`.
+_DEPTH = 3
+
+
+def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> pl.DataFrame:
+    """Read a log.
+
+    Parameters
+    ----------
+    log : path, polars frame, or object with ``__arrow_c_stream__``
+    columns : mapping of str to str, optional
+        What the log calls our columns, where it is no usual name.
+    needed : sequence of str
+        Our columns that the log must have.
+
+    Returns
+    -------
+    polars.DataFrame
+        The columns of :data:`COLUMNS` but for messages, milliseconds, started, ended and status:
+        `text` has what a chat's last user turn says, `seconds` what clocks say, and `failed`
+        whether the call failed. `row` counts the log's rows. Other columns stand behind, as
+        ``other.<name>``.
+    """
+    polars = require("polars", "lab")
+    frame = flat(source.frame(log, "log"))
+    empty = {c for c in frame.columns if frame[c].null_count() == len(frame)}
+    found = names.find(frame.columns, COLUMNS, columns or {}, "log", empty)
+    for ours in needed:
+        if ours not in found and not (ours == "text" and "messages" in found):
+            raise names.missing(ours, frame.columns, "log")
+    own = {
+        ours: frame[found[ours]] if ours in found else polars.Series([None] * len(frame))
+        for ours in COLUMNS
+    }
+    for ours in _NUMBERS:
+        own[ours] = _numbers(own[ours], ours)
+    taken = set(found.values())
+    text = _texts(own["text"], own["messages"])
+    known = {
+        "row": np.arange(len(frame)),
+        "query_id": _words(own["query_id"], "query_id"),
+        "text": text,
+        "category": _words(own["category"], "category"),
+        "embedding": own["embedding"],
+        "model": _words(own["model"], "model"),
+        "score": own["score"],
+        "prompt_tokens": own["prompt_tokens"],
+        "completion_tokens": own["completion_tokens"],
+        "usd": own["usd"],
+        "seconds": _seconds(own),
+        "answer": _answers(own["answer"]),
+        "failed": _failed(own["error"], own["status"]),
+    }
+    others = {f"other.{c}": frame[c] for c in frame.columns if c not in taken}
+    out: pl.DataFrame = polars.DataFrame(known | others)
+    return out
+
+
+def flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Fields of objects as columns with a dot, `usage.prompt_tokens`; of JSON text in cells too."""
+    polars = require("polars", "lab")
+    for _ in range(_DEPTH):
+        parts: dict[str, pl.Series] = {c: frame[c] for c in frame.columns}
+        for c in frame.columns:
+            column = frame[c]
+            if isinstance(column.dtype, polars.Struct):
+                del parts[c]
+                inner = column.struct.unnest()
+            elif c in names.OBJECTS and column.dtype == polars.String:
+                inner = _parsed(column)
+            else:
+                continue
+            for field in inner.columns:
+                parts.setdefault(f"{c}.{field}", inner[field])
+        if len(parts) == frame.width:
+            break
+        frame = polars.DataFrame(parts)
+    return frame
+
+
+def _parsed(column: pl.Series) -> pl.DataFrame:
+    """The fields of objects that stand in cells as JSON text."""
+    found = [_object(v) for v in column.to_list()]
+    fields = dict.fromkeys(k for o in found for k in o)
+    values = {k: jsonlines.column(k, [o.get(k) for o in found]) for k in fields}
+    out: pl.DataFrame = require("polars", "lab").DataFrame(values)
+    return out
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    if text is None or text.lstrip()[:1] != "{":
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return jsonlines.flat(value) if isinstance(value, dict) else {}
+
+
+def _words(column: pl.Series, what: str) -> pl.Series:
+    polars = require("polars", "lab")
+    try:
+        return column.cast(polars.String)
+    except polars.exceptions.PolarsError:
+        raise Cr2Error(f"log.{what}: expected text, got {column.dtype}") from None
+
+
+def _numbers(column: pl.Series, what: str) -> pl.Series:
+    polars = require("polars", "lab")
+    if column.dtype == polars.String:
+        stripped = column.str.strip_chars().str.strip_prefix("$")
+        numbers = stripped.cast(polars.Float64, strict=False)
+        odd = column.filter(numbers.is_null() & column.is_not_null())
+        if len(odd):
+            raise Cr2Error(f"log.{what}: expected numbers, got String: {shown(odd[0])}")
+        return numbers
+    if not (column.dtype.is_numeric() or column.dtype == polars.Null):
+        raise Cr2Error(f"log.{what}: expected numbers, got {column.dtype}")
+    return column.cast(polars.Float64)
+
+
+def _texts(text: pl.Series, messages: pl.Series) -> list[str | None]:
+    """What was asked: the text, else what the messages' last user turn says."""
+    pairs = zip(text.to_list(), messages.to_list(), strict=True)
+    return [_said(c) if t is None else _said(t) for t, c in pairs]
+
+
+def _said(value: Any) -> str | None:
+    """The text of a prompt or a chat; None where there is none to read."""
+    if isinstance(value, str):
+        value = _chat(value) or value
+    elif isinstance(value, dict):
+        value = value.get("messages")
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if not value:
+        return None
+    try:
+        said: str = text_of(value)
+    except (TypeError, ValueError):
+        # No chat, or none with a user's turn.
+        return None
+    return said if said.strip() else None
+
+
+def _chat(text: str) -> Any:
+    """The messages that a text is the JSON of, or None: most prompts are just text."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = value.get("messages")
+    turns = isinstance(value, list) and value and all(isinstance(m, dict) for m in value)
+    return value if turns and all("role" in m for m in value) else None
+
+
+def _answers(column: pl.Series) -> list[str | None]:
+    """What was answered, to count its tokens: text, or the first choice of a completion."""
+    return [_answered(v) for v in column.to_list()]
+
+
+def _answered(value: Any) -> str | None:
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = str(value)
+    if isinstance(value, dict):
+        value = value.get("choices", value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]
+    if isinstance(value, dict):
+        message = value.get("message")
+        value = message.get("content") if isinstance(message, dict) else value.get("text")
+    said: str | None = value if isinstance(value, str) else None
+    return said
+
+
+def _seconds(own: Mapping[str, pl.Series]) -> pl.Series:
+    """Seconds, milliseconds, or the time between two clocks, whichever the log has."""
+    seconds, thousandths = own["seconds"], own["milliseconds"]
+    if seconds.null_count() < len(seconds) or thousandths.null_count() < len(thousandths):
+        return seconds if seconds.null_count() < len(seconds) else thousandths / 1000
+    polars = require("polars", "lab")
+    pairs = zip(own["started"].to_list(), own["ended"].to_list(), strict=True)
+    between = [_between(a, b) for a, b in pairs]
+    out: pl.Series = polars.Series(between, dtype=polars.Float64)
+    return out
+
+
+def _between(start: Any, end: Any) -> float | None:
+    a, b = _instant(start), _instant(end)
+    return None if a is None or b is None else b - a
+
+
+def _instant(value: Any) -> float | None:
+    """Seconds since 1970 of a date, of ISO text, or of a number that counts them."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # Clocks that count milliseconds are beyond the year 5000 in seconds.
+        return float(value) / (1000 if value > 1e11 else 1)
+    return None
+
+
+def _failed(error: pl.Series, status: pl.Series) -> list[bool]:
+    pairs = zip(error.to_list(), status.to_list(), strict=True)
+    return [_is_error(e) or _is_bad(s) for e, s in pairs]
+
+
+def _is_error(value: Any) -> bool:
+    return value not in (None, False, 0, "", "null", "None", "none", "false", "False")
+
+
+def _is_bad(status: Any) -> bool:
+    if isinstance(status, str):
+        word = status.strip().lower()
+        return word in _FAILED or (word.isdecimal() and int(word[:6]) >= 400)
+    return (
+        isinstance(status, (int, float))
+        and not isinstance(status, bool)
+        and (status >= 400 or status < 0)
+    )
