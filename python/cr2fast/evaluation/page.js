@@ -17,22 +17,41 @@
   const PALETTE = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30"];
   const colour = (j, count) => PALETTE[count < 2 ? 3 : Math.round((j * (PALETTE.length - 1)) / (count - 1))];
 
-  // The rule of Evaluation.choose over the grid's means: -1 where no point meets all budgets.
+  // The rule of Evaluation.choose without a delta: with a least accuracy the cheapest point that
+  // keeps every budget, without one the most accurate; ties go to the other of the two, then to the
+  // lower alpha. -1 where no point keeps them.
+  const asked = (budgets) => data.budgets.filter((b) => known(budgets[b.name]));
+  function keeps(b, value, limit) {
+    const slack = 1e-12 * Math.max(1, Math.abs(limit));
+    return known(value) && (b.least ? value >= limit - slack : value <= limit + slack);
+  }
   function choose(grid, budgets) {
+    const wishes = asked(budgets), cheapest = wishes.some((b) => b.least);
+    const keys = (i) => [grid.cost[i], -grid.accuracy[i]];
+    const order = (i) => [...(cheapest ? keys(i) : keys(i).reverse()), grid.alpha[i]];
+    const less = (a, b) => {
+      const k = a.findIndex((v, n) => v !== b[n]);
+      return k >= 0 && a[k] < b[k];
+    };
     let best = -1;
-    const wishes = data.budgets.filter((b) => known(budgets[b.name]));
-    const saves = wishes.some((b) => b.least);
     for (let i = 0; i < grid.accuracy.length; i++) {
-      if (!wishes.every((b) => meets(grid[b.figure][i], b, budgets[b.name]))) continue;
-      if (best < 0 || better(grid, i, best, saves)) best = i;
+      if (!wishes.every((b) => keeps(b, grid[b.figure][i], budgets[b.name]))) continue;
+      if (best < 0 || less(order(i), order(best))) best = i;
     }
     return best;
   }
-  const meets = (value, b, limit) => known(value) && (b.least ? value >= limit : value <= limit);
-  function better(grid, i, best, saves) {
-    const by = saves ? [-grid.cost[i] + grid.cost[best], grid.accuracy[i] - grid.accuracy[best]]
-      : [grid.accuracy[i] - grid.accuracy[best], -grid.cost[i] + grid.cost[best]];
-    return by[0] > 0 || (by[0] === 0 && by[1] > 0);
+  // Of budgets that no point keeps: those that bind, each with the nearest value that there is.
+  function binding(grid, budgets) {
+    const wishes = asked(budgets), points = grid.accuracy.map((_, i) => i);
+    const kept = (b, i) => keeps(b, grid[b.figure][i], budgets[b.name]);
+    const others = (b) => points.filter((i) => wishes.every((w) => w === b || kept(w, i)));
+    const alone = wishes.filter((b) => !points.some((i) => kept(b, i)));
+    const some = alone.length ? alone : wishes.filter((b) => others(b).length);
+    return (some.length ? some : wishes).map((b) => {
+      const room = alone.length || !others(b).length ? points : others(b);
+      const values = room.map((i) => grid[b.figure][i]).filter(known);
+      return { budget: b, others: room !== points, nearest: (b.least ? Math.max : Math.min)(...values) };
+    });
   }
 
   const now = { mode: 0, unit: data.units[0].figure, alpha: 0, budgets: {} };
@@ -43,11 +62,9 @@
 
   function operatingPoints(m) {
     const A = m.alphas.length;
-    const at = m.test.accuracy.map((_, k) => k);
     return {
-      x: scaled(m.test), y: m.test.accuracy,
-      lam: at.map((k) => m.lams[Math.floor(k / A)]), alpha: at.map((k) => m.alphas[k % A]),
-      color: at.map((k) => colour(k % A, A)),
+      x: scaled(m.test), y: m.test.accuracy, lam: m.test.lam, alpha: m.test.alpha,
+      color: m.test.lam.map((_, k) => colour(k % A, A)),
       cost: m.test.cost, local: m.test.local_rate, risk: m.test.risk,
     };
   }
@@ -112,7 +129,7 @@
   }
 
   function drawChosen() {
-    const m = mode(), A = m.alphas.length, on = m.validation || m.test;
+    const m = mode(), on = m.validation || m.test;
     const k = choose(on, now.budgets), box = $("chosen"), table = $("figures");
     table.replaceChildren();
     box.className = k < 0 ? "none" : "";
@@ -121,7 +138,7 @@
       sources.chosen.data = { x: [], y: [], lam: [], alpha: [] };
       return;
     }
-    const lam = m.lams[Math.floor(k / A)], alpha = m.alphas[k % A];
+    const lam = on.lam[k], alpha = on.alpha[k];
     box.textContent = `λ = ${digits(lam, 6)}, α = ${digits(alpha, 6)}`;
     sources.chosen.data = { x: [scaled(m.test)[k]], y: [m.test.accuracy[k]], lam: [lam], alpha: [alpha] };
     const row = (tag, cells) => cells.reduce((tr, c) => (make(tag, c, tr), tr), make("tr", "", table));
@@ -137,17 +154,10 @@
     });
   }
 
-  // Which budgets no point meets even by themselves, and the nearest that one does.
   function infeasible(grid) {
-    const alone = data.budgets.filter((b) => known(now.budgets[b.name]))
-      .filter((b) => choose(grid, { [b.name]: now.budgets[b.name] }) < 0)
-      .map((b) => {
-        const values = grid[b.figure].filter(known);
-        const end = (b.least ? Math.max : Math.min)(...values);
-        return `${b.label}: the ${b.least ? "highest" : "lowest"} of any point is ${digits(end * b.scale, 4)}`;
-      });
-    return "No operating point meets these budgets" +
-      (alone.length ? `. ${alone.join("; ")}.` : " together, though each by itself can be met.");
+    const said = binding(grid, now.budgets).map((f) =>
+      `${f.budget.label}: ${f.others ? "with the other budgets kept, " : ""}the nearest is ${digits(f.nearest * f.budget.scale, 4)}`);
+    return `No operating point keeps these budgets. ${said.join("; ")}.`;
   }
 
   // A slider from the least to the greatest value on the grid, in round steps; its open end is no budget.
@@ -226,6 +236,6 @@
     drawMode();
     document.body.dataset.ready = "yes";
   }
-  window.cr2fastReport = { choose, data };
+  window.cr2fastReport = { choose, binding, data };
   start();
 })();

@@ -36,7 +36,7 @@ _BUDGETS: tuple[tuple[str, str, bool, str, float], ...] = (
     ("max_energy_j", "energy_j", False, "joules per query, mean at most", 1),
 )
 _RULE = (
-    "With a least accuracy, the cheapest operating point that meets all budgets is chosen; without "
+    "With a least accuracy, the cheapest operating point that keeps all budgets is chosen; without "
     "one, the most accurate."
 )
 # What the chosen point's table shows: decimals, or None for three significant digits.
@@ -143,8 +143,13 @@ def _grid(e: Evaluation) -> dict[str, Any]:
     names = {f for _, f, *_ in _BUDGETS} | {f for f, *_ in _FIGURES}
     low, high = np.moveaxis(e.risk_interval, 2, 0)
     flat = {name: getattr(e, name).ravel() for name in sorted(names)}
-    share = e.share.reshape(-1, len(e.models))
-    return flat | {"risk_low": low.ravel(), "risk_high": high.ravel(), "share": share}
+    return flat | {
+        "lam": np.repeat(e.lams, len(e.alphas)),
+        "alpha": np.tile(e.alphas, len(e.lams)),
+        "risk_low": low.ravel(),
+        "risk_high": high.ravel(),
+        "share": e.share.reshape(-1, len(e.models)),
+    }
 
 
 def _mode(source: str, name: str, e: Evaluation, validation: Evaluation | None) -> dict[str, Any]:

@@ -164,7 +164,11 @@ class Evaluation:
         }
 
     def pareto(self) -> F64:
-        """Cost and accuracy on the non-decreasing upper hull of all operating points, (K, 2)."""
+        """Cost and accuracy on the non-decreasing upper hull of all operating points, (K, 2).
+
+        The hull is picked on these very queries, so it is a little better than what new queries get
+        from its points; no plot draws it.
+        """
         return upper_hull(self.cost.ravel(), self.accuracy.ravel())
 
     def cheapest(self, min_accuracy: float) -> dict[str, float] | None:
