@@ -1,6 +1,6 @@
 //! The decision log: one JSON line per request, written off the request's path.
 //!
-//! In: a [`Record`] per request, through a bounded queue; one that finds it full is dropped and
+//! In: a [`Line`] per request, grade and shadow, through a bounded queue; one that finds it full is dropped and
 //! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
 //! begins by size and by age; the old one keeps its name and the time.
 
@@ -129,6 +129,38 @@ impl From<LinkState> for LinkRecord {
     }
 }
 
+/// What is written.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// A request.
+    Request(Box<Record>),
+    /// A grade.
+    Outcome(OutcomeRecord),
+}
+
+/// How good an answer was.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutcomeRecord {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// `outcome`.
+    pub kind: &'static str,
+    /// The request's id.
+    pub id: String,
+    /// When the grade came.
+    pub ts: String,
+    /// From 0 to 1.
+    pub score: f64,
+    /// `answer`, or one of a request's two answers: `device`, `edge`.
+    pub place: &'static str,
+}
+
+/// Now, as the log writes it.
+pub fn now() -> String {
+    humantime::format_rfc3339_micros(SystemTime::now()).to_string()
+}
+
 /// JSON has no infinity.
 #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
@@ -141,7 +173,7 @@ fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
 /// The log's end on the request's path.
 #[derive(Debug)]
 pub struct Log {
-    queue: Option<SyncSender<Record>>,
+    queue: Option<SyncSender<Line>>,
     writer: Option<JoinHandle<()>>,
     dropped: Counter,
     embedding: bool,
@@ -166,13 +198,19 @@ impl Log {
         self.embedding
     }
 
-    /// Hand over a record; never waits.
-    pub fn put(&self, record: Record) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(record).is_err()
-        {
+    /// Hand over a line; never waits. Whether it was taken: no log takes none, a full queue drops it.
+    pub fn put(&self, line: Line) -> bool {
+        let Some(queue) = &self.queue else { return false };
+        let taken = queue.try_send(line).is_ok();
+        if !taken {
             self.dropped.inc();
         }
+        taken
+    }
+
+    /// Whether there is a log.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
     }
 }
 
@@ -207,7 +245,7 @@ impl Writer {
         Ok(Self { config, dropped, file, bytes, opened, batch, waiting: 0, torn: false })
     }
 
-    fn run(mut self, records: &Receiver<Record>) {
+    fn run(mut self, records: &Receiver<Line>) {
         let mut due = Instant::now() + self.config.flush;
         loop {
             match records.recv_timeout(due.saturating_duration_since(Instant::now())) {
@@ -226,7 +264,7 @@ impl Writer {
     }
 
     /// Put a record into the batch; one that the file has no room for begins a new file.
-    fn add(&mut self, record: &Record) {
+    fn add(&mut self, record: &Line) {
         let before = self.batch.len();
         if serde_json::to_writer(&mut self.batch, record).is_err() {
             return self.batch.truncate(before);

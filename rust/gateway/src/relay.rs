@@ -116,8 +116,20 @@ impl Stream {
         self.trace.usage(self.events.usage);
         self.trace.ended("broken");
         let words = format!("the model's server {how} in the middle of its answer; ask again");
-        let error = error_json(&words, "api_error", "stream_interrupted");
-        self.held.push_back(Bytes::from([b"data: ", &error[..], b"\n\n"].concat()));
+        let error = match self.events.sequence {
+            None => {
+                let error = error_json(&words, "api_error", "stream_interrupted");
+                [b"data: ", &error[..], b"\n\n"].concat()
+            }
+            Some(last) => {
+                let error = serde_json::json!({
+                    "type": "error", "code": "stream_interrupted", "message": words,
+                    "param": null, "sequence_number": last.saturating_add(1),
+                });
+                format!("event: error\ndata: {error}\n\n").into_bytes()
+            }
+        };
+        self.held.push_back(error.into());
     }
 }
 

@@ -4,7 +4,6 @@
 //! whichever way the request ends: a client that goes away drops it, and that is what it says.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use cr2fast_core::{Budget, LinkState};
 use hyper::StatusCode;
@@ -15,7 +14,7 @@ use crate::answer::Label;
 use crate::brain::Brain;
 use crate::job::Job;
 use crate::link::Measured;
-use crate::log::{BudgetRecord, Log, Record, SCHEMA};
+use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::upstream::{Failure, Usage};
@@ -49,7 +48,7 @@ impl Trace {
             schema: SCHEMA,
             kind: "request",
             id: job.id.clone(),
-            ts: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
+            ts: now(),
             endpoint: job.kind.word(),
             stream: job.ask.stream,
             lam: job.point.map(|p| p.lam),
@@ -110,8 +109,8 @@ impl Trace {
     /// Token counts as the model reports them.
     pub fn usage(&mut self, usage: Option<Usage>) {
         if let Some(usage) = usage {
-            self.record.n_input_tokens = usage.prompt_tokens;
-            self.record.n_output_tokens = usage.completion_tokens;
+            self.record.n_input_tokens = usage.input();
+            self.record.n_output_tokens = usage.output();
         }
     }
 
@@ -140,6 +139,6 @@ impl Drop for Trace {
         if r.outcome == "answered" {
             self.metrics.times(place, model, r.ttft_s, r.total_s);
         }
-        self.log.put(std::mem::take(&mut self.record));
+        self.log.put(Line::Request(Box::new(std::mem::take(&mut self.record))));
     }
 }

@@ -42,10 +42,14 @@ fn guarded() -> Routes {
     let decide = |State(app): State<Arc<App>>, request: Request| async move {
         app.decide_only(request).await
     };
+    let grade =
+        |State(app): State<Arc<App>>, request: Request| async move { app.outcome(request).await };
     vec![
         ("/v1/chat/completions", answer(Kind::Chat)),
         ("/v1/completions", answer(Kind::Completion)),
+        ("/v1/responses", answer(Kind::Responses)),
         ("/v1/route", post(decide)),
+        ("/v1/outcomes", post(grade)),
         ("/v1/models", get(|State(app): State<Arc<App>>| async move { app.models() })),
         ("/metrics", get(|State(app): State<Arc<App>>| async move { app.scrape() })),
     ]

@@ -80,7 +80,7 @@ impl App {
         Ok(Job { id, brain, ask, kind, point, wish, deferral, read })
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+    pub(super) async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
         let most = self.limits.body_bytes;
         let too_large = || {
             let words =

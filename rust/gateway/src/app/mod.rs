@@ -5,6 +5,7 @@
 
 mod front;
 mod intake;
+mod outcomes;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +30,7 @@ use crate::trace::Trace;
 use crate::upstream::Upstream;
 
 pub use front::router;
+use outcomes::Recent;
 
 /// What a device does, or an edge.
 #[derive(Debug)]
@@ -52,6 +54,7 @@ pub struct App {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     log: Arc<Log>,
+    recent: Recent,
 }
 
 impl App {
@@ -80,6 +83,7 @@ impl App {
             at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
             metrics,
             log: Arc::new(log),
+            recent: Recent::default(),
         }))
     }
 
@@ -147,6 +151,7 @@ impl App {
         let arrived = Instant::now();
         let job = self.job(request, kind).await?;
         let permit = self.permit()?;
+        self.recent.remember(&job.id);
         let trace = Trace::start(&job, arrived, (&self.log, &self.metrics), permit);
         let embedding = self.log.wants_embedding();
         match &self.role {
@@ -159,7 +164,7 @@ impl App {
     }
 
     async fn decide_only(&self, request: Request) -> Result<Response, Refusal> {
-        let job = self.job(request, Kind::Either).await?;
+        let job = self.job(request, Kind::Any).await?;
         let mut decision = match &self.role {
             Role::Device(device) => device.decision(&job).await?,
             Role::Edge(edge) => edge.decision(&job).await?,

@@ -1,4 +1,5 @@
-//! What of a request is embedded: the last user turn of a chat, or the prompt of a completion.
+//! What of a request is embedded: the last user turn of a chat or of a Responses input, or the prompt of
+//! a completion.
 //!
 //! In: JSON as it came. Out: [`Texts`]. The same strings as `cr2fast.encoders.messages` makes of the
 //! same JSON (`tests/contract/test_gateway.py` compares them).
@@ -52,6 +53,23 @@ struct Part<'a> {
     text: Option<&'a RawValue>,
 }
 
+/// An item of a Responses input.
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+}
+
+/// Types of parts that are text, in a chat and in a Responses input.
+const CHAT: [&str; 1] = ["text"];
+const RESPONSES: [&str; 2] = ["input_text", "output_text"];
+
 /// Texts of `messages`; anything that is no list of messages has none.
 pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
     let mut texts = Texts::default();
@@ -62,7 +80,8 @@ pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
     let mut last_user = None;
     for (i, turn) in turns.iter().enumerate() {
         let turn: Turn = once(turn, || format!("messages[{i}]"))?;
-        let found = of_content(turn.content, i, &mut texts)?;
+        let place = || format!("messages[{i}].content");
+        let found = of_content(turn.content, &CHAT, &place, &mut texts)?;
         if is(turn.role, "user") {
             last_user = Some(found);
         }
@@ -87,15 +106,58 @@ pub fn of_prompt(prompt: Option<&RawValue>) -> Result<Texts, Refusal> {
     Ok(texts)
 }
 
-/// The text of one content; all of it also goes to `texts`.
+/// Texts of `input`, a string or items, and of `instructions`.
+pub fn of_input(
+    input: Option<&RawValue>,
+    instructions: Option<&RawValue>,
+) -> Result<Texts, Refusal> {
+    let mut texts = Texts::default();
+    if let Some(raw) = instructions.filter(|raw| is_string(raw)) {
+        texts.all.push(string(raw, || "instructions".into())?);
+    }
+    let Some(input) = input else { return Ok(texts) };
+    if is_string(input) {
+        let text = string(input, || "input".into())?;
+        texts.all.push(text.clone());
+        texts.embedded = Some(text);
+        return Ok(texts);
+    }
+    let Some(items) = elements(input) else { return Ok(texts) };
+    if items.iter().any(|item| !is_object(item)) {
+        return Ok(texts);
+    }
+    let mut last_user = None;
+    for (i, item) in items.iter().enumerate() {
+        let item: Item = once(item, || format!("input[{i}]"))?;
+        let any = |words: &[&str]| words.iter().any(|word| is(item.kind, word));
+        if item.kind.is_none() || any(&["message"]) {
+            let place = || format!("input[{i}].content");
+            let found = of_content(item.content, &RESPONSES, &place, &mut texts)?;
+            if is(item.role, "user") {
+                last_user = Some(found);
+            }
+        } else if any(&["function_call_output", "custom_tool_call_output"]) {
+            let place = || format!("input[{i}].output");
+            of_content(item.output, &RESPONSES, &place, &mut texts)?;
+        } else if !any(&["function_call", "custom_tool_call", "reasoning"]) {
+            // A screenshot, a file search, a reference to what another server keeps.
+            texts.other_media = true;
+        }
+    }
+    texts.embedded = last_user.flatten();
+    Ok(texts)
+}
+
+/// The text of one content, whose parts of the types `kinds` are text; all of it also goes to `texts`.
 fn of_content(
     content: Option<&RawValue>,
-    turn: usize,
+    kinds: &[&str],
+    place: &dyn Fn() -> String,
     texts: &mut Texts,
 ) -> Result<Option<String>, Refusal> {
     let Some(content) = content else { return Ok(None) };
     if is_string(content) {
-        let text = string(content, || format!("messages[{turn}].content"))?;
+        let text = string(content, place)?;
         texts.all.push(text.clone());
         return Ok(Some(text));
     }
@@ -104,9 +166,9 @@ fn of_content(
         if !is_object(part) {
             continue;
         }
-        let place = || format!("messages[{turn}].content[{k}]");
+        let place = || format!("{}[{k}]", place());
         let part: Part = once(part, place)?;
-        if !is(part.kind, "text") {
+        if !kinds.iter().any(|kind| is(part.kind, kind)) {
             texts.other_media |= !is(part.kind, "refusal");
         } else if let Some(text) = part.text.filter(|raw| is_string(raw)) {
             found.push(string(text, place)?);

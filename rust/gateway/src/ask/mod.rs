@@ -1,6 +1,6 @@
 //! What a request asks for, read from its body without changing a byte of it.
 //!
-//! In: the bytes of a chat completion or a completion. Out: an [`Ask`]: the model and where its name
+//! In: the bytes of a chat completion, a completion or a Responses request. Out: an [`Ask`]: the model and where its name
 //! stands, the text to embed, whether to stream, and what bounds the context.
 
 mod messages;
@@ -17,15 +17,17 @@ use crate::refusal::Refusal;
 pub use messages::Texts;
 pub use target::{Target, point_value};
 
-/// Which of the two endpoints a body belongs to.
+/// Which endpoint a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `/v1/chat/completions`.
     Chat,
     /// `/v1/completions`.
     Completion,
-    /// Either: `/v1/route`.
-    Either,
+    /// `/v1/responses`.
+    Responses,
+    /// Any of them: `/v1/route`.
+    Any,
 }
 
 impl Kind {
@@ -33,7 +35,8 @@ impl Kind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Completion => "completion",
-            Self::Chat | Self::Either => "chat",
+            Self::Responses => "responses",
+            Self::Chat | Self::Any => "chat",
         }
     }
 
@@ -41,7 +44,8 @@ impl Kind {
     pub fn path(self) -> &'static str {
         match self {
             Self::Completion => "/v1/completions",
-            Self::Chat | Self::Either => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Chat | Self::Any => "/v1/chat/completions",
         }
     }
 }
@@ -78,6 +82,48 @@ struct Fields<'a> {
     max_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
     max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    instructions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_output_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    previous_response_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    conversation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    background: Option<&'a RawValue>,
+}
+
+impl Fields<'_> {
+    /// Which endpoint the body is for, where that is not said.
+    fn kind(&self) -> Kind {
+        match (self.messages, self.prompt, self.input) {
+            (Some(_), ..) => Kind::Chat,
+            (None, None, Some(_)) => Kind::Responses,
+            _ => Kind::Completion,
+        }
+    }
+
+    /// A routed Responses request must not lean on what one server keeps: another may answer.
+    fn check_stateless(&self) -> Result<(), Refusal> {
+        let kept = [
+            ("previous_response_id", self.previous_response_id),
+            ("conversation", self.conversation),
+            ("background", self.background),
+        ];
+        let given = |raw: &RawValue| !matches!(raw.get(), "null" | "false");
+        match kept.into_iter().find(|(_, raw)| raw.is_some_and(given)) {
+            None => Ok(()),
+            Some((field, _)) => Err(Refusal::bad(
+                "state_elsewhere",
+                format!(
+                    "body.{field}: expected none in a routed request, which any server may answer, got one; send the whole conversation as input, or name the model whose server keeps it"
+                ),
+            )),
+        }
+    }
 }
 
 impl Ask {
@@ -103,11 +149,16 @@ impl Ask {
                 "body.model: expected a string, got another kind of value",
             )
         })?;
+        let target = Target::of(&name)?;
+        let kind = if kind == Kind::Any { fields.kind() } else { kind };
         let texts = match kind {
-            Kind::Chat => messages::of_chat(fields.messages)?,
-            Kind::Either if fields.messages.is_some() => messages::of_chat(fields.messages)?,
-            Kind::Completion | Kind::Either => messages::of_prompt(fields.prompt)?,
+            Kind::Chat | Kind::Any => messages::of_chat(fields.messages)?,
+            Kind::Completion => messages::of_prompt(fields.prompt)?,
+            Kind::Responses => messages::of_input(fields.input, fields.instructions)?,
         };
+        if kind == Kind::Responses && matches!(target, Target::Routed { .. }) {
+            fields.check_stateless()?;
+        }
         let stream = match fields.stream.map(RawValue::get) {
             None | Some("false") => false,
             Some("true") => true,
@@ -118,11 +169,13 @@ impl Ask {
                 ));
             }
         };
-        let limit = fields.max_completion_tokens.or(fields.max_tokens);
+        let limit = match kind {
+            Kind::Responses => fields.max_output_tokens,
+            _ => fields.max_completion_tokens.or(fields.max_tokens),
+        };
         let at = model.get().as_ptr() as usize - body.as_ptr() as usize;
         let model_at = at..at + model.get().len();
         let max_output_tokens = limit.and_then(|raw| raw.get().parse().ok());
-        let target = Target::of(&name)?;
         Ok(Self { body, model_at, target, texts, stream, max_output_tokens })
     }
 
@@ -158,69 +211,4 @@ fn json_error(e: &serde_json::Error) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &str) -> Result<Ask, Refusal> {
-        Ask::read(Bytes::copy_from_slice(body.as_bytes()), Kind::Chat)
-    }
-
-    #[test]
-    fn only_the_models_name_changes() {
-        let body = r#" {"x": {"model": "deep"},  "model" : "cr2f\u0061st", "messages": [{"role":"user","content":"a"}], "y":1.0e3 } "#;
-        let ask = read(body).unwrap();
-        assert_eq!(ask.target, Target::Routed { lam: None, alpha: None });
-        let expected = body.replace(r#""cr2f\u0061st""#, r#""a \"quoted\" name""#);
-        assert_eq!(ask.body_for("a \"quoted\" name"), expected);
-    }
-
-    #[test]
-    fn a_name_that_is_right_already_costs_no_copy() {
-        let ask = read(r#"{"model":"small","messages":[]}"#).unwrap();
-        assert_eq!(ask.body_for("small").as_ptr(), ask.body.as_ptr());
-    }
-
-    #[test]
-    fn bodies_that_are_none_are_refused_without_quoting_them() {
-        for (body, words) in [
-            ("", "an empty body"),
-            ("secret", "something else"),
-            ("[\"secret\"]", "an array"),
-            ("{\"secret\"", "ends too soon, at line 1 column 9"),
-            ("{\"model\":\"secret\",}", "no JSON, at line 1 column"),
-            ("{\"model\":\"a\",\"model\":\"b\"}", "\"model\" again"),
-            ("{\"messages\":[]}", "body.model: expected"),
-            ("{\"model\":3}", "body.model: expected a string"),
-            ("{\"model\":\"a\",\"stream\":\"secret\"}", "body.stream: expected true or false"),
-            ("{\"model\":\"\\ud800secret\"}", "body.model: expected a string"),
-        ] {
-            let refusal = read(body).unwrap_err();
-            assert_eq!(refusal.status, 400, "{body}");
-            assert!(refusal.message.contains(words), "{body}: {}", refusal.message);
-            assert!(!refusal.message.contains("secret"), "{}", refusal.message);
-        }
-        let refusal =
-            Ask::read(Bytes::from_static(b"{\"model\":\"\xff\"}"), Kind::Chat).unwrap_err();
-        assert!(refusal.message.contains("no UTF-8 at offset 10"), "{}", refusal.message);
-    }
-
-    #[test]
-    fn depth_is_no_weapon() {
-        let body = format!("{{\"model\":\"a\",\"x\":{}", "[".repeat(200_000));
-        assert_eq!(read(&body).unwrap_err().code, "body_not_json");
-        let nest = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        let deep = nest(100_000);
-        let body =
-            format!("{{\"model\":\"a\",\"messages\":[{{\"role\":\"user\",\"content\":{deep}}}]}}");
-        assert_eq!(read(&body).unwrap().texts.embedded, None);
-    }
-
-    #[test]
-    fn bounds_of_the_context_are_read() {
-        let ask = read(r#"{"model":"a","max_tokens":7,"stream":true}"#).unwrap();
-        assert_eq!((ask.max_output_tokens, ask.stream), (Some(7), true));
-        let ask = read(r#"{"model":"a","max_tokens":7,"max_completion_tokens":9}"#).unwrap();
-        assert_eq!(ask.max_output_tokens, Some(9));
-        assert_eq!(read(r#"{"model":"a","max_tokens":null}"#).unwrap().max_output_tokens, None);
-    }
-}
+mod tests;

@@ -10,13 +10,27 @@ use serde_json::Value;
 /// An event that does not end within this many bytes is none of a language model's.
 const MAX_EVENT: usize = 1 << 20;
 
-/// Token counts as an upstream reports them.
+/// Token counts as an upstream reports them: in a chat or completion under the first names, in a
+/// Responses answer under the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(clippy::struct_field_names)] // the API's names
 pub struct Usage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+}
+
+impl Usage {
     /// L_in.
-    pub prompt_tokens: Option<u64>,
+    pub fn input(self) -> Option<u64> {
+        self.prompt_tokens.or(self.input_tokens)
+    }
+
     /// L_out.
-    pub completion_tokens: Option<u64>,
+    pub fn output(self) -> Option<u64> {
+        self.completion_tokens.or(self.output_tokens)
+    }
 }
 
 /// What an event is.
@@ -26,7 +40,7 @@ pub enum Event {
     Empty,
     /// Part of an answer.
     Content,
-    /// `[DONE]`.
+    /// `[DONE]`, or `response.completed`.
     Done,
     /// An error where an answer was expected.
     Error,
@@ -49,8 +63,10 @@ pub struct Events {
     rest: BytesMut,
     /// The last counts seen.
     pub usage: Option<Usage>,
-    /// Whether `[DONE]` came.
+    /// Whether the end was announced.
     pub done: bool,
+    /// The last number of a Responses event; none in a stream of chunks.
+    pub sequence: Option<u64>,
 }
 
 impl Events {
@@ -105,6 +121,10 @@ impl Events {
         let object = Some(data).filter(|data| data.starts_with('{'));
         let chunk = object.and_then(|data| serde_json::from_str::<Chunk>(data).ok());
         let Some(chunk) = chunk else { return Event::Garbage };
+        if let Some(kind) = chunk.kind.as_str().filter(|_| chunk.choices.is_empty()) {
+            self.sequence = Some(chunk.sequence_number.or(self.sequence).unwrap_or(0));
+            return self.typed(kind, &chunk);
+        }
         if chunk.usage.is_some() {
             self.usage = chunk.usage;
         }
@@ -112,6 +132,30 @@ impl Events {
             return Event::Error;
         }
         if chunk.choices.iter().any(Choice::has_content) { Event::Content } else { Event::Empty }
+    }
+
+    /// An event of the Responses API, which says its type.
+    fn typed(&mut self, kind: &str, chunk: &Chunk) -> Event {
+        let Some(what) = kind.strip_prefix("response.") else {
+            return if kind == "error" { Event::Error } else { Event::Garbage };
+        };
+        match what {
+            "created"
+            | "queued"
+            | "in_progress"
+            | "output_item.added"
+            | "content_part.added"
+            | "reasoning_summary_part.added" => Event::Empty,
+            "failed" | "cancelled" => Event::Error,
+            "completed" | "incomplete" => {
+                self.done = true;
+                self.usage = chunk.response.as_ref().and_then(|r| r.usage).or(self.usage);
+                Event::Done
+            }
+            _ if chunk.delta.as_str() == Some("") => Event::Empty,
+            // Text, arguments of a call, a search under way: the server is at work on the answer.
+            _ => Event::Content,
+        }
     }
 }
 
@@ -121,6 +165,20 @@ struct Chunk {
     error: Value,
     #[serde(default)]
     choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<Usage>,
+    #[serde(default, rename = "type")]
+    kind: Value,
+    #[serde(default)]
+    sequence_number: Option<u64>,
+    #[serde(default)]
+    delta: Value,
+    #[serde(default)]
+    response: Option<Response>,
+}
+
+#[derive(Deserialize)]
+struct Response {
     #[serde(default)]
     usage: Option<Usage>,
 }
@@ -212,6 +270,35 @@ mod tests {
     }
 
     #[test]
+    fn events_of_a_responses_stream_say_their_type() {
+        let typed = |kind: &str, more: &str| {
+            format!("event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":3{more}}}\n\n")
+        };
+        for (kind, more, event) in [
+            ("response.created", ",\"response\":{\"error\":null}", Event::Empty),
+            ("response.in_progress", "", Event::Empty),
+            ("response.output_item.added", ",\"item\":{}", Event::Empty),
+            ("response.output_text.delta", ",\"delta\":\"\"", Event::Empty),
+            ("response.output_text.delta", ",\"delta\":\"hi\"", Event::Content),
+            ("response.function_call_arguments.delta", ",\"delta\":\"{\"", Event::Content),
+            ("response.reasoning_summary_text.delta", ",\"delta\":\"so\"", Event::Content),
+            ("response.output_text.done", ",\"text\":\"\"", Event::Content),
+            ("response.of_a_later_version", "", Event::Content),
+            ("response.failed", ",\"response\":{\"error\":{}}", Event::Error),
+            ("error", ",\"message\":\"x\"", Event::Error),
+            ("thread.created", "", Event::Garbage),
+        ] {
+            assert_eq!(one(&typed(kind, more)), event, "{kind} {more}");
+        }
+        let mut events = Events::default();
+        let usage = ",\"response\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":7}}";
+        let part = events.push(typed("response.completed", usage).into()).unwrap().unwrap();
+        assert_eq!((part.event, events.done, events.sequence), (Event::Done, true, Some(3)));
+        let usage = events.usage.unwrap();
+        assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
+    }
+
+    #[test]
     fn wherever_the_stream_is_cut_the_same_bytes_come_out_in_whole_events() {
         let stream = [ROLE, WORD, ": ping\n\n", CALL, USAGE, DONE].concat();
         for size in 1..stream.len() {
@@ -226,8 +313,8 @@ mod tests {
             assert_eq!(events.rest(), "", "{size}");
             assert_eq!(out, stream.as_bytes(), "{size}");
             assert!(events.done);
-            let usage = Usage { prompt_tokens: Some(5), completion_tokens: Some(7) };
-            assert_eq!(events.usage, Some(usage));
+            let usage = events.usage.unwrap();
+            assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
         }
     }
 
@@ -250,6 +337,6 @@ mod tests {
             assert_eq!(event(garbage), Event::Garbage, "{garbage}");
         }
         let (_, usage) = look_at_whole(USAGE.trim_start_matches("data:").trim().as_bytes());
-        assert_eq!(usage.unwrap().completion_tokens, Some(7));
+        assert_eq!(usage.unwrap().output(), Some(7));
     }
 }

@@ -1,5 +1,6 @@
 //! Gateways on loopback, between clients and upstreams that play a part.
 
+mod api;
 mod budget;
 mod common;
 mod config;

@@ -1,0 +1,175 @@
+//! `/v1/outcomes`: how good an answer was, by its request's id.
+//!
+//! In: `{"id": …, "score": 0 to 1, "place": …}`. Out: a line of the decision log, which readers join to
+//! its request by the id. The last requests are remembered, so that a grade that repeats another is not
+//! written twice; one of a request that is not remembered is kept too, for it may be late.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{App, json};
+use crate::log::{Line, OutcomeRecord, SCHEMA, now};
+use crate::refusal::Refusal;
+
+/// Requests that are remembered.
+const REMEMBERED: usize = 1 << 14;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grade {
+    id: String,
+    score: f64,
+    #[serde(default)]
+    place: Of,
+}
+
+/// Which of a request's answers is graded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Of {
+    /// The one that the client had.
+    #[default]
+    Answer,
+    /// The device's.
+    Device,
+    /// The edge's.
+    Edge,
+}
+
+impl Of {
+    const ALL: [&str; 3] = ["answer", "device", "edge"];
+
+    fn word(self) -> &'static str {
+        Self::ALL[self as usize]
+    }
+}
+
+/// The last requests, and their grades so far: of the answer, of the device's and of the edge's.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    grades: HashMap<u128, [Option<f64>; 3]>,
+    order: VecDeque<u128>,
+}
+
+/// How a grade fits what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    First,
+    Repeated,
+    Revised,
+    Unknown,
+}
+
+impl Recent {
+    /// Remember a request; the oldest one is forgotten.
+    pub(super) fn remember(&self, id: &str) {
+        let Ok(id) = u128::from_str_radix(id, 16) else { return };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.grades.insert(id, [None; 3]).is_none() {
+            kept.order.push_back(id);
+        }
+        if kept.order.len() > REMEMBERED
+            && let Some(oldest) = kept.order.pop_front()
+        {
+            kept.grades.remove(&oldest);
+        }
+    }
+
+    /// Take a grade into account.
+    fn fit(&self, id: u128, of: Of, score: f64) -> Fit {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(grades) = kept.grades.get_mut(&id) else { return Fit::Unknown };
+        match grades[of as usize].replace(score) {
+            None => Fit::First,
+            Some(before) if before.to_bits() == score.to_bits() => Fit::Repeated,
+            Some(_) => Fit::Revised,
+        }
+    }
+}
+
+impl App {
+    /// Take a grade.
+    pub(super) async fn outcome(&self, request: Request) -> Result<Response, Refusal> {
+        let body = self.read(request.into_body()).await?;
+        let Grade { id, score, place } = read(&body)?;
+        let known = u128::from_str_radix(&id, 16).ok().filter(|_| {
+            id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        let Some(number) = known else {
+            let words = "body.id: expected 32 hexadecimal digits, the answer's x-cr2fast-request-id, got another text";
+            return Err(Refusal::bad("outcome", words));
+        };
+        if !(0.0..=1.0).contains(&score) {
+            let words = format!("body.score: expected a number from 0 to 1, got {score}");
+            return Err(Refusal::bad("outcome", words));
+        }
+        if !self.log.is_on() {
+            let words = "expected a gateway that keeps a decision log, got one without; add [log] to its file";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "no_log", words));
+        }
+        let fit = self.recent.fit(number, place, score);
+        let place = place.word();
+        if fit != Fit::Repeated {
+            let ts = now();
+            let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place };
+            if !self.log.put(Line::Outcome(line)) {
+                let words = "expected room in the log's queue, got none; retry later";
+                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
+                return Err(refusal.retry_after(1.0));
+            }
+        }
+        let (status, word, words) = match fit {
+            Fit::First => (StatusCode::OK, "kept", "the request's first grade".to_string()),
+            Fit::Repeated => (StatusCode::OK, "repeated", "the grade that it has".into()),
+            Fit::Revised => {
+                (StatusCode::OK, "revised", "another grade than before; the last counts".into())
+            }
+            Fit::Unknown => (
+                StatusCode::ACCEPTED,
+                "unknown",
+                format!(
+                    "not one of this gateway's last {REMEMBERED} requests; kept, since it may be late: readers of the log join it by the id"
+                ),
+            ),
+        };
+        let told = json!({"object": "cr2fast.outcome", "status": word, "words": words});
+        Ok((status, json(&told)).into_response())
+    }
+}
+
+fn read(body: &[u8]) -> Result<Grade, Refusal> {
+    let object = body.trim_ascii_start().starts_with(b"{");
+    serde_json::from_slice(body).ok().filter(|_| object).ok_or_else(|| {
+        let words = "body: expected {\"id\": TEXT, \"score\": NUMBER} and perhaps \"place\": \"answer\", \"device\" or \"edge\", got something else";
+        Refusal::bad("outcome", words)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_requests_are_remembered() {
+        let recent = Recent::default();
+        for i in 0..=REMEMBERED {
+            recent.remember(&format!("{i:032x}"));
+        }
+        assert_eq!(recent.fit(0, Of::Answer, 1.0), Fit::Unknown, "the oldest is forgotten");
+        assert_eq!(recent.fit(1, Of::Answer, 1.0), Fit::First);
+        assert_eq!(recent.fit(1, Of::Answer, 1.0), Fit::Repeated);
+        assert_eq!(recent.fit(1, Of::Edge, 1.0), Fit::First, "another answer of the request");
+        assert_eq!(recent.fit(1, Of::Answer, 0.5), Fit::Revised);
+        let kept = recent.0.lock().unwrap();
+        assert_eq!((kept.order.len(), kept.grades.len()), (REMEMBERED, REMEMBERED));
+    }
+}

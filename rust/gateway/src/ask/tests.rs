@@ -1,0 +1,146 @@
+//! Bodies, good and bad.
+
+use super::*;
+
+fn read(body: &str) -> Result<Ask, Refusal> {
+    Ask::read(Bytes::copy_from_slice(body.as_bytes()), Kind::Chat)
+}
+
+#[test]
+fn only_the_models_name_changes() {
+    let body = r#" {"x": {"model": "deep"},  "model" : "cr2f\u0061st", "messages": [{"role":"user","content":"a"}], "y":1.0e3 } "#;
+    let ask = read(body).unwrap();
+    assert_eq!(ask.target, Target::Routed { lam: None, alpha: None });
+    let expected = body.replace(r#""cr2f\u0061st""#, r#""a \"quoted\" name""#);
+    assert_eq!(ask.body_for("a \"quoted\" name"), expected);
+}
+
+#[test]
+fn a_name_that_is_right_already_costs_no_copy() {
+    let ask = read(r#"{"model":"small","messages":[]}"#).unwrap();
+    assert_eq!(ask.body_for("small").as_ptr(), ask.body.as_ptr());
+}
+
+#[test]
+fn bodies_that_are_none_are_refused_without_quoting_them() {
+    for (body, words) in [
+        ("", "an empty body"),
+        ("secret", "something else"),
+        ("[\"secret\"]", "an array"),
+        ("{\"secret\"", "ends too soon, at line 1 column 9"),
+        ("{\"model\":\"secret\",}", "no JSON, at line 1 column"),
+        ("{\"model\":\"a\",\"model\":\"b\"}", "\"model\" again"),
+        ("{\"messages\":[]}", "body.model: expected"),
+        ("{\"model\":3}", "body.model: expected a string"),
+        ("{\"model\":\"a\",\"stream\":\"secret\"}", "body.stream: expected true or false"),
+        ("{\"model\":\"\\ud800secret\"}", "body.model: expected a string"),
+    ] {
+        let refusal = read(body).unwrap_err();
+        assert_eq!(refusal.status, 400, "{body}");
+        assert!(refusal.message.contains(words), "{body}: {}", refusal.message);
+        assert!(!refusal.message.contains("secret"), "{}", refusal.message);
+    }
+    let refusal = Ask::read(Bytes::from_static(b"{\"model\":\"\xff\"}"), Kind::Chat).unwrap_err();
+    assert!(refusal.message.contains("no UTF-8 at offset 10"), "{}", refusal.message);
+}
+
+#[test]
+fn depth_is_no_weapon() {
+    let body = format!("{{\"model\":\"a\",\"x\":{}", "[".repeat(200_000));
+    assert_eq!(read(&body).unwrap_err().code, "body_not_json");
+    let nest = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+    let deep = nest(100_000);
+    let body =
+        format!("{{\"model\":\"a\",\"messages\":[{{\"role\":\"user\",\"content\":{deep}}}]}}");
+    assert_eq!(read(&body).unwrap().texts.embedded, None);
+}
+
+#[test]
+fn bounds_of_the_context_are_read() {
+    let ask = read(r#"{"model":"a","max_tokens":7,"stream":true}"#).unwrap();
+    assert_eq!((ask.max_output_tokens, ask.stream), (Some(7), true));
+    let ask = read(r#"{"model":"a","max_tokens":7,"max_completion_tokens":9}"#).unwrap();
+    assert_eq!(ask.max_output_tokens, Some(9));
+    assert_eq!(read(r#"{"model":"a","max_tokens":null}"#).unwrap().max_output_tokens, None);
+}
+
+fn responses(body: &str) -> Result<Ask, Refusal> {
+    Ask::read(Bytes::copy_from_slice(body.as_bytes()), Kind::Responses)
+}
+
+#[test]
+fn the_last_user_turn_of_a_responses_input_is_embedded() {
+    for (input, embedded, all) in [
+        (r#""hello""#, Some("hello"), 1),
+        (r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#, Some("a"), 2),
+        (
+            r#"[{"type":"message","role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_text","text":"b"}]},
+               {"type":"function_call","name":"f","arguments":"{}"},
+               {"type":"function_call_output","output":"42"},{"type":"reasoning","summary":[]}]"#,
+            Some("a\nb"),
+            2,
+        ),
+        (
+            r#"[{"type":"function_call_output","output":[{"type":"input_text","text":"42"}]}]"#,
+            None,
+            1,
+        ),
+        (r#"[{"role":"user","content":[{"type":"text","text":"a"}]}]"#, None, 0),
+        ("[1]", None, 0),
+        ("7", None, 0),
+        ("[]", None, 0),
+    ] {
+        let ask = responses(&format!("{{\"model\":\"cr2fast\",\"input\":{input}}}")).unwrap();
+        assert_eq!(ask.texts.routable(), embedded, "{input}");
+        assert_eq!(ask.texts.all.len(), all, "{input}");
+    }
+    for other in [
+        r#"{"role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_image"}]}"#,
+        r#"{"role":"user","content":[{"type":"input_file"}]}"#,
+        r#"{"type":"item_reference","id":"x"}"#,
+        r#"{"type":"computer_call_output","output":{}}"#,
+        r#"{"type":"function_call_output","output":[{"type":"input_image"}]}"#,
+    ] {
+        let input = format!("[{other},{{\"role\":\"user\",\"content\":\"a\"}}]");
+        let ask = responses(&format!("{{\"model\":\"cr2fast\",\"input\":{input}}}")).unwrap();
+        assert!(ask.texts.other_media, "{other}");
+        assert_eq!(ask.texts.routable(), None);
+    }
+    let ask = responses(
+        r#"{"model":"a","instructions":"be brief","input":"hi","max_output_tokens":9,"max_tokens":1}"#,
+    );
+    let ask = ask.unwrap();
+    assert_eq!(ask.texts.all, ["be brief", "hi"]);
+    assert_eq!(ask.max_output_tokens, Some(9));
+}
+
+#[test]
+fn what_one_server_keeps_is_not_routed() {
+    for field in [
+        r#""previous_response_id":"resp_1""#,
+        r#""conversation":"conv_1""#,
+        r#""conversation":{"id":"c"}"#,
+        r#""background":true"#,
+    ] {
+        let of =
+            |model: &str| responses(&format!("{{\"model\":\"{model}\",\"input\":\"a\",{field}}}"));
+        assert_eq!(of("cr2fast").unwrap_err().code, "state_elsewhere", "{field}");
+        assert!(of("large").is_ok(), "{field}");
+    }
+    let none = r#"{"model":"cr2fast","input":"a","previous_response_id":null,"background":false}"#;
+    assert!(responses(none).is_ok());
+}
+
+#[test]
+fn which_endpoint_a_body_is_for_is_seen_by_its_fields() {
+    for (fields, embedded) in [
+        (r#""messages":[{"role":"user","content":"a"}],"input":"b","prompt":"c""#, Some("a")),
+        (r#""input":"b""#, Some("b")),
+        (r#""input":"b","prompt":"c""#, Some("c")),
+        (r#""x":1"#, None),
+    ] {
+        let body = format!("{{\"model\":\"cr2fast\",{fields}}}");
+        let ask = Ask::read(Bytes::from(body), Kind::Any).unwrap();
+        assert_eq!(ask.texts.routable(), embedded, "{fields}");
+    }
+}
