@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-test wheel light clean risk testbed testbed-quick gateway litellm-test
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway litellm-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -126,11 +126,14 @@ PAPER = .venv-paper/bin/python -m benches.paper.run
 	.venv-paper/bin/pip install -q --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
-paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA, five seeds (half an hour; goes on where it stopped)
+paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA and every pool in it, five seeds (half an hour per pool; goes on where it stopped)
 	$(PAPER) --out target/paper
 
-paper-quick: .venv-paper/.built  ## the same for one seed (minutes)
+paper-quick: .venv-paper/.built  ## the same on few queries, one seed, nothing chosen (minutes)
 	$(PAPER) --quick --out target/paper-quick
+
+paper-docs: .venv-paper/.built  ## the documents' page of results, from what make paper wrote
+	.venv-paper/bin/python -m benches.paper.documents target/paper/*/results.json --out docs/explanation
 
 paper-test: .venv-paper/.built  ## the experiments' own tests, on small made-up folders
 	.venv-paper/bin/pip install -q pytest hypothesis

@@ -2,9 +2,9 @@
 
     CR2FAST_DATA=DIR python -m benches.risk_over_seeds [--seeds 5] [--out risk.json]
 
-For each seed and length mode a router is fitted, calibrated and evaluated; then, for each mode,
-the seeds are pooled. Printed: at how many of the grid's cells the 95 % interval of the realised
-risk reaches down to alpha.
+For every pool of the folder, each seed and length mode a router is fitted, calibrated and
+evaluated; then, for each mode, the seeds are pooled. Printed: at how many of the grid's cells the
+95 % interval of the realised risk reaches down to alpha.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import cr2fast
+from benches.pools import pools
 from cr2fast._util.jsontext import json_ready
 from cr2fast.datasets import load_folder
 from cr2fast.evaluation.intervals import binomial_interval
@@ -80,19 +81,13 @@ def exceeds(by_seed, alphas):
     return np.array(out)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("CR2FAST_DATA"))
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if not args.data:
-        sys.exit("risk_over_seeds: --data DIR or CR2FAST_DATA is needed: real outcomes")
-    problem = load_folder(args.data)
+def one_pool(folder, seeds):
+    """What is found on one pool, and the modes and levels that fail."""
+    problem = load_folder(folder)
     document, failed = {}, []
     for lengths in MODES:
         evaluations = []
-        for seed in range(args.seeds):
+        for seed in range(seeds):
             e = one_seed(problem, seed, lengths)
             evaluations.append(e)
             rejected = int((e.p_value < 0.025).sum())
@@ -104,7 +99,7 @@ def main():
             )
         risk, low, good = pooled(evaluations)
         alphas, lams = evaluations[0].alphas, evaluations[0].lams
-        print(f"{lengths} lengths, {args.seeds} seeds pooled: {good.sum()} of {good.size} cells")
+        print(f"{lengths} lengths, {seeds} seeds pooled: {good.sum()} of {good.size} cells")
         for j, alpha in enumerate(alphas):
             # "Active": mean risk above alpha / 2. Elsewhere so few queries prefer the edge that
             # the risk is far below alpha whatever the rule does.
@@ -126,8 +121,24 @@ def main():
             "p_values": [e.p_value for e in evaluations],
         }  # fmt: skip
         failed += [(lengths, a) for a in alphas[exceeds(by_seed, alphas)]]
+    return document, failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("CR2FAST_DATA"))
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not args.data:
+        sys.exit("risk_over_seeds: --data DIR or CR2FAST_DATA is needed: real outcomes")
+    documents, failed = {}, []
+    for name, folder in pools(args.data).items():
+        print(f"{name}:", flush=True)
+        documents[name], bad = one_pool(folder, args.seeds)
+        failed += [(name, *b) for b in bad]
     if args.out:
-        args.out.write_text(json.dumps(json_ready(document)))
+        args.out.write_text(json.dumps(json_ready(documents)))
     if failed:
         sys.exit(f"risk_over_seeds: the mean risk is above alpha, by seeds: {failed}")
 

@@ -20,21 +20,21 @@ from benches.paper.world import Pricer, text_features
 ROUNDS = 300
 
 
-def _median_us(call):
+def _median_us(call, rounds):
     for _ in range(20):
         call()
     times = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter_ns()
         call()
         times.append(time.perf_counter_ns() - start)
     return float(np.median(times)) / 1e3
 
 
-def measure(problem):
-    """Rows of (name, parameters, multiply-adds x 2, median microseconds)."""
-    train = problem.table.split(seed=0)[0]
-    pricer = Pricer(train, problem.costs, 0)
+def measure(table, costs, rounds=ROUNDS):
+    """Rows of (name, parameters, multiply-adds x 2, median microseconds of `rounds` calls)."""
+    train = table.split(seed=0)[0]
+    pricer = Pricer(train, costs, 0)
     queries, _ = pricer.split(train.take(range(1)), 1)
     features = text_features(train)
     n, d = train.embeddings.shape
@@ -55,7 +55,7 @@ def measure(problem):
     if (d, models) == (384, 4):
         assert sizes["EmbedLLM"] == 90_714, "the published head"
     small, other = train.take(range(min(1200, n))).split((0.5, 0.5))
-    router = cr2fast.fit(small, problem.costs, teacher_epochs=1, gate_epochs=1, progress=False)
+    router = cr2fast.fit(small, costs, teacher_epochs=1, gate_epochs=1, progress=False)
     router.calibrate(other, lams=[1.0], alphas=(0.05,))
     device, edge = router.device(1.0, 0.05), router.edge(1.0)
     x, tokens = train.embeddings[0], int(train.n_input_tokens[0])
@@ -84,6 +84,6 @@ def measure(problem):
     many = replace(queries, embeddings=train.embeddings[:2])
     assert device.route(x).local == device.route_batch(many.embeddings)[0]
     return [
-        {"name": name, "parameters": size, "flops": flops, "median_us": _median_us(call)}
+        {"name": name, "parameters": size, "flops": flops, "median_us": _median_us(call, rounds)}
         for name, (size, flops, call) in calls.items()
     ]

@@ -118,21 +118,25 @@ def detour(table, states, costs, truth):
     """What a query pays on top of its local cost when it went to the edge and was sent back.
 
     The uplink and round trip before it (equations 6-18, our reading: the paper does not price the
-    way back), as normalised cost, seconds and joules, (N,) each.
+    way back; no price list has a price for it, either), as normalised cost, seconds and joules,
+    (N,) each.
     """
     doc = json.loads(costs.to_json())
-    link, ue, weights = doc["link"], doc["ue"], doc["weights"]
-    ul_s = link["bits_per_input_token"] * table.n_input_tokens / np.asarray(states.rate_ul_bps)
+    bits = doc["link"].get("bits_per_input_token", 0)
+    ul_s = bits * table.n_input_tokens / np.asarray(states.rate_ul_bps)
     rtt_s = np.asarray(states.rtt_s)
     time_s = ul_s + rtt_s
-    t0, e0 = costs.normalizers
-    w_t, w_e = weights["latency"], weights["energy"]
-    more = w_t * time_s / t0
-    reference = w_t * truth.latency_s[:, truth.reference] / t0
     energy_j = np.full(len(table), np.nan)
     if costs.has_energy:
-        energy_j = ue["p_tx_w"] * ul_s + ue["p_idle_w"] * rtt_s
-        if w_e:
-            more = more + w_e * energy_j / e0
-            reference = reference + w_e * truth.energy_j[:, truth.reference] / e0
+        energy_j = doc["ue"]["p_tx_w"] * ul_s + doc["ue"]["p_idle_w"] * rtt_s
+    unit = truth.reference
+    parts = (
+        ("latency", time_s, truth.latency_s), ("energy", energy_j, truth.energy_j),
+        ("price", np.zeros(len(table)), truth.usd),
+    )  # fmt: skip
+    more, reference = np.zeros(len(table)), np.zeros(len(table))
+    for (share, added, whole), scale in zip(parts, costs.normalizers, strict=False):
+        if costs.shares[share]:
+            more += costs.shares[share] * added / scale
+            reference += costs.shares[share] * whole[:, unit] / scale
     return more / reference, time_s, energy_j

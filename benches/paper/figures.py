@@ -17,9 +17,11 @@ STYLES = {
     "KNN, constant": {"color": "C1"},
     "KNN, true costs": {"color": "C1", "ls": "--"},
     "MLP, constant": {"color": "C2"},
+    "MLP, true costs": {"color": "C2", "ls": "--"},
     "EmbedLLM, constant": {"color": "C3"},
     "EmbedLLM, true costs": {"color": "C3", "ls": "--"},
     "LLMRank, constant": {"color": "C4"},
+    "LLMRank, true costs": {"color": "C4", "ls": "--"},
     "random mix": {"color": "grey", "ls": ":"},
 }
 
@@ -34,7 +36,6 @@ def _pareto(results, axes):
                 half = np.array(curve["half"], dtype=float)
                 ax.fill_between(x, y - half, y + half, color=style["color"], alpha=0.15, lw=0)
         ax.set(title=f"{mode} lengths", xlabel="mean normalised cost", ylabel="accuracy")
-    axes[0].legend(fontsize=7)
 
 
 def _bars(results, axes):
@@ -53,7 +54,6 @@ def _bars(results, axes):
         ax.set_xticks(range(len(results["targets"])), [f"{t:.3f}" for t in results["targets"]])
         ax.set(title=f"{mode} lengths", xlabel="accuracy (mean target over seeds)",
                ylabel="least cost that reaches it")  # fmt: skip
-    axes[0].legend(fontsize=7)
 
 
 def _rules(results, axes):
@@ -65,7 +65,7 @@ def _rules(results, axes):
             label = f"{rule} (highest risk {entry['risk_highest']:.2f})"
             ax.plot(results["targets"], entry["matched"], marker=".", label=label)
         ax.set(title=f"{mode} lengths", xlabel="accuracy", ylabel="least cost that reaches it")
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _against_lam(results, axes, key, ylabel, bands=None):
@@ -85,7 +85,6 @@ def _against_lam(results, axes, key, ylabel, bands=None):
         if bands:
             ax.set_yscale("symlog", linthresh=1e-3)
             ax.set_ylim(bottom=0)
-    axes[0].legend(fontsize=7)
 
 
 def _branches(results, axes):
@@ -95,7 +94,6 @@ def _branches(results, axes):
             entry = results["modes"][mode]["methods"][name]
             ax.plot(results["targets"], entry["matched"], marker=".", label=name)
         ax.set(title=f"{mode} lengths", xlabel="accuracy", ylabel="least cost that reaches it")
-    axes[0].legend(fontsize=7)
 
 
 def _errors(results, axes):
@@ -112,7 +110,6 @@ def _errors(results, axes):
             xlabel="mean normalised cost, all queries",
             ylabel="fraction of queries",
         )
-    axes[0].legend(fontsize=7)
 
 
 FIGURES = {
@@ -136,8 +133,11 @@ def draw(results, folder):
     """Write all figures; returns {name: (title, path)}."""
     out = {}
     for name, (title, plot) in FIGURES.items():
-        fig, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+        fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
         plot(results, axes)
+        if axes[0].get_legend() is None:
+            handles, labels = axes[0].get_legend_handles_labels()
+            fig.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
         fig.suptitle(title, fontsize=11)
         path = folder / f"{name}.png"
         fig.savefig(path, dpi=110)

@@ -10,24 +10,35 @@ import numpy as np
 from benches.paper.study import FULL, LEVELS, OURS
 from benches.paper.world import MODES
 
-# Categories that the page shows, the most frequent first.
+# Categories that the page shows at once, the most frequent first; more unfold.
 CATEGORIES = 20
+# What a category's row compares: the oracle reads the answers, and the other paths are ours.
+RIVALS = ("KNN", "MLP", "EmbedLLM", "LLMRank", "random mix")
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222;
+overflow-wrap:anywhere}
 table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.25rem .6rem;
 border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
-.no{background:#fde8e6}.yes{background:#e6f4ea}.ours{font-weight:600}img{max-width:100%}
+th{vertical-align:bottom}td,th{white-space:nowrap}td:first-child{white-space:normal;min-width:10rem}
+.wide{overflow-x:auto}.narrow th,.narrow td,.words td{white-space:normal}.narrow th{min-width:4rem;
+overflow-wrap:normal}.words td,.words th{text-align:left}.words td:last-child{white-space:nowrap}
+.lost,.no{background:#fde8e6}
+.yes{background:#e6f4ea}.ours{font-weight:600}img{max-width:100%}
 .note{color:#555}
 """
 
 
-def _table(head, rows, classes=None):
+def _table(head, rows, classes=None, kind=""):
     classes = classes or [""] * len(rows)
-    out = ["<table><tr>" + "".join(f"<th>{escape(str(h))}</th>" for h in head) + "</tr>"]
+    out = [
+        f'<table class="{kind}"><tr>'
+        + "".join(f"<th>{escape(str(h))}</th>" for h in head)
+        + "</tr>"
+    ]
     for row, css in zip(rows, classes, strict=True):
         cells = "".join(f"<td>{escape(str(c))}</td>" for c in row)
         out.append(f'<tr class="{css}">{cells}</tr>')
-    return "\n".join(out) + "</table>"
+    return '<div class="wide">' + "\n".join(out) + "</table></div>"
 
 
 def _number(value, form="{:.3f}"):
@@ -46,7 +57,7 @@ def _claims(results):
         for c in results["claims"]
     ]
     css = ["yes" if c["holds"] else "no" for c in results["claims"]]
-    return _table(("lengths", "claim", "asked", "found", ""), rows, css)
+    return _table(("lengths", "claim", "asked", "found", ""), rows, css, "words")
 
 
 def _matched(results, mode):
@@ -75,35 +86,64 @@ def _savings(results, mode):
         mean = f"{s['mean']:+.1%} ({s['mean_low']:+.1%} to {s['mean_high']:+.1%})"
         rows.append((name, *cells, mean, f"{np.mean(m['hull_savings'][name]):+.1%}"))
     head = ("against", *(f"{t:.3f}" for t in results["targets"]), "mean", "hull")
-    return _table(head, rows)
+    return _table(head, rows, kind="narrow")
+
+
+UNITS = (
+    ("latency_s", "latency s", 1, "{:.2f}"),
+    ("energy_j", "energy J", 1, "{:.0f}"),
+    ("usd", "$ per 1,000", 1000, "{:.3g}"),
+)
 
 
 def _units(results, mode):
-    rows = []
-    for name, e in results["modes"][mode]["methods"].items():
-        u = e["units"][3]
-        t, j = u["latency_s"], u["energy_j"]
-        rows.append((name, *(_number(t[k], "{:.2f}") for k in ("mean", "p50", "p95")),
-                     *(_number(j[k], "{:.0f}") for k in ("mean", "p50", "p95"))))  # fmt: skip
-    head = (f"at accuracy {results['targets'][3]:.3f}", "latency s, mean", "p50", "p95",
-            "energy J, mean", "p50", "p95")  # fmt: skip
+    methods = results["modes"][mode]["methods"]
+    at = {name: e["units"][3] for name, e in methods.items()}
+    known = [u for u in UNITS if any(v[u[0]]["mean"] is not None for v in at.values())]
+    if not known:
+        return ""
+    rows = [
+        (name, *(_number(v[unit][k] and scale * v[unit][k], form)
+                 for unit, _, scale, form in known for k in ("mean", "p50", "p95")))
+        for name, v in at.items()
+    ]  # fmt: skip
+    head = [f"at accuracy {results['targets'][3]:.3f}"]
+    for _, label, _, _ in known:
+        head += [f"{label}, mean", "p50", "p95"]
     return _table(head, rows)
 
 
 def _categories(results, mode, level):
+    """A row a category: ours, full information, and each rival, in red where it does better."""
     methods = results["modes"][mode]["methods"]
-    names = [n for n in methods if n != "oracle"]
+    names = [OURS, FULL, *(n for n in methods if n.startswith(RIVALS))]
+    at = {n: methods[n]["by_category"][str(level)] for n in names}
     # The first is "all"; a category may lack answerable queries in the test split of some seed.
-    every = list(methods[OURS]["by_category"][str(level)])
-    categories = every[: 1 + CATEGORIES]
-    rows = [
-        (name, *(_number(methods[name]["by_category"][str(level)].get(c)) for c in categories))
-        for name in names
-    ]
-    css = ["ours" if n == OURS else "" for n in names]
-    left = len(every) - len(categories)
-    note = f"<p class=note>{left} more categories are in results.json.</p>" if left else ""
-    return _table((f"accuracy at cost {level}", *categories), rows, css) + note
+    every = list(at[OURS])
+    head = (f"accuracy at cost {level}", *names)
+    first = _compared(every[: 1 + CATEGORIES], names, at, head)
+    rest = every[1 + CATEGORIES :]
+    if rest:
+        first += f"<details><summary>{len(rest)} more categories</summary>"
+        first += _compared(rest, names, at, head) + "</details>"
+    return first
+
+
+def _compared(categories, names, at, head):
+    out = ['<table class="narrow"><tr>' + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
+    for c in categories:
+        ours = at[OURS].get(c)
+        cells = []
+        for n in names:
+            value = at[n].get(c)
+            lost = n not in (OURS, FULL) and None not in (ours, value) and value > ours
+            cells.append(f"<td{' class=lost' * lost}>{_number(value)}</td>")
+        out.append(f"<tr><td>{escape(_cut(c))}</td>" + "".join(cells) + "</tr>")
+    return '<div class="wide">' + "\n".join(out) + "</table></div>"
+
+
+def _cut(text, length=80):
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _ablations(results, mode):
@@ -145,12 +185,13 @@ def write(results, images, path):
     """Write the page."""
     run, q, data = results["run"], results["queries"], results["data"]
     parts = [
-        f"<!doctype html><meta charset=utf-8><title>cr2fast: the experiments</title>"
-        f"<style>{STYLE}</style><h1>CR²: the paper's experiments on real answers</h1>",
-        f"<p>{escape(data['folder'])}, answers of {len(data['models'])} models "
+        f"<!doctype html><meta charset=utf-8><title>cr2fast: the experiments on "
+        f"{escape(data['name'])}</title><style>{STYLE}</style>"
+        f"<h1>CR²: the paper's experiments on {escape(data['name'])}</h1>",
+        f"<p>Answers of {len(data['models'])} models "
         f"({escape(', '.join(data['models']))}; the first is the device's, "
         f"{escape(data['reference'])} the unit of cost); {q['train']} training, {q['calibration']} "
-        f"calibration and {q['test']} test queries per seed, {len(results['seeds'])} seeds. Costs "
+        f"calibration and {q['test']} test queries per seed; seeds: {len(results['seeds'])}. Costs "
         f"are of a table that is <em>{data['costs']}</em>. Accuracy and cost are on test queries "
         f"that some model answers. <em>Predicted lengths</em> is how a router is deployed; "
         f"<em>known lengths</em>, the paper's assumption, lets the edge see the lengths of "
@@ -166,14 +207,15 @@ def write(results, images, path):
             f"95 % interval)</h3>", _matched(results, mode),
             f"<h3>What {escape(OURS)} saves (95 % interval, paired bootstrap over queries)</h3>",
             _savings(results, mode), _units(results, mode),
-            "<h3>Table II: accuracy by category at matched cost</h3>",
+            "<h3>Table II: accuracy by category at matched cost (red: a rival does better)</h3>",
             *(_categories(results, mode, level) for level in LEVELS),
-            "<h3>Table III: ablations</h3>", _ablations(results, mode),
+            *(("<h3>Table III: ablations</h3>", _ablations(results, mode))
+              if results["modes"][mode]["ablations"] else ()),
         ]  # fmt: skip
     parts += ["<h2>Table IV: size and speed of the heads</h2>", _complexity(results)]
     for title, file in images.values():
         image = base64.b64encode(file.read_bytes()).decode()
-        parts.append(f'<h3>{escape(title)}</h3><img alt="" src="data:image/png;base64,{image}">')
+        parts.append(f'<p><img alt="{escape(title)}" src="data:image/png;base64,{image}"></p>')
     opened = [r["opened"] for r in results["test_split"]]
     parts += [
         "<h2>How it was done</h2><ul>",
@@ -181,7 +223,9 @@ def write(results, images, path):
         "states; the LLMRank-style ranker also reads nine features of the text. Thresholds come "
         "from the calibration split.</li>",
         f"<li>Configurations are chosen on the training split, by {run['repeats']} hold-outs; the "
-        f"criterion is the same for all: mean cost of the hull at eight accuracies.</li>",
+        f"criterion is the same for all: mean cost of the hull at eight accuracies.</li>"
+        if run["repeats"]
+        else "<li>A quick run: each method's usual configuration, none chosen.</li>",
         f"<li>The test split of each seed was opened {opened} times, after the plan (choices, "
         f"grids, thresholds) was fixed; its SHA-256 is in the JSON.</li>",
         f"<li>{escape(FULL)} chooses among all models with the teacher and the state: an upper "

@@ -9,6 +9,7 @@ will be tried is fitted and written down (:func:`prepare`), then the test split 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,28 @@ from benches.paper.baselines import BASELINES, ROWS, choose, learnable
 from benches.paper.metrics import Points
 from benches.paper.world import MODES, Pricer, Sealed, Truth, text_features
 
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is run: hold-outs behind each choice of a configuration (0: the usual one of each
+    method is taken), ablations or none, resamples, and the most queries of a pool (None: all).
+    """
+
+    repeats: int = 2
+    ablations: bool = True
+    bootstrap: int = 1000
+    queries: int | None = None
+
+    def part(self, table):
+        """What of a pool is used: splits are drawn from a part that is the same for all seeds."""
+        if self.queries is None or len(table) <= self.queries:
+            return table
+        rows = np.random.default_rng(0).permutation(len(table))[: self.queries]
+        return table.take(np.sort(rows))
+
+
+QUICK = Scope(repeats=0, ablations=False, bootstrap=200, queries=4000)
 LEVELS = (0.35, 0.45, 0.55)
-BOOTSTRAP = 1000
 INNER = (0.7, 0.1, 0.2)
 VARIANTS = ("constant", "true costs")
 OURS, FULL = "CR² (device-edge)", "CR² (edge, full information)"
@@ -86,7 +107,16 @@ def select(train, costs, seed, repeats, tick):
     return chosen, record
 
 
-def prepare(train, calibration, costs, chosen, seed, tick):
+def usual():
+    """Every method's usual configuration, where none is chosen."""
+    names = [(b.name, b.usual) for b in BASELINES]
+    chosen = {
+        f"{name}, {v}, {m}": config for name, config in names for v in VARIANTS for m in MODES
+    }
+    return chosen | {f"CR², {mode}": cr2.CONFIGS[0] for mode in MODES}
+
+
+def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
     """Fit everything that will be tried, with the chosen configurations."""
     pricer = Pricer(train, costs, seed)
     predictors, fitted = {}, {}
@@ -108,6 +138,8 @@ def prepare(train, calibration, costs, chosen, seed, tick):
         teachers.setdefault(key, router)
         routers[mode, "chosen"] = router
         tick("fitting: CR²")
+        if not ablations:
+            continue
         for name, options in cr2.GATES.items():
             routers[mode, name] = cr2.fit(
                 train, pricer.costs, config, mode, seed, router, **options
@@ -148,6 +180,7 @@ def _describe(points, choices, truth, at):
             for unit, values in (
                 ("latency_s", truth.latency_s[everyone, picked]),
                 ("energy_j", truth.energy_j[everyone, picked]),
+                ("usd", truth.usd[everyone, picked]),
             )
         }
         for picked in (choices[i] if i >= 0 else reference for i in used)
@@ -194,19 +227,20 @@ def _with_return(truth, detour):
         wide(truth.cost, cost),
         wide(truth.latency_s, latency_s),
         wide(truth.energy_j, energy_j),
+        wide(truth.usd, 0.0),
         truth.categories,
         truth.reference,
     )
 
 
-def examine(test, pricer, predictors, calibrated, seed, tick):
+def examine(test, pricer, predictors, calibrated, seed, tick, bootstrap):
     """Everything on the test split."""
     states_seed = 10_000_019 + seed
     queries, truth = pricer.split(test, states_seed)
     states = pricer.costs.sample_states(len(test), states_seed)
     at = metrics.targets(truth)
     wide = _with_return(truth, cr2.detour(test, states, pricer.costs, truth))
-    draws = metrics.draw_counts(int(truth.answerable.sum()), BOOTSTRAP, seed)
+    draws = metrics.draw_counts(int(truth.answerable.sum()), bootstrap, seed)
     count = len(cr2.LAMS) * len(cr2.ALPHAS)
     document = {
         "targets": at, "alone": _alone(truth), "reference": truth.reference, "modes": {},
@@ -235,7 +269,8 @@ def examine(test, pricer, predictors, calibrated, seed, tick):
         add(
             "random mix",
             [(float(s), None) for s in share.ravel()],
-            np.where(draw < share, truth.reference, 0),
+            # Where the unit model is the device's: the most accurate edge model.
+            np.where(draw < share, truth.reference or 1 + truth.correct[:, 1:].mean(0).argmax(), 0),
         )
         ours = {k[1]: c.view(test, states) for k, c in calibrated.items() if k[0] == mode}
         view = ours["chosen"]
@@ -292,28 +327,33 @@ def _alone(truth):
         "accuracy_all_queries": truth.correct.mean(axis=0),
         "latency_s": truth.latency_s[rows].mean(axis=0),
         "energy_j": truth.energy_j[rows].mean(axis=0),
+        "usd": truth.usd[rows].mean(axis=0),
     }
 
 
-def steps(repeats):
+def steps(scope):
     """How many times `tick` is called for one seed."""
     tried = sum(len(b.configs) for b in BASELINES) + len(cr2.CONFIGS)
-    return repeats * tried + len(BASELINES) + len(MODES) * (3 + len(cr2.GATES))
+    ours = 2 + (1 + len(cr2.GATES)) * scope.ablations
+    return scope.repeats * tried + len(BASELINES) + len(MODES) * ours
 
 
-def run(problem, seed, repeats, tick):
+def run(problem, seed, scope, tick):
     """The document and the replicates of one seed."""
     start = time.perf_counter()
-    train, calibration, test = problem.table.split(seed=seed)
+    train, calibration, test = scope.part(problem.table).split(seed=seed)
     sealed = Sealed(test)
-    chosen, scores = select(train, problem.costs, seed, repeats, tick)
-    prepared = prepare(train, calibration, problem.costs, chosen, seed, tick)
+    if scope.repeats:
+        chosen, scores = select(train, problem.costs, seed, scope.repeats, tick)
+    else:
+        chosen, scores = usual(), {}
+    prepared = prepare(train, calibration, problem.costs, chosen, seed, tick, scope.ablations)
     plan = {
         "seed": seed, "chosen": chosen, "targets": metrics.TARGETS, "alphas": cr2.ALPHAS,
         "lams": cr2.LAMS.tolist(), "gates": cr2.GATES,
         "routers": [c.report.thresholds.tolist() for c in prepared[2].values()],
     }  # fmt: skip
-    document, replicates = examine(sealed.open(plan), *prepared, seed, tick)
+    document, replicates = examine(sealed.open(plan), *prepared, seed, tick, scope.bootstrap)
     document |= {
         "seed": seed,
         "chosen": chosen,

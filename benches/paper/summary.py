@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from benches.paper import metrics
-from benches.paper.study import BOOTSTRAP, FULL, OURS
+from benches.paper.study import FULL, OURS
 from benches.paper.world import MODES
 from cr2fast.evaluation.intervals import binomial_interval
 
@@ -90,7 +90,7 @@ def over_seeds(documents, replicates):
     out = {
         "seeds": [d["seed"] for d in documents],
         "queries": documents[0]["queries"],
-        "bootstrap": BOOTSTRAP,
+        "bootstrap": len(next(iter(replicates[0].values()))),
         "area_range": metrics.AREA,
         "targets": np.mean([d["targets"] for d in documents], axis=0),
         "alone": {
@@ -135,7 +135,8 @@ def over_seeds(documents, replicates):
             }  # fmt: skip
             entry["units"] = [
                 {unit: {k: float(np.mean([_known(o["matched_units"][t][unit][k]) for o in own]))
-                        for k in ("mean", "p50", "p95")} for unit in ("latency_s", "energy_j")}
+                        for k in ("mean", "p50", "p95")}
+                 for unit in ("latency_s", "energy_j", "usd")}
                 for t in range(metrics.TARGETS)
             ]  # fmt: skip
         for name, entry in ablations.items():

@@ -43,6 +43,7 @@ class Truth:
     cost: np.ndarray
     latency_s: np.ndarray
     energy_j: np.ndarray
+    usd: np.ndarray
     categories: np.ndarray
     reference: int
 
@@ -114,6 +115,7 @@ class Pricer:
         true = (table.n_input_tokens, table.n_output_tokens, states)
         known = self.costs.cost(*true)
         predicted = self.router.decision_costs(table, states, "predicted")
+        unknown = np.full(known.shape, np.nan)
         queries = Queries(
             table.embeddings,
             text_features(table),
@@ -124,8 +126,9 @@ class Pricer:
         truth = Truth(
             table.correct,
             known.astype(np.float64),
-            self.costs.latency_s(*true),
-            self.costs.energy_j(*true) if self.costs.has_energy else np.full(known.shape, np.nan),
+            self.costs.latency_s(*true) if self.costs.has_latency else unknown,
+            self.costs.energy_j(*true) if self.costs.has_energy else unknown,
+            self.costs.usd(*true) if self.costs.has_prices else unknown,
             np.asarray(table.categories or ("none",) * len(table)),
             self.costs.models.index(self.costs.reference_model),
         )

@@ -13,7 +13,13 @@ def truth(n=200, seed=0):
     rng = np.random.default_rng(seed)
     cost = rng.uniform(0.1, 1, (n, 3))
     return world.Truth(
-        rng.random((n, 3)) < [0.4, 0.5, 0.8], cost, cost, cost, np.array(["a", "b"] * (n // 2)), 2
+        rng.random((n, 3)) < [0.4, 0.5, 0.8],
+        cost,
+        cost,
+        cost,
+        cost,
+        np.array(["a", "b"] * (n // 2)),
+        2,
     )
 
 

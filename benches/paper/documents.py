@@ -1,0 +1,180 @@
+"""The documents' page of results: one table and one plot per pool, the losses first.
+
+    python -m benches.paper.documents target/paper/*/results.json --out docs/explanation
+
+In: ``results.json`` of runs. Out: ``results.md`` and ``results-<pool>.png``, whose every figure is
+of these files; nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benches.paper.figures import STYLES
+from benches.paper.study import FULL, OURS
+from benches.paper.world import MODES
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SEEN = "predicted"
+REFERENCES = (FULL, "oracle")
+
+
+def _cell(text):
+    """Text of a table's cell or a heading: a name from the data is no markup."""
+    text = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>#|$&!~])", r"\\\1", text[:400])
+
+
+def losses(results, mode):
+    """Where a baseline is cheaper than CR² at a matched accuracy, by baseline, as list items."""
+    lines = []
+    for name, s in results["modes"][mode]["savings"].items():
+        lost = [
+            f"{t:.3f} by {-100 * v:.1f} % ({-100 * high:.1f} to {-100 * low:.1f})"
+            for t, v, low, high in zip(
+                results["targets"], s["by_target"], s["low"], s["high"], strict=True
+            )
+            if v < 0
+        ]
+        if lost:
+            lines.append(f"- {_cell(name)}, at {len(lost)} of {len(s['by_target'])}: "
+                         f"{', '.join(lost)}")  # fmt: skip
+    return lines
+
+
+def _table(results, mode):
+    methods = results["modes"][mode]["methods"]
+    ours = methods[OURS]["matched"]
+    deployable = [n for n in methods if n not in REFERENCES]
+    ordered = sorted(deployable, key=lambda n: np.mean(methods[n]["matched"]))
+    lines = [
+        "| cost at accuracy | " + " | ".join(f"{t:.3f}" for t in results["targets"]) + " | mean |",
+        "|---" + "|---:" * (len(ours) + 1) + "|",
+    ]
+    for name in [*ordered, *(n for n in REFERENCES if n in methods)]:
+        rival = name in results["modes"][mode]["savings"]
+        costs = methods[name]["matched"]
+        cells = [
+            f"**{c:.3f}**" if rival and c < o else f"{c:.3f}"
+            for c, o in zip(costs, ours, strict=True)
+        ]
+        label = f"**{_cell(name)}**" if name == OURS else _cell(name)
+        lines.append(f"| {label} | {' | '.join(cells)} | {np.mean(costs):.3f} |")
+    return lines
+
+
+def _plot(results, path):
+    savings = results["modes"][SEEN]["savings"]
+    fig, ax = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+    for k, (name, s) in enumerate(savings.items()):
+        style = {"color": f"C{k}"} | STYLES.get(name, {})
+        x = np.array(results["targets"])
+        y, low, high = (100 * np.array(s[key]) for key in ("by_target", "low", "high"))
+        # Side by side, so that no interval hides another.
+        x = x + (k - len(savings) / 2) * 0.06 * (x[1] - x[0])
+        ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], elinewidth=0.6,
+                    marker=".", label=name, **style)  # fmt: skip
+    ax.axhline(0, color="black", lw=1)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(min(bottom, -2), max(top, 2))
+    ax.axhspan(ax.get_ylim()[0], 0, color="C3", alpha=0.08, lw=0)
+    ax.set(
+        xlabel="accuracy, of the queries that some model answers",
+        ylabel="what CR² saves, % (red: it loses)",
+    )
+    fig.legend(loc="outside lower center", ncols=4, fontsize=8)
+    fig.savefig(path, dpi=100)
+    plt.close(fig)
+
+
+def _seeds(count):
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _pool(results, folder):
+    data, run, queries = results["data"], results["run"], results["queries"]
+    name = data["name"]
+    image = f"results-{name}.png"
+    _plot(results, folder / image)
+    models = data["models"]
+    lines = [
+        f"## {_cell(name)}", "",
+        f"Device: {_cell(models[0])}; edge: {', '.join(map(_cell, models[1:]))}; the unit of cost "
+        f"is {_cell(data['reference'])}, of a cost table that is {_cell(data['costs'])}. "
+        f"{queries['train']:,} training, {queries['calibration']:,} calibration and "
+        f"{queries['test']:,} test queries, {_seeds(len(results['seeds']))}, "
+        f"cr2fast {_cell(run['cr2fast'])}.", "",
+        "### Where it loses", "",
+    ]  # fmt: skip
+    for mode in MODES:
+        count = sum(len(s["by_target"]) for s in results["modes"][mode]["savings"].values())
+        found = losses(results, mode)
+        lost = sum(
+            int(np.sum(np.array(s["by_target"]) < 0))
+            for s in results["modes"][mode]["savings"].values()
+        )
+        ending = ", at these accuracies by so much (95 % interval):" if found else "."
+        lines += [f"With {mode} lengths a baseline is cheaper in {lost} of {count} comparisons"
+                  + ending, "", *found, *([""] if found else [])]  # fmt: skip
+    failed = [c for c in results["claims"] if not c["holds"]]
+    if failed:
+        lines += ["Aims that are not reached:", ""]
+        lines += [
+            f"- {_cell(c['mode'])} lengths, {_cell(c['claim'])}: aim {_cell(c['asked'])}, found "
+            f"{_cell(c['found'])}"
+            for c in failed
+        ]
+        lines.append("")
+    lines += [
+        "### Cost at matched accuracy, predicted lengths", "",
+        "The cheapest method first; in bold where a baseline is cheaper than CR². The last two "
+        "rows are references that no device could run.", "", *_table(results, SEEN), "",
+        f"![What CR² saves against each baseline on {_cell(name)}]({image})", "",
+    ]  # fmt: skip
+    return lines
+
+
+def write(documents, folder):
+    """Write the page and its plots; returns the page's path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = sorted({len(d["seeds"]) for d in documents})
+    lines = [
+        "# Results", "",
+        "<!-- Written by `make paper-docs`; do not edit. -->", "",
+        "Every router chooses on the same splits, embeddings and link states. Accuracy and cost "
+        "are of the test queries that some model answers. A cost of 1 is that of sending every "
+        "query to the unit model. A method that reaches an accuracy at none of its operating "
+        "points pays 1. *Predicted lengths* is how a router is deployed; with *known lengths*, the "
+        "paper's assumption, the edge sees the lengths of answers not yet written. A baseline "
+        "chooses either by each model's mean cost (*constant*) or by each query's (*true costs*). "
+        "Intervals are of a paired bootstrap over queries within seeds. `make paper` with "
+        "`CR2FAST_DATA=DIR` runs the same on any folder.", "",
+    ]  # fmt: skip
+    if seeds[0] < 5:
+        lines += [f"These figures are of {_seeds(seeds[0])} only.", ""]
+    for results in documents:
+        lines += _pool(results, folder)
+    page = folder / "results.md"
+    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return page
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="+", type=Path, help="results.json of each pool")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    args = parser.parse_args(argv)
+    print("wrote", write([json.loads(p.read_text()) for p in args.results], args.out))
+
+
+if __name__ == "__main__":
+    main()
