@@ -4,6 +4,7 @@ In: the gateway's decision logs. Out: polars frames, labels by the teacher, repl
 and routers, recalibrated routers. It needs the extra ``lab``.
 """
 
+from cr2fast.traffic.batches import RouteBatches
 from cr2fast.traffic.label import label
 from cr2fast.traffic.log import (
     ClockStep,
@@ -16,6 +17,7 @@ from cr2fast.traffic.log import (
 )
 from cr2fast.traffic.recalibrate import Held, Recalibration, recalibrate
 from cr2fast.traffic.replay import Figures, Measured, Replay, replay, replays
+from cr2fast.traffic.shards import Shards, route_shards
 from cr2fast.traffic.watch import Look, Watch
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "Measured",
     "Recalibration",
     "Replay",
+    "RouteBatches",
+    "Shards",
     "Watch",
     "label",
     "open_log",
@@ -37,4 +41,5 @@ __all__ = [
     "recalibrate",
     "replay",
     "replays",
+    "route_shards",
 ]

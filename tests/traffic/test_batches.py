@@ -1,0 +1,348 @@
+"""One callable for all engines: the decisions of the device, bit for bit, from every kind of batch."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import cr2fast
+from cr2fast import Cr2Error, OperatingPointError
+from cr2fast.traffic import RouteBatches, columns, route_shards
+
+LAM, ALPHA = 1.0, 0.05
+
+
+@pytest.fixture(scope="module")
+def x(splits):
+    return splits[2].embeddings
+
+
+@pytest.fixture(scope="module")
+def expected(artifact, x):
+    device = cr2fast.DeviceRouter.load(artifact, LAM, ALPHA)
+    return device.margins(x), device.route_batch(x)
+
+
+@pytest.fixture(scope="module")
+def route(artifact):
+    return RouteBatches(artifact, LAM, ALPHA)
+
+
+def fixed(x):
+    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+
+
+def listed(x, large=False):
+    kind = pa.large_list(pa.float32()) if large else pa.list_(pa.float32())
+    return pa.array(list(x), kind)
+
+
+def tensors(x):
+    kind = pa.fixed_shape_tensor(pa.float32(), [x.shape[1]])
+    return pa.ExtensionArray.from_storage(kind, fixed(x))
+
+
+BATCHES = {
+    "table": lambda x: pa.table({"embedding": fixed(x), "id": pa.array(range(len(x)), pa.int64())}),
+    "chunks": lambda x: pa.concat_tables(
+        [pa.table({"embedding": fixed(part), "id": range(len(part))}) for part in (x[:7], x[7:])]
+    ),
+    "slice": lambda x: pa.table({"embedding": fixed(np.concatenate([x[:5], x]))}).slice(5),
+    "lists": lambda x: pa.table({"embedding": listed(x)}),
+    "large lists": lambda x: pa.table({"embedding": listed(x, large=True)}),
+    "sliced lists": lambda x: pa.table({"embedding": listed(np.concatenate([x[:5], x]))}).slice(5),
+    "tensors": lambda x: pa.table({"embedding": tensors(x)}),
+    "record batch": lambda x: pa.record_batch({"embedding": fixed(x), "id": range(len(x))}),
+    "polars": lambda x: pl.DataFrame({"embedding": x, "id": range(len(x))}),
+    "polars lists": lambda x: pl.DataFrame({"embedding": x.tolist()}).cast(
+        {"embedding": pl.List(pl.Float32)}
+    ),
+    "pandas": lambda x: pd.DataFrame({"embedding": list(x)}),
+    "arrays": lambda x: {"embedding": x, "id": np.arange(len(x))},
+    "objects": lambda x: {"embedding": np.array([*list(x), None], dtype=object)[:-1]},
+    "python lists": lambda x: {"embedding": x.tolist()},
+}
+
+
+def column(batch, name):
+    values = batch[name]
+    return np.asarray(
+        values.to_pylist() if isinstance(batch, (pa.Table, pa.RecordBatch)) else values
+    )
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_every_kind_of_batch_gets_the_devices_decisions(route, x, expected, kind):
+    batch = BATCHES[kind](x)
+    out = route(batch)
+    assert type(out) is type(batch)
+    assert column(out, "margin").astype(np.float32).tobytes() == expected[0].tobytes()
+    assert (column(out, "local") == expected[1]).all()
+    before, after = (columns.names_of(b, columns.kind_of(b)) for b in (batch, out))
+    assert after == [*before, "local", "margin"]
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_an_empty_batch_has_the_columns_too(route, x, kind):
+    if kind in ("slice", "sliced lists", "objects", "python lists", "polars lists", "pandas"):
+        batch = BATCHES["table"](x).slice(0, 0)
+    else:
+        batch = BATCHES[kind](x[:0])
+    out = route(batch)
+    assert len(column(out, "local")) == len(column(out, "margin")) == 0
+
+
+def test_it_travels_small_and_loads_in_its_worker(route, x, expected, artifact):
+    data = pickle.dumps(route)
+    assert len(data) < 1000
+    code = (
+        "import pickle, sys; import numpy as np;"
+        "route = pickle.loads(sys.stdin.buffer.read());"
+        "x = np.load(sys.argv[1]);"
+        "out = route({'embedding': x});"
+        "sys.stdout.buffer.write(out['margin'].tobytes())"
+    )
+    where = artifact.parent / "x.npy"
+    np.save(where, x)
+    done = subprocess.run(
+        [sys.executable, "-c", code, where], input=data, capture_output=True, check=True
+    )
+    assert done.stdout == expected[0].tobytes()
+
+
+def test_an_artifact_that_was_replaced_since_is_refused(artifact, x, tmp_path, splits):
+    path = tmp_path / "router.safetensors"
+    shutil.copy(artifact, path)
+    route = RouteBatches(path, LAM, ALPHA)
+    data = pickle.dumps(route)
+    router = cr2fast.Router.load(path)
+    router.calibrate(splits[2], alphas=(0.05,))
+    router.save(path)
+    from cr2fast.traffic import batches
+
+    batches._routers.cache_clear()
+    with pytest.raises(Cr2Error, match="it was replaced since the job began"):
+        pickle.loads(data)({"embedding": x})
+
+
+def test_models_where_token_counts_are_known(artifact, x, splits, expected):
+    route = RouteBatches(artifact, LAM, ALPHA, tokens="n")
+    n = splits[2].n_input_tokens
+    out = route(pa.table({"embedding": fixed(x), "n": n}))
+    two = cr2fast.TwoStage.load(artifact, LAM, ALPHA)
+    index = two.route_batch(x, n).index
+    assert out["model"].to_pylist() == [two.models[k] for k in index]
+    assert (np.array(out["model"].to_pylist()) == two.models[0]).tolist() == expected[1].tolist()
+    with pytest.raises(Cr2Error, match="n: expected numbers of tokens"):
+        route({"embedding": x, "n": ["a"] * len(x)})
+
+
+@pytest.mark.parametrize("kind", ["table", "lists", "polars", "objects"])
+def test_invalid_rows_are_an_error_or_deferred(artifact, x, expected, kind):
+    bad = x[:20].copy()
+    bad[3, 2], bad[7, 0] = np.nan, np.inf
+    rows = list(bad)
+    rows[11] = None
+    batch = {
+        "table": lambda: pa.table(
+            {"embedding": pa.array(rows, pa.list_(pa.float32(), x.shape[1]))}
+        ),
+        "lists": lambda: pa.table({"embedding": pa.array(rows, pa.list_(pa.float32()))}),
+        "polars": lambda: pl.DataFrame(
+            {
+                "embedding": pl.Series(
+                    [None if r is None else r.tolist() for r in rows],
+                    dtype=pl.Array(pl.Float32, x.shape[1]),
+                )
+            }
+        ),
+        "objects": lambda: {"embedding": np.array(rows, dtype=object)},
+    }[kind]()
+    with pytest.raises(Cr2Error, match="an embedding in every row, got none in 1 of 20"):
+        RouteBatches(artifact, LAM, ALPHA)(batch)
+    with pytest.raises(Cr2Error, match="finite|NaN"):
+        RouteBatches(artifact, LAM, ALPHA)({"embedding": bad})
+    out = RouteBatches(artifact, LAM, ALPHA, invalid="defer")(batch)
+    good = np.ones(20, bool)
+    good[[3, 7, 11]] = False
+    local, margin = column(out, "local"), column(out, "margin").astype(np.float32)
+    assert not local[~good].any()
+    assert np.isnan(margin[~good]).all()
+    assert margin[good].tobytes() == expected[0][:20][good].tobytes()
+    assert (local[good] == expected[1][:20][good]).all()
+
+
+def test_what_is_wrong_with_a_batch_is_said(route, x):
+    for batch, words in [
+        (pa.table({"e": fixed(x)}), "expected a column 'embedding', got"),
+        (pa.table({"embedding": fixed(x[:, :8].copy())}), "width 40, the router's, got"),
+        (pa.table({"embedding": pa.array([[1.0], [1.0, 2.0]])}), "width 40"),
+        (pa.table({"embedding": ["a"]}), "lists of float32, got string"),
+        (pa.table({"embedding": pa.array([[1, 2]])}), "lists of float32, got list"),
+        (pl.DataFrame({"embedding": [1.0]}), "lists of float32, got Float64"),
+        ({"embedding": np.zeros((2, 40), int)}, "float32 embeddings, got int64"),
+        ({"embedding": np.zeros((2, 3))}, "width 40"),
+        ({"embedding": x, "local": np.zeros(len(x))}, "no column 'local' yet"),
+    ]:
+        with pytest.raises(Cr2Error, match=words):
+            route(batch)
+    inner = pa.array([[0.0] * 39 + [None]], pa.list_(pa.float32()))
+    with pytest.raises(Cr2Error, match="no nulls inside"):
+        route(pa.table({"embedding": inner}))
+    for batch in ([1], None, "x"):
+        with pytest.raises(TypeError, match="batch: expected a pyarrow"):
+            route(batch)
+
+
+def test_what_is_wrong_with_a_job_is_said_before_it_begins(artifact, tmp_path):
+    with pytest.raises(OperatingPointError):
+        RouteBatches(artifact, 1.01, ALPHA)
+    with pytest.raises(OSError, match="No such file"):
+        RouteBatches(tmp_path / "none", LAM)
+    with pytest.raises(Cr2Error, match="invalid"):
+        RouteBatches(artifact, LAM, invalid="drop")
+    with pytest.raises(Cr2Error, match="pass encoder="):
+        RouteBatches(artifact, LAM, text="prompt")
+
+
+def test_atypical_queries_are_deferred_as_the_device_defers_them(fitted, splits, x, tmp_path):
+    router = cr2fast.Router(fitted._core)
+    router.calibrate(splits[1], alphas=(0.05,), defer_atypical=0.2)
+    path = tmp_path / "router.safetensors"
+    router.save(path)
+    device = cr2fast.DeviceRouter.load(path, LAM, 0.05)
+    out = RouteBatches(path, LAM, 0.05)({"embedding": x})
+    assert (out["local"] == device.route_batch(x)).all()
+    assert (out["local"] != (device.margins(x) >= device.threshold)).any()
+
+
+def test_polars_streams_through_it(route, x, expected):
+    frame = pl.DataFrame({"embedding": x, "id": range(len(x))})
+    schema = frame.schema | {"local": pl.Boolean, "margin": pl.Float32}
+    lazy = frame.lazy().map_batches(route, schema=pl.Schema(schema), streamable=True)
+    out = lazy.filter(pl.col("local")).collect(engine="streaming")
+    assert out["id"].to_list() == np.flatnonzero(expected[1]).tolist()
+
+
+@pytest.fixture
+def files(tmp_path, x):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k, part in enumerate(np.array_split(x, 5)):
+        pq.write_table(BATCHES["table"](part), folder / f"{k}.parquet")
+    pq.write_table(BATCHES["table"](x[:0]), folder / "5.parquet")
+    return sorted(folder.iterdir())
+
+
+def read(folder):
+    return pa.concat_tables(pq.read_table(p) for p in sorted(folder.glob("*.parquet")))
+
+
+def test_shards_are_written_whole_and_a_second_run_writes_none(route, files, tmp_path, expected):
+    done = route_shards(files, tmp_path / "out", route, batch_rows=33)
+    assert (done.written, done.there, done.rows) == (6, 0, len(expected[0]))
+    assert (
+        column(read(tmp_path / "out"), "margin").astype(np.float32).tobytes()
+        == expected[0].tobytes()
+    )
+    again = route_shards(files, tmp_path / "out", route)
+    assert (again.written, again.there, again.rows) == (0, 6, 0)
+
+
+KILLED = """
+import os, pickle, signal, sys
+from pathlib import Path
+from cr2fast.traffic import route_shards
+route, files, out = pickle.loads(sys.stdin.buffer.read())
+calls = [0]
+class Killed(type(route)):
+    def __call__(self, batch):
+        calls[0] += 1
+        if calls[0] == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+route.__class__ = Killed
+route_shards(files, out, route, batch_rows=33)
+"""
+
+
+def test_kill_nine_loses_one_shard_at_most(route, files, tmp_path, expected):
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        input=pickle.dumps((route, files, out)),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -9
+    # 100 rows a file are four calls: the kill came in the second file's last.
+    whole = sorted(p.name for p in out.glob("*.parquet"))
+    assert whole == ["0.parquet"]
+    left = list(out.glob(".*.part"))
+    assert [p.name for p in left] == [".1.parquet.part"]
+    again = route_shards(files, out, route, batch_rows=33)
+    assert (again.written, again.there) == (5, 1)
+    assert not list(out.glob(".*.part"))
+    assert column(read(out), "margin").astype(np.float32).tobytes() == expected[0].tobytes()
+
+
+def test_a_folder_of_other_decisions_is_not_added_to(route, artifact, files, tmp_path):
+    out = tmp_path / "out"
+    route_shards(files[:1], out, route)
+    with pytest.raises(Cr2Error, match="name another folder"):
+        route_shards(files, out, RouteBatches(artifact, LAM, 0.1))
+    (out / "_cr2fast.json").write_text("{")
+    with pytest.raises(Cr2Error, match="name another folder"):
+        route_shards(files, out, route)
+    with pytest.raises(Cr2Error, match="distinct names"):
+        route_shards([files[0], Path("x") / files[0].name], tmp_path / "new", route)
+
+
+def test_texts_are_decided_by_an_encoder(tmp_path):
+    from dataclasses import replace
+
+    from cr2fast.datasets import make_routing_problem
+
+    letters = "abcdefghij"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    encoder = cr2fast.StaticEncoder.from_vectors(
+        np.random.default_rng(0).normal(size=(len(tokens), 16)).astype(np.float32), tokens,
+        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
+    )  # fmt: skip
+    problem = make_routing_problem(n=300, d=16, models=2, seed=0)
+    train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
+    options = {"teacher_epochs": 1, "gate_epochs": 1, "hidden": 8, "progress": False}
+    router = cr2fast.fit(train, problem.costs, **options)
+    router.calibrate(calibration, alphas=(0.1,), lams=[1.0])
+    path, static = tmp_path / "router.safetensors", tmp_path / "static.safetensors"
+    router.save(path)
+    encoder.save(static)
+    texts = ["a b c", "d", "e f g h"] * 5
+    margin = router.device(1.0, 0.1).margins(encoder.encode(texts))
+    for given in (static, encoder):
+        route = pickle.loads(pickle.dumps(RouteBatches(path, 1.0, 0.1, given, text="prompt")))
+        for batch in (pa.table({"prompt": texts}), {"prompt": np.array(texts)}):
+            out = route(batch)
+            assert column(out, "margin").astype(np.float32).tobytes() == margin.tobytes()
+    holes = RouteBatches(path, 1.0, 0.1, encoder, text="prompt", invalid="defer")
+    out = holes(pa.table({"prompt": ["a", None, "b"]}))
+    assert out["local"].to_pylist()[1] is False
+    assert out["margin"].null_count == 1
+    assert holes(pa.table({"prompt": pa.array([None], pa.string())}))["local"].to_pylist() == [
+        False
+    ]
+    other = cr2fast.fit(problem.table.split()[0], problem.costs, **options)
+    other.calibrate(problem.table.split()[1], alphas=(0.1,), lams=[1.0])
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(Cr2Error, match="encoder"):
+        RouteBatches(tmp_path / "other.safetensors", 1.0, 0.1, static)
