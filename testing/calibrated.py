@@ -54,23 +54,29 @@ def calibrated(
 ):
     """What a calibration keeps (thresholds, quantiles) and reports (allowed, risk, local rate)."""
     n = len(split)
-    states = router.costs.sample_states(n, seeds.CALIBRATION + seed)
+    margins = router.margins(split.embeddings, lams)
+    prefers = prefers_edge(router, split, lams, judge=judge, lengths=lengths, seed=seed)
+    allowed = allowed_counts(n, alphas, len(lams), delta)
+    thresholds = thresholds_by_count(margins, prefers, allowed)
+    local = margins[:, None, :] >= thresholds[:, :, None]
+    return {
+        "thresholds": thresholds,
+        "quantiles": order_statistics(margins),
+        "allowed": allowed,
+        "empirical_risk": (local & prefers[:, None]).sum(axis=2) / n,
+        "local_rate": local.sum(axis=2) / n,
+    }
+
+
+def prefers_edge(router, split, lams, *, judge="teacher", lengths="predicted", seed=0):
+    """r (L, N): whether the judge's full-information choice is an edge model."""
+    states = router.costs.sample_states(len(split), seeds.CALIBRATION + seed)
     n_output = split.n_output_tokens
     if lengths == "predicted":
         n_output = router.predict_lengths(split.embeddings, split.n_input_tokens)
     c = router.costs.cost(split.n_input_tokens, n_output, states).astype(np.float64)
     p = router.accuracies(split.embeddings)
     p = (p if judge == "teacher" else split.correct).astype(np.float64)
-    margins = router.margins(split.embeddings, lams)
     utility = p[None] - np.asarray(lams)[:, None, None] * c[None]
-    prefers_edge = utility[:, :, 0] < utility[:, :, 1:].max(axis=2)
-    allowed = allowed_counts(n, alphas, len(lams), delta)
-    thresholds = thresholds_by_count(margins, prefers_edge, allowed)
-    local = margins[:, None, :] >= thresholds[:, :, None]
-    return {
-        "thresholds": thresholds,
-        "quantiles": order_statistics(margins),
-        "allowed": allowed,
-        "empirical_risk": (local & prefers_edge[:, None]).sum(axis=2) / n,
-        "local_rate": local.sum(axis=2) / n,
-    }
+    prefers: np.ndarray = utility[:, :, 0] < utility[:, :, 1:].max(axis=2)
+    return prefers

@@ -310,19 +310,48 @@ class DeviceRouter:
     def __copy__(self) -> DeviceRouter: ...
     def __deepcopy__(self, _memo: Any) -> DeviceRouter: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
-    def route(self, embedding: NDArray[np.float32], typicality: bool = False) -> Decision: ...
+    @property
+    def groups(self) -> list[str] | None: ...
+    def threshold_of(self, group: str | None = None) -> float: ...
+    def route(
+        self,
+        embedding: NDArray[np.float32],
+        typicality: bool = False,
+        *,
+        group: str | None = None,
+    ) -> Decision: ...
     def p_values(
         self, embeddings: NDArray[np.float32], threads: int = 1
     ) -> NDArray[np.float64]: ...
     def route_batch(
-        self, embeddings: NDArray[np.float32], threads: int = 1
+        self,
+        embeddings: NDArray[np.float32],
+        threads: int = 1,
+        *,
+        groups: Iterable[str | None] | None = None,
     ) -> NDArray[np.bool_]: ...
     def route_text(
-        self, text: Text, encoder: TextEncoder, typicality: bool = False
+        self,
+        text: Text,
+        encoder: TextEncoder,
+        typicality: bool = False,
+        *,
+        group: str | None = None,
     ) -> Decision: ...
-    def route_texts(self, texts: Sequence[Text], encoder: TextEncoder) -> NDArray[np.bool_]: ...
+    def route_texts(
+        self,
+        texts: Sequence[Text],
+        encoder: TextEncoder,
+        *,
+        groups: Iterable[str | None] | None = None,
+    ) -> NDArray[np.bool_]: ...
     def route_text_async(
-        self, text: Text, encoder: TextEncoder, typicality: bool = False
+        self,
+        text: Text,
+        encoder: TextEncoder,
+        typicality: bool = False,
+        *,
+        group: str | None = None,
     ) -> Coroutine[Any, Any, Decision]: ...
     def margins(self, embeddings: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]: ...
 
@@ -539,7 +568,7 @@ class Choices:
     def _restore(
         models: tuple[list[str], NDArray[np.int64]],
         places: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-        margins: tuple[NDArray[np.float32], float],
+        margins: tuple[NDArray[np.float32], float, NDArray[np.float32]],
         numbers: tuple[NDArray[np.float64], ...],
     ) -> Choices: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
@@ -555,6 +584,8 @@ class Choices:
     def margin(self) -> NDArray[np.float32]: ...
     @property
     def threshold(self) -> float: ...
+    @property
+    def thresholds(self) -> NDArray[np.float32]: ...
     @property
     def accuracy(self) -> NDArray[np.float64]: ...
     @property
@@ -613,6 +644,7 @@ class TwoStage:
         max_latency_s: float | None = None,
         max_energy_j: float | None = None,
         max_usd: float | None = None,
+        group: str | None = None,
     ) -> Choice: ...
     def route_batch(
         self,
@@ -625,6 +657,7 @@ class TwoStage:
         max_latency_s: float | None = None,
         max_energy_j: float | None = None,
         max_usd: float | None = None,
+        groups: Iterable[str | None] | None = None,
     ) -> Choices: ...
     def route_text(
         self,
@@ -637,6 +670,7 @@ class TwoStage:
         max_latency_s: float | None = None,
         max_energy_j: float | None = None,
         max_usd: float | None = None,
+        group: str | None = None,
     ) -> Choice: ...
     def route_text_async(
         self,
@@ -649,6 +683,7 @@ class TwoStage:
         max_latency_s: float | None = None,
         max_energy_j: float | None = None,
         max_usd: float | None = None,
+        group: str | None = None,
     ) -> Coroutine[Any, Any, Choice]: ...
 
 @final
@@ -712,6 +747,8 @@ class Router:
         on_infeasible: str = "raise",
         delta: float | None = None,
         defer_atypical: float | None = None,
+        groups: tuple[list[str], list[int]] | None = None,
+        pooled: bool = False,
         seed: int = 0,
         threads: int = 0,
     ) -> tuple[Router, dict[str, Any]]: ...

@@ -25,6 +25,7 @@ from cr2fast.calibration import (
     lam_grid,
     statement,
 )
+from cr2fast.calibration import groups as per_group
 from cr2fast.calibration.drift import DriftReport
 from cr2fast.data.content import warn_if_alike
 from cr2fast.data.queries import Queries, QueryTable
@@ -54,6 +55,7 @@ class Router(Fitted):
             c["delta"],
             len(c["lams"]),
             c["defer_atypical"],
+            groups=c["groups"],
         )
 
     @property
@@ -64,7 +66,8 @@ class Router(Fitted):
         unless simultaneous), `defer_atypical` (None unless asked for), `quantiles` (L, Q), the
         margins that :meth:`check_drift` compares with, and `length_factors` (M,), by which a
         predicted output length becomes a bound that at most 5 % of a model's answers exceed; empty
-        where the calibration had no lengths.
+        where the calibration had no lengths. `groups` (None without): `names`, `n`, `thresholds`
+        (G, L, A) and `unknown`.
         """
         kept = self._core.calibration
         if kept is None:
@@ -142,6 +145,8 @@ class Router(Fitted):
         simultaneous: bool = False,
         delta: float | None = None,
         defer_atypical: float | None = None,
+        groups: str | Sequence[str] | None = None,
+        unknown_group: per_group.Unknown = "defer",
         seed: int = 0,
         threads: int = 0,
     ) -> CalibrationReport:
@@ -186,6 +191,14 @@ class Router(Fitted):
             are those of a calibration without it. A query that is accepted with it would be
             accepted without it too, so false acceptances can only become fewer, and the promise
             holds as it stands; the report's risk and local rate count these deferrals.
+        groups : str or sequence of str, optional
+            A column of the queries, or a name for each: every group also has thresholds of its own,
+            from its own samples, and the promise holds within each, whatever the mix of groups. A
+            group that is too small for a level defers there (with ``on_infeasible="raise"``: an
+            error). At most 1,024 groups; names of at most 200 bytes.
+        unknown_group : {"defer", "pooled"}
+            What becomes of a query of a group that calibration did not see, or of none: deferred,
+            or compared with the threshold of all groups together, which promises for their mix.
         seed : int
             Seed of the sampled link states.
         threads : int
@@ -206,6 +219,14 @@ class Router(Fitted):
             Other models, encoder or cost table; an argument out of range.
         """
         given = len(calibration) if isinstance(calibration, Queries) else 0
+        if unknown_group not in ("defer", "pooled"):
+            raise Cr2Error(
+                f"unknown_group: expected 'defer' or 'pooled', got {shown(unknown_group)}"
+            )
+        group_of: dict[str, str] = {}
+        if groups is not None and isinstance(calibration, Queries):
+            names = per_group.labels(calibration, groups)
+            group_of = dict(zip(calibration.query_ids, names, strict=True))
         calibration = self.check_table(
             calibration,
             "calibration split",
@@ -220,6 +241,7 @@ class Router(Fitted):
         config = self.training["config"]
         grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
         levels = ascending(ALPHAS if alphas is None else alphas, "alphas")
+        raising = on_infeasible == "raise"
         if on_infeasible is None:
             on_infeasible = "leave out" if alphas is None else "raise"
         if judge not in ("teacher", "outcomes"):
@@ -235,6 +257,11 @@ class Router(Fitted):
                 f"QueryTable, which has none; pass one, or {word}"
             )
         promised = check_delta(simultaneous, delta)
+        grouped = None
+        if group_of:
+            grouped = per_group.grouping([group_of[i] for i in calibration.query_ids])
+        if grouped is not None and raising:
+            per_group.check_sizes(grouped, levels.tolist(), len(grid), promised)
         self._core, done = self._core.calibrate(
             calibration.embeddings,
             calibration.n_input_tokens,
@@ -252,6 +279,8 @@ class Router(Fitted):
             on_infeasible=on_infeasible,
             delta=promised,
             defer_atypical=None if defer_atypical is None else float(defer_atypical),
+            groups=grouped,
+            pooled=unknown_group == "pooled",
             seed=seeds.CALIBRATION + seeds.check_seed(seed),
             threads=threads,
         )
@@ -271,6 +300,7 @@ class Router(Fitted):
             defer_atypical=kept["defer_atypical"],
             left_out=tuple(done["left_out"]),
             dropped=given - len(calibration),
+            groups=per_group.report(kept["groups"], done.get("groups")),
         )
 
     def p_values(

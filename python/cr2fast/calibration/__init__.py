@@ -13,6 +13,7 @@ from cr2fast.calibration.grid import (
     index_of,
     lam_grid,
 )
+from cr2fast.calibration.groups import GroupReport
 from cr2fast.calibration.promise import (
     accepted,
     allowed_counts,
@@ -26,6 +27,7 @@ __all__ = [
     "ALPHAS",
     "LAM_RANGE",
     "CalibrationReport",
+    "GroupReport",
     "accepted",
     "allowed_counts",
     "ascending",

@@ -5,7 +5,8 @@ In: number N of calibration samples, risk levels, perhaps a delta. Out: counts, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import real, shown
+from cr2fast.calibration.groups import statement as in_groups
 
 
 def accepted(
@@ -75,6 +77,7 @@ def statement(
     lams: int = 1,
     defer_atypical: float | None = None,
     left_out: Sequence[float] = (),
+    groups: Mapping[str, Any] | None = None,
 ) -> str:
     """What thresholds from `n` samples promise, and what they do not.
 
@@ -93,6 +96,8 @@ def statement(
         The level of p-values at which queries are deferred too.
     left_out : sequence of float
         Risk levels that were to be calibrated and cannot be promised.
+    groups : mapping, optional
+        `names`, `n` and `unknown` of thresholds per group.
     """
     against = (
         "the full-information choice"
@@ -114,7 +119,8 @@ def statement(
             f"level of the grid at once ({lams} x {len(alphas)}), the probability that {event} is "
             f"at most alpha. Void if the query mix or the link distribution moves."
         )
-    pairs = zip(alphas, allowed_counts(n, alphas, lams, delta), strict=True)
+    shares = lams * (1 + len(groups["names"]) if groups else 1)
+    pairs = zip(alphas, allowed_counts(n, alphas, shares, delta), strict=True)
     if infeasible := tuple(a for a, k in pairs if k is None):
         text += f" Infeasible with {n} samples, all queries deferred: {infeasible}."
     if defer_atypical is not None:
@@ -125,4 +131,11 @@ def statement(
     if left_out:
         levels = ", ".join(f"{a:g}" for a in left_out)
         text += f" Left out, since {n} samples cannot promise so little: alpha {levels}."
+    if groups:
+        small = [
+            name
+            for name, size in zip(groups["names"], groups["n"], strict=True)
+            if None in allowed_counts(size, alphas, shares, delta)
+        ]
+        text += in_groups(groups["names"], groups["n"], groups["unknown"], small)
     return text

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._util import renamed
+from cr2fast.calibration.groups import GroupReport
 from cr2fast.calibration.promise import statement
 
 
@@ -24,6 +25,10 @@ def threshold_word(threshold: float) -> float | str:
 def threshold_words(thresholds: npt.NDArray[np.float32]) -> list[list[float | str]]:
     """Thresholds (L, A) as numbers, the infinite ones as the words they mean."""
     return [[threshold_word(t) for t in row] for row in thresholds.tolist()]
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in data.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,8 @@ class CalibrationReport:
         Default risk levels that N samples cannot promise, and which are not on the grid.
     dropped : int
         Queries left out because training had seen them, by id or by what they say.
+    groups : GroupReport or None
+        What was done within each group, where there are groups.
     """
 
     lams: npt.NDArray[np.float64]
@@ -74,6 +81,7 @@ class CalibrationReport:
     defer_atypical: float | None = None
     left_out: tuple[float, ...] = ()
     dropped: int = 0
+    groups: GroupReport | None = None
 
     reference = renamed.attribute("reference", "judge")
 
@@ -95,12 +103,16 @@ class CalibrationReport:
             len(self.lams),
             self.defer_atypical,
             self.left_out,
+            None if self.groups is None else vars(self.groups),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; infinite thresholds as the words they mean."""
-        data = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        data = _plain(asdict(self))
         data["thresholds"] = threshold_words(self.thresholds)
+        if self.groups is not None:
+            data["groups"] = _plain(data["groups"])
+            data["groups"]["thresholds"] = [threshold_words(t) for t in self.groups.thresholds]
         return renamed.both_names(data, reference="judge") | {
             "infeasible": list(self.infeasible),
             "statement": self.statement,

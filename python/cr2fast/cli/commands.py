@@ -173,6 +173,8 @@ def calibrate(args: argparse.Namespace) -> Any:
         simultaneous=args.delta is not None,
         delta=args.delta,
         defer_atypical=args.defer_atypical,
+        groups=args.groups,
+        unknown_group=args.unknown_group,
         seed=args.seed,
     )
     router.save(out)
@@ -248,7 +250,8 @@ def route(args: argparse.Namespace) -> Any:
         two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
         n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text))
         _say_alpha(args, two.alpha)
-        choices = [two.route_text(t, encoder, state, n, **limits) for t in args.text]
+        more = limits | {"group": args.group}
+        choices = [two.route_text(t, encoder, state, n, **more) for t in args.text]
         return [_routed(args, i, two, c, typical[i]) for i, c in enumerate(choices)]
     x = inputs.embeddings(args.embeddings)
     typical = _typical(args, x)
@@ -256,17 +259,20 @@ def route(args: argparse.Namespace) -> Any:
         # Without input tokens nothing has a price: stage one alone.
         device = DeviceRouter.load(args.router, args.lam, args.alpha)
         _say_alpha(args, device.alpha)
-        kept = zip(device.route_batch(x).tolist(), device.margins(x).tolist(), strict=True)
+        local = device.route_batch(x, groups=None if args.group is None else [args.group] * len(x))
+        kept = zip(local.tolist(), device.margins(x).tolist(), strict=True)
+        threshold = device.threshold_of(args.group)
         return [
-            _row(args, i, device, local, margin, typical[i])
+            _row(args, i, device, local, (margin, threshold), typical[i])
             for i, (local, margin) in enumerate(kept)
         ]
     two = TwoStage.load(args.router, args.lam, args.alpha)
     _say_alpha(args, two.alpha)
     # A whole batch first: what is wrong with its shape or type is said of the file, not of a row.
     two.route_batch(x, [args.n_input_tokens] * len(x))
+    n_input, more = args.n_input_tokens, limits | {"group": args.group}
     return [
-        _routed(args, i, two, two.route(row, args.n_input_tokens, state, **limits), typical[i])
+        _routed(args, i, two, two.route(row, n_input, state, **more), typical[i])
         for i, row in enumerate(x)
     ]
 
@@ -290,22 +296,22 @@ def _row(
     i: int,
     point: DeviceRouter | TwoStage,
     local: bool,
-    margin: float,
+    compared: tuple[float, float],
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One line for people, and what ``--json`` has of it."""
     from cr2fast.calibration import threshold_word
 
-    more = more or {}
+    (margin, threshold), more = compared, more or {}
     place = "local" if local else more.get("model", "edge")
     note = "\tkept local by the limit only: alpha does not cover it" if more.get("forced") else ""
     note += f"\tp-value {more['p_value']:.4f}" if "p_value" in more else ""
-    inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {point.threshold:+.4f}{note}")
+    inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {threshold:+.4f}{note}")
     return {
         "row": i,
         "local": local,
         "margin": margin,
-        "threshold": threshold_word(point.threshold),
+        "threshold": threshold_word(threshold),
         "lam": point.lam,
         "alpha": point.alpha,
     } | more
@@ -319,7 +325,7 @@ def _routed(
         "usd",
     )  # fmt: skip
     more = {name: getattr(choice, name) for name in names} | typical
-    return _row(args, i, two, choice.local, choice.margin, more)
+    return _row(args, i, two, choice.local, (choice.margin, choice.threshold), more)
 
 
 def inspect(args: argparse.Namespace) -> Any:
@@ -332,6 +338,8 @@ def inspect(args: argparse.Namespace) -> Any:
     if calibration is not None:
         calibration = renamed.both_names(calibration, reference="judge")
         calibration["thresholds"] = threshold_words(calibration["thresholds"])
+        if groups := calibration["groups"]:
+            groups["thresholds"] = [threshold_words(t) for t in groups["thresholds"]]
         del calibration["quantiles"]
     info: dict[str, Any] = {
         "file": str(args.router),
@@ -366,5 +374,8 @@ def inspect(args: argparse.Namespace) -> Any:
             f"alpha        {' '.join(f'{v:g}' for v in alphas)}",
             f"promise      {router.statement}",
         ]
+        if groups:
+            sizes = [f"{n} ({size})" for n, size in zip(groups["names"], groups["n"], strict=True)]
+            lines.insert(-1, f"groups       {', '.join(sizes)}; unknown: {groups['unknown']}")
     inputs.say(args, "\n".join(lines))
     return renamed.both_names(info, weights="precision")

@@ -198,6 +198,19 @@ def _calibrate(subparsers: Any) -> None:
         help="also defer queries unlike the calibration split's, with a typicality p-value of at "
         "most LEVEL (0.01, say)",
     )
+    sub.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="thresholds for each value of this column of the queries as well, so that the promise "
+        "holds within each group",
+    )
+    sub.add_argument(
+        "--unknown-group",
+        choices=("defer", "pooled"),
+        default="defer",
+        help="what becomes of a query of another group, or of none: deferred, or compared with the "
+        "threshold of all (default defer)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
     sub.add_argument("-o", "--out", type=Path, help="file to write (default: the router itself)")
 
@@ -305,6 +318,12 @@ def _route(subparsers: Any) -> None:
         "--typicality",
         action="store_true",
         help="say how typical each query is of the calibration split, as a p-value",
+    )
+    sub.add_argument(
+        "--group",
+        metavar="NAME",
+        help="the queries' group, with a router calibrated with --groups; without it they are of "
+        "an unknown group",
     )
     sub.add_argument(
         "--n-input-tokens",

@@ -183,7 +183,8 @@ class Planner:
             yield self._hop(said)
             return
         state = self.state() if callable(self.state) else self.state or two.typical_state
-        choice = two.route(x, float(n), state, self.edge_models, **wish.limits)
+        limits: dict[str, Any] = wish.limits
+        choice = two.route(x, float(n), state, self.edge_models, **limits)
         numbers = (two.lam, two.alpha, choice.margin, choice.threshold)
         if choice.local:
             yield self._hop(Routed(identity, "device", self.names[0], "accepted", *numbers))

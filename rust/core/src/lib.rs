@@ -24,10 +24,12 @@ pub use base::ids::{Named, Seen};
 pub use base::limits::{MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
 pub use calibration::alarm::{MAX_WEIGHT, RiskAlarm};
+pub use calibration::counts::{CellCounts, MarginCounts};
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };
 pub use calibration::grid::Calibration;
+pub use calibration::groups::{GroupReport, Grouping, Groups};
 pub use calibration::longest::OVERRUN;
 pub use calibration::promise::{Grid, OnInfeasible, Promise};
 pub use calibration::rolling::{RollingThreshold, Steps};

@@ -1,10 +1,10 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Grid, Judge, Lengths, Named, OnInfeasible, Precision, Promise,
+    EncoderInfo, Grid, Grouping, Judge, Lengths, Named, OnInfeasible, Precision, Promise,
     Router as CoreRouter, Split, Typicality, shown,
 };
-use numpy::{PyArray1, PyArray2, ToPyArray};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, ToPyArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -110,6 +110,16 @@ impl Router {
         out.set_item("length_factors", c.length_factors.to_pyarray(py))?;
         out.set_item("defer_atypical", c.defer_atypical)?;
         out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
+        let groups = c.groups.as_ref().map(|g| -> PyResult<_> {
+            let out = PyDict::new(py);
+            out.set_item("names", &g.names)?;
+            out.set_item("n", &g.counts)?;
+            let cube = [g.names.len(), rows, c.alphas.len()];
+            out.set_item("thresholds", out1(py, &g.thresholds).reshape(cube)?)?;
+            out.set_item("unknown", if g.pooled { "pooled" } else { "defer" })?;
+            Ok(out)
+        });
+        out.set_item("groups", groups.transpose()?)?;
         Ok(Some(out))
     }
 
@@ -225,7 +235,7 @@ impl Router {
     }
 
     /// The router with thresholds, and what the calibration did, by name.
-    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, content=None, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, seed=0, threads=0))]
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, content=None, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, groups=None, pooled=false, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn calibrate<'py>(
         &self,
@@ -242,6 +252,8 @@ impl Router {
         on_infeasible: &str,
         #[pyo3(from_py_with = args::delta)] delta: Option<f64>,
         #[pyo3(from_py_with = args::defer_atypical)] defer_atypical: Option<f64>,
+        groups: Option<(Vec<String>, Vec<usize>)>,
+        pooled: bool,
         #[pyo3(from_py_with = args::seed)] seed: u64,
         #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<(Self, Bound<'py, PyDict>)> {
@@ -272,6 +284,7 @@ impl Router {
             recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
             seed,
             defer_atypical,
+            groups: groups.as_ref().map(|(names, of)| Grouping { names, of, pooled }),
         };
         let grid = Grid { lams, alphas, on_infeasible: self::on_infeasible(on_infeasible)? };
         let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });
@@ -283,6 +296,15 @@ impl Router {
         out.set_item("empirical_risk", out2(py, report.empirical_risk, cells.0, cells.1)?)?;
         out.set_item("local_rate", out2(py, report.local_rate, cells.0, cells.1)?)?;
         out.set_item("left_out", report.left_out)?;
+        if let (Some(g), Some((names, _))) = (report.groups, &groups) {
+            let cube = [names.len(), cells.0, cells.1];
+            let within = PyDict::new(py);
+            let allowed: Vec<_> = g.allowed.chunks(cells.1).map(<[_]>::to_vec).collect();
+            within.set_item("allowed", allowed)?;
+            within.set_item("empirical_risk", out1(py, &g.empirical_risk).reshape(cube)?)?;
+            within.set_item("local_rate", out1(py, &g.local_rate).reshape(cube)?)?;
+            out.set_item("groups", within)?;
+        }
         Ok((Self(router), out))
     }
 }

@@ -7,6 +7,7 @@ use crate::base::checks::{check_alpha, check_finite_f64, check_lam, check_len};
 use crate::base::error::{Error, Result};
 use crate::base::ids::Seen;
 use crate::base::limits::{MAX_SAMPLES, QUANTILES};
+use crate::calibration::groups::Groups;
 use crate::calibration::typicality;
 
 /// Thresholds and what they were calibrated on.
@@ -37,6 +38,8 @@ pub struct Calibration {
     pub typicality: Vec<f32>,
     /// Queries whose typicality p-value is at most this are deferred, whatever their margin.
     pub defer_atypical: Option<f64>,
+    /// Thresholds per group, where it was asked for.
+    pub groups: Option<Groups>,
     /// The queries used.
     pub queries: Seen,
 }
@@ -52,6 +55,20 @@ pub const LENGTHS: [&str; 2] = ["predicted", "known"];
 impl Calibration {
     /// (λ, α, threshold) of an operating point on the grid, as the grid spells them.
     pub fn threshold(&self, lam: f64, alpha: f64) -> Result<(f64, f64, f32)> {
+        let (l, a) = self.cell(lam, alpha)?;
+        Ok((self.lams[l], self.alphas[a], self.thresholds[l * self.alphas.len() + a]))
+    }
+
+    /// The threshold of each group at an operating point, (G,); none without groups.
+    pub fn group_thresholds(&self, lam: f64, alpha: f64) -> Result<Option<Vec<f32>>> {
+        let (l, a) = self.cell(lam, alpha)?;
+        let (at, cells) = (l * self.alphas.len() + a, self.lams.len() * self.alphas.len());
+        let of = |g: &Groups| g.thresholds.iter().skip(at).step_by(cells).copied().collect();
+        Ok(self.groups.as_ref().map(of))
+    }
+
+    /// Where an operating point stands on the grid.
+    fn cell(&self, lam: f64, alpha: f64) -> Result<(usize, usize)> {
         check_lam(lam)?;
         check_alpha(alpha)?;
         let l = find(&self.lams, lam).ok_or_else(|| Error::LamOffGrid {
@@ -61,7 +78,7 @@ impl Calibration {
         })?;
         let a = find(&self.alphas, alpha)
             .ok_or_else(|| Error::AlphaOffGrid { alpha, known: self.alphas.clone() })?;
-        Ok((self.lams[l], self.alphas[a], self.thresholds[l * self.alphas.len() + a]))
+        Ok((l, a))
     }
 
     /// The level of a caller who names none: 0.01 or, where that is not calibrated, the nearest.
@@ -113,6 +130,9 @@ impl Calibration {
         }
         if !self.typicality.is_empty() {
             typicality::check_kept(&self.typicality, self.n)?;
+        }
+        if let Some(groups) = &self.groups {
+            groups.check(self.n, self.lams.len() * self.alphas.len())?;
         }
         self.check_quantiles()
     }
@@ -182,6 +202,7 @@ mod tests {
             length_factors: Vec::new(),
             typicality: Vec::new(),
             defer_atypical: None,
+            groups: None,
             queries: Seen::default(),
         }
     }

@@ -12,6 +12,7 @@ use crate::base::limits::QUANTILES;
 use crate::base::threads;
 use crate::calibration::crc::just_above;
 use crate::calibration::grid::{Calibration, check_level};
+use crate::calibration::groups::{self, GroupLine, GroupReport, Grouping, Groups, Members};
 use crate::calibration::longest::factors;
 use crate::calibration::promise::{Grid, OnInfeasible, Promise};
 use crate::calibration::typicality::{self, Typicality};
@@ -84,6 +85,8 @@ pub struct Split<'a> {
     /// what is accepted with it would be accepted without it too, query by query, so the risk can only
     /// be lower and every promise holds as it stands.
     pub defer_atypical: Option<f64>,
+    /// Which group each query is in, where each is to have thresholds of its own.
+    pub groups: Option<Grouping<'a>>,
 }
 
 /// What a calibration did, beside its thresholds.
@@ -97,6 +100,8 @@ pub struct Report {
     pub local_rate: Vec<f64>,
     /// Levels that left the grid.
     pub left_out: Vec<f64>,
+    /// The same within each group, where there are groups.
+    pub groups: Option<GroupReport>,
 }
 
 /// What one λ comes to.
@@ -106,6 +111,7 @@ struct Line {
     risk: Vec<f64>,
     local: Vec<f64>,
     quantiles: Vec<f32>,
+    groups: GroupLine,
 }
 
 /// Calibrate.
@@ -124,8 +130,14 @@ pub fn run(
         return Err(Error::argument("calibration split", "at least one query", "none"));
     }
     grid.lams.iter().try_for_each(|lam| check_lam(*lam))?;
-    let (kept, left_out) = feasible(grid, promise, n)?;
+    // A promise at once is one of all groups and of the whole together.
+    let shares = 1 + split.groups.map_or(0, |g| g.names.len());
+    let (kept, left_out) = feasible(grid, promise, n, shares)?;
     let (alphas, allowed): (Vec<f64>, Vec<Option<usize>>) = kept.into_iter().unzip();
+    let members = split.groups.map(|g| Members::new(&g, n, grid.lams.len() * alphas.len()));
+    let members = members.transpose()?;
+    let grouped = members.as_ref().map(|m| within(m, promise, grid.lams.len() * shares, &alphas));
+    let grouped = grouped.transpose()?;
     let (p, c) = judged(fitted, split, threads)?;
     let (typicality, typical) = typical(fitted, split, threads)?;
     let mut lines = Vec::with_capacity(grid.lams.len());
@@ -141,10 +153,20 @@ pub fn run(
             for (i, line) in part.iter_mut().enumerate() {
                 let margins = &margins[(start + i) * n..(start + i + 1) * n];
                 *line = work.line(margins, &p, &c, lams[start + i], &allowed);
+                if let (Some(members), Some(allowed)) = (&members, &grouped) {
+                    line.groups = work.groups(margins, members, allowed);
+                }
             }
         });
     }
-    let mut report = Report { allowed, empirical_risk: vec![], local_rate: vec![], left_out };
+    let (groups, group_report) = in_groups(split, members.as_ref(), grouped, &lines);
+    let mut report = Report {
+        allowed,
+        empirical_risk: vec![],
+        local_rate: vec![],
+        left_out,
+        groups: group_report,
+    };
     let (mut thresholds, mut quantiles) = (Vec::new(), Vec::new());
     for line in lines {
         thresholds.extend(line.thresholds);
@@ -165,6 +187,7 @@ pub fn run(
         length_factors: length_factors(fitted, split)?,
         typicality,
         defer_atypical: split.defer_atypical,
+        groups,
         queries: Seen::new(&split.queries),
     };
     Ok((calibration, report))
@@ -174,8 +197,13 @@ pub fn run(
 type Allowed = (f64, Option<usize>);
 
 /// The levels of the grid with what they allow, and those left out.
-fn feasible(grid: &Grid, promise: Promise, n: usize) -> Result<(Vec<Allowed>, Vec<f64>)> {
-    let cells = (grid.lams.len(), grid.alphas.len());
+fn feasible(
+    grid: &Grid,
+    promise: Promise,
+    n: usize,
+    shares: usize,
+) -> Result<(Vec<Allowed>, Vec<f64>)> {
+    let cells = (grid.lams.len() * shares, grid.alphas.len());
     if cells.0 == 0 || cells.1 == 0 {
         return Err(Error::argument("grid", "at least one λ and one α", format!("{cells:?}")));
     }
@@ -199,6 +227,46 @@ fn feasible(grid: &Grid, promise: Promise, n: usize) -> Result<(Vec<Allowed>, Ve
             Ok((kept, out.into_iter().map(|(alpha, _)| alpha).collect()))
         }
     }
+}
+
+/// Counts (G, A) that each group's own queries allow; a group too small for a level defers there.
+fn within(
+    members: &Members,
+    promise: Promise,
+    lams: usize,
+    alphas: &[f64],
+) -> Result<Vec<Option<usize>>> {
+    let counts = members.counts().into_iter().map(|n| promise.allowed(n, lams, alphas));
+    Ok(counts.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Thresholds (G, L, A) and a report from lines of (G, A).
+fn in_groups(
+    split: &Split,
+    members: Option<&Members>,
+    allowed: Option<Vec<Option<usize>>>,
+    lines: &[Line],
+) -> (Option<Groups>, Option<GroupReport>) {
+    let (Some(of), Some(members), Some(allowed)) = (split.groups, members, allowed) else {
+        return (None, None);
+    };
+    let levels = allowed.len() / of.names.len();
+    let mut groups = Groups {
+        names: of.names.to_vec(),
+        counts: members.counts(),
+        thresholds: Vec::new(),
+        pooled: of.pooled,
+    };
+    let mut report = GroupReport { allowed, ..GroupReport::default() };
+    for g in 0..of.names.len() {
+        let span = g * levels..(g + 1) * levels;
+        for line in lines {
+            groups.thresholds.extend(&line.groups.thresholds[span.clone()]);
+            report.empirical_risk.extend(&line.groups.risk[span.clone()]);
+            report.local_rate.extend(&line.groups.local[span.clone()]);
+        }
+    }
+    (Some(groups), Some(report))
 }
 
 /// The scores kept for p-values, and which queries of the split are typical enough to accept.
@@ -310,13 +378,21 @@ impl<'a> Work<'a> {
         let quantiles = spread(margins, &self.kept, &mut self.gathered);
         let typical = self.typical;
         let local = thresholds.iter().map(|t| self.accepted(margins, typical, *t)).collect();
-        let mut wrong = std::mem::take(&mut self.prefers_edge);
-        for (r, typical) in wrong.iter_mut().zip(typical) {
-            *r &= typical;
-        }
+        let wrong: Vec<bool> =
+            self.prefers_edge.iter().zip(typical).map(|(r, typical)| r & typical).collect();
         let risk = thresholds.iter().map(|t| self.accepted(margins, &wrong, *t)).collect();
-        self.prefers_edge = wrong;
-        Line { thresholds, risk, local, quantiles }
+        Line { thresholds, risk, local, quantiles, groups: GroupLine::default() }
+    }
+
+    /// The same within groups, right after [`Self::line`], which made r.
+    fn groups(
+        &mut self,
+        margins: &[f32],
+        members: &Members,
+        allowed: &[Option<usize>],
+    ) -> GroupLine {
+        let of = (margins, &self.prefers_edge[..], self.typical);
+        groups::line(&mut self.selector, members, of, allowed)
     }
 
     /// The fraction of all queries that lie in the mask and are accepted.

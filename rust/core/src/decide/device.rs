@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::base::checks::check_len;
 use crate::base::error::{Error, Result};
 use crate::calibration::crc::accepts;
 use crate::calibration::typicality::{Typicality, p_value};
@@ -42,6 +43,18 @@ pub struct DeviceRouter {
     pub(super) typical: Option<Typical>,
     /// Queries whose p-value is at most this are deferred.
     pub(super) defer_atypical: Option<f64>,
+    pub(super) groups: Option<GroupThresholds>,
+}
+
+/// The threshold of each group at one operating point.
+#[derive(Clone, Debug)]
+pub(super) struct GroupThresholds {
+    /// (G,), strictly ascending.
+    pub names: Arc<[String]>,
+    /// (G,).
+    pub thresholds: Arc<[f32]>,
+    /// Whether unknown groups take the threshold of all rather than defer.
+    pub pooled: bool,
 }
 
 /// What p-values are made of.
@@ -68,6 +81,8 @@ impl DeviceRouter {
     /// Bind a calibrated router to (λ, α), both on its grid.
     pub fn new(router: &Router, lam: f64, alpha: f64) -> Result<Self> {
         let (lam, alpha, threshold) = router.threshold(lam, alpha)?;
+        let calibration = router.calibration().ok_or(Error::NotCalibrated)?;
+        let groups = calibration.groups.as_ref().zip(calibration.group_thresholds(lam, alpha)?);
         Ok(Self {
             film: router.gate().film(lam)?,
             temperature: router.gate().weights().temperature(),
@@ -77,7 +92,12 @@ impl DeviceRouter {
             lam,
             alpha,
             typical: Typical::of(router),
-            defer_atypical: router.calibration().and_then(|c| c.defer_atypical),
+            defer_atypical: calibration.defer_atypical,
+            groups: groups.map(|(g, thresholds)| GroupThresholds {
+                names: g.names.as_slice().into(),
+                thresholds: thresholds.into(),
+                pooled: g.pooled,
+            }),
         })
     }
 
@@ -106,34 +126,84 @@ impl DeviceRouter {
         self.defer_atypical
     }
 
+    /// Names of the groups that have thresholds of their own; none without groups.
+    pub fn groups(&self) -> Option<&[String]> {
+        self.groups.as_ref().map(|g| &g.names[..])
+    }
+
+    /// What a query of this group is compared with. Where thresholds were calibrated per group, a query
+    /// of none, or of one that calibration did not see, is deferred, or compared with the threshold of
+    /// all where that was asked for.
+    pub fn threshold_of(&self, group: Option<&str>) -> Result<f32> {
+        let Some(groups) = &self.groups else {
+            return match group {
+                None => Ok(self.threshold),
+                Some(_) => Err(Error::argument(
+                    "group",
+                    "none, since the router was calibrated without groups (calibrate with groups=..., \
+                     or --groups)",
+                    "one",
+                )),
+            };
+        };
+        let known = group
+            .and_then(|name| groups.names.binary_search_by(|known| known.as_str().cmp(name)).ok());
+        let unknown = if groups.pooled { self.threshold } else { f32::INFINITY };
+        Ok(known.map_or(unknown, |at| groups.thresholds[at]))
+    }
+
+    /// The same of N queries; one for all where no groups are given.
+    fn thresholds(&self, groups: Option<&[Option<String>]>, n: usize) -> Result<Vec<f32>> {
+        let Some(groups) = groups else { return Ok(vec![self.threshold_of(None)?; n]) };
+        check_len("groups", n, groups.len())?;
+        groups.iter().map(|g| self.threshold_of(g.as_deref())).collect()
+    }
+
     /// Decide one query. The decision has its p-value where `typicality` asks for it, or where atypical
     /// queries are deferred.
     pub fn route(&self, embedding: &[f32], typicality: bool) -> Result<Decision> {
+        self.route_in(None, embedding, typicality)
+    }
+
+    /// The same of a query of a group.
+    pub fn route_in(
+        &self,
+        group: Option<&str>,
+        embedding: &[f32],
+        typicality: bool,
+    ) -> Result<Decision> {
+        let threshold = self.threshold_of(group)?;
         let margin = self.gate.margin(embedding, &self.film)?;
         let p_value = match &self.typical {
             Some(t) if typicality || self.defer_atypical.is_some() => Some(t.p_value(embedding)),
             None if typicality => return Err(Error::no_typicality()),
             _ => None,
         };
-        Ok(self.decision(margin, p_value))
+        Ok(self.decision(margin, threshold, p_value))
     }
 
-    fn decision(&self, margin: f32, p_value: Option<f64>) -> Decision {
+    fn decision(&self, margin: f32, threshold: f32, p_value: Option<f64>) -> Decision {
         Decision {
-            local: accepts(margin, self.threshold) && self.typical_enough(p_value),
+            local: accepts(margin, threshold) && self.typical_enough(p_value),
             margin,
-            threshold: self.threshold,
+            threshold,
             score: 1.0 / (1.0 + libm::exp(-f64::from(margin) / self.temperature)),
             p_value,
         }
     }
 
     /// Decide N queries, with the numbers behind each decision.
-    pub fn decide(&self, embeddings: &[f32], threads: usize) -> Result<Vec<Decision>> {
+    pub fn decide(
+        &self,
+        embeddings: &[f32],
+        groups: Option<&[Option<String>]>,
+        threads: usize,
+    ) -> Result<Vec<Decision>> {
         let margins = self.margins(embeddings, threads)?;
+        let by = self.thresholds(groups, margins.len())?;
         let p = self.deferring(embeddings, threads)?;
         let p_of = |i: usize| p.as_ref().map(|p| p[i]);
-        Ok(margins.into_iter().enumerate().map(|(i, m)| self.decision(m, p_of(i))).collect())
+        Ok(margins.into_iter().enumerate().map(|(i, m)| self.decision(m, by[i], p_of(i))).collect())
     }
 
     /// Whether a query of this p-value may be accepted.
@@ -168,18 +238,30 @@ impl DeviceRouter {
         encoder: &StaticEncoder,
         typicality: bool,
     ) -> Result<Decision> {
+        self.route_text_in(None, text, encoder, typicality)
+    }
+
+    /// The same of a query of a group.
+    pub fn route_text_in(
+        &self,
+        group: Option<&str>,
+        text: &str,
+        encoder: &StaticEncoder,
+        typicality: bool,
+    ) -> Result<Decision> {
         self.encoder.check(encoder.info())?;
-        self.route(&encoder.encode(text)?, typicality)
+        self.route_in(group, &encoder.encode(text)?, typicality)
     }
 
     /// Decide N texts.
     pub fn route_texts<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
+        groups: Option<&[Option<String>]>,
         encoder: &StaticEncoder,
     ) -> Result<Vec<bool>> {
         self.encoder.check(encoder.info())?;
-        self.route_batch(&encoder.encode_batch(texts, 1)?, 1)
+        self.route_batch(&encoder.encode_batch(texts, 1)?, groups, 1)
     }
 
     /// Δ̂ of N queries.
@@ -188,11 +270,17 @@ impl DeviceRouter {
     }
 
     /// Decide N queries.
-    pub fn route_batch(&self, embeddings: &[f32], threads: usize) -> Result<Vec<bool>> {
+    pub fn route_batch(
+        &self,
+        embeddings: &[f32],
+        groups: Option<&[Option<String>]>,
+        threads: usize,
+    ) -> Result<Vec<bool>> {
         let margins = self.margins(embeddings, threads)?;
+        let by = self.thresholds(groups, margins.len())?;
         let p = self.deferring(embeddings, threads)?;
         let typical = |i: usize| self.typical_enough(p.as_ref().map(|p| p[i]));
         let rows = margins.into_iter().enumerate();
-        Ok(rows.map(|(i, m)| accepts(m, self.threshold) && typical(i)).collect())
+        Ok(rows.map(|(i, m)| accepts(m, by[i]) && typical(i)).collect())
     }
 }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::checks::{check_alpha, check_finite_f64, check_lam, check_len};
 use crate::base::error::{Error, Result};
+use crate::calibration::groups::check_names;
 use crate::calibration::typicality::{Typicality, check_kept};
-use crate::decide::device::{DeviceRouter, Typical};
+use crate::decide::device::{DeviceRouter, GroupThresholds, Typical};
 use crate::decide::edge::{EdgeSelector, Rule};
 use crate::decide::two_stage::TwoStage;
 use crate::encoder::identity::EncoderInfo;
@@ -34,6 +35,9 @@ struct DeviceBody {
     /// Calibration samples behind the scores kept.
     n: Option<usize>,
     defer_atypical: Option<f64>,
+    /// Names of the groups, and whether unknown ones take the threshold of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<(Vec<String>, bool)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,6 +70,9 @@ impl DeviceRouter {
             tensors.extend(t.score.tensors());
             tensors.push(Tensor::f32s("calibration.typicality", &[t.kept.len()], &t.kept));
         }
+        if let Some(g) = &self.groups {
+            tensors.push(Tensor::f32s("groups", &[g.thresholds.len()], &g.thresholds));
+        }
         let body = DeviceBody {
             format: DEVICE.into(),
             encoder_id: self.encoder.id.clone(),
@@ -74,6 +81,7 @@ impl DeviceRouter {
             alpha: self.alpha,
             n: self.typical.as_ref().map(|t| t.n),
             defer_atypical: self.defer_atypical,
+            groups: self.groups.as_ref().map(|g| (g.names.to_vec(), g.pooled)),
         };
         bytes(&body, tensors)
     }
@@ -102,7 +110,17 @@ impl DeviceRouter {
             (None, None) if b.defer_atypical.is_none() => None,
             _ => return Err(Error::artifact("typicality whole or not at all", "a part of it")),
         };
+        let groups = b.groups.map(|(names, pooled)| {
+            check_names(&names)?;
+            let thresholds = file.f32s("groups")?.1;
+            check_len("thresholds per group", names.len(), thresholds.len())?;
+            if thresholds.iter().any(|t| t.is_nan()) {
+                return Err(Error::artifact("thresholds, margins or infinite", "NaN"));
+            }
+            Ok(GroupThresholds { names: names.into(), thresholds: thresholds.into(), pooled })
+        });
         Ok(Self {
+            groups: groups.transpose()?,
             typical,
             defer_atypical: b.defer_atypical,
             film: gate.film(b.lam)?,

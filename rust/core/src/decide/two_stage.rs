@@ -38,6 +38,8 @@ pub struct Call<'a> {
     pub available: Option<&'a [bool]>,
     /// What it may cost at most.
     pub budget: Budget,
+    /// The query's group, where thresholds are per group.
+    pub group: Option<&'a str>,
 }
 
 /// Both stages at one operating point. Immutable; share it between threads.
@@ -79,7 +81,7 @@ impl TwoStage {
     /// Choose for one query.
     pub fn route(&self, embedding: &[f32], n_input_tokens: f64, call: &Call) -> Result<Choice> {
         let query = self.query(embedding, n_input_tokens, call);
-        let decision = self.device.route(embedding, false)?;
+        let decision = self.device.route_in(call.group, embedding, false)?;
         let local = |forced| Choice { decision, model: 0, selection: None, forced };
         if call.budget.is_none() {
             // An accepted query needs no price, and the same checks of what it came with.
@@ -117,12 +119,13 @@ impl TwoStage {
         self.edge.estimate(m, &self.query(embedding, n_input_tokens, &call))
     }
 
-    /// Choose for N queries: the same as one by one.
+    /// Choose for N queries: the same as one by one. Each has a group of its own, or none.
     pub fn route_batch(
         &self,
         embeddings: &[f32],
         n_input_tokens: &[f64],
         states: Option<&[LinkState]>,
+        groups: Option<&[Option<String>]>,
         call: &Call,
         threads: usize,
     ) -> Result<Vec<Choice>> {
@@ -131,17 +134,21 @@ impl TwoStage {
         if let Some(states) = states {
             check_len("states", n, states.len())?;
         }
+        if let Some(groups) = groups {
+            check_len("groups", n, groups.len())?;
+        }
         let row = |i: usize| &embeddings[i * d..(i + 1) * d];
         let state = |i: usize| states.map_or(self.edge.typical(), |s| s[i]);
         if !call.budget.is_none() {
             return (0..n)
                 .map(|i| {
-                    let call = Call { state: Some(state(i)), ..*call };
+                    let group = groups.and_then(|g| g[i].as_deref());
+                    let call = Call { state: Some(state(i)), group, ..*call };
                     self.route(row(i), n_input_tokens[i], &call).map_err(|e| e.of_row(i))
                 })
                 .collect();
         }
-        let decisions = self.device.decide(embeddings, threads)?;
+        let decisions = self.device.decide(embeddings, groups, threads)?;
         let deferred: Vec<usize> = (0..n).filter(|i| !decisions[*i].local).collect();
         let (mut x, mut n_in) = (Vec::with_capacity(deferred.len() * d), Vec::new());
         for i in &deferred {

@@ -9,12 +9,13 @@ const TOP: usize = 1 << 11;
 const LOW: usize = 1 << 10;
 
 /// Order-preserving integer image of a float; −0 and +0 are one value.
-fn key(score: f32) -> u32 {
+pub(crate) fn key(score: f32) -> u32 {
     let bits = (score + 0.0).to_bits();
     if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
 }
 
-fn unkey(key: u32) -> f32 {
+/// The float of a key.
+pub(crate) fn unkey(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
 }
 
@@ -64,12 +65,15 @@ fn refine<I: Iterator<Item = u32>>(
 }
 
 /// The bucket that holds the rank-th largest element, and the rank within it.
-fn descend(counts: &[usize], mut rank: usize) -> Option<(u32, usize)> {
+pub(crate) fn descend<T>(counts: &[T], mut rank: T) -> Option<(u32, T)>
+where
+    T: Copy + PartialOrd + std::ops::SubAssign,
+{
     for (bucket, count) in counts.iter().enumerate().rev() {
         if rank < *count {
             return Some((bucket as u32, rank));
         }
-        rank -= count;
+        rank -= *count;
     }
     None
 }

@@ -47,7 +47,7 @@
 
 mod brackets;
 pub mod found;
-mod histogram;
+pub mod histogram;
 mod quickselect;
 pub mod select;
 pub mod spread;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::{Error, Result};
 use crate::base::ids::Seen;
 use crate::calibration::grid::Calibration;
+use crate::calibration::groups::Groups;
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
 use crate::file::container::{self, Container, Tensor};
@@ -50,6 +51,16 @@ struct CalibrationHeader {
     delta: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     defer_atypical: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<GroupsHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GroupsHeader {
+    names: Vec<String>,
+    n: Vec<usize>,
+    /// Whether unknown groups take the threshold of all rather than defer.
+    pooled: bool,
 }
 
 fn tensors(r: &Router) -> Vec<Tensor> {
@@ -74,6 +85,10 @@ fn tensors(r: &Router) -> Vec<Tensor> {
             &[c.lams.len(), c.alphas.len()],
             &c.thresholds,
         ));
+        if let Some(g) = &c.groups {
+            let shape = [g.names.len(), c.lams.len(), c.alphas.len()];
+            out.push(Tensor::f32s("calibration.groups", &shape, &g.thresholds));
+        }
         out.push(Tensor::u64s("ids.calibration", c.queries.ids()));
         if !c.queries.content().is_empty() {
             out.push(Tensor::u64s("content.calibration", c.queries.content()));
@@ -107,6 +122,11 @@ fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             lengths: c.lengths.clone(),
             delta: c.delta,
             defer_atypical: c.defer_atypical,
+            groups: c.groups.as_ref().map(|g| GroupsHeader {
+                names: g.names.clone(),
+                n: g.counts.clone(),
+                pooled: g.pooled,
+            }),
         }),
         precision: r.precision,
     })
@@ -135,6 +155,10 @@ impl Reader<'_> {
         let kept = self.0.has("calibration.quantiles");
         let factors = self.0.has("calibration.length_factors");
         let typical = self.0.has("calibration.typicality");
+        let groups = header.groups.map(|g| {
+            let thresholds = self.0.f32s("calibration.groups")?.1;
+            Ok(Groups { names: g.names, counts: g.n, thresholds, pooled: g.pooled })
+        });
         Ok(Calibration {
             lams: self.0.f64s("calibration.lams")?.1,
             alphas: self.0.f64s("calibration.alphas")?.1,
@@ -151,6 +175,7 @@ impl Reader<'_> {
             },
             typicality: if typical { self.0.f32s("calibration.typicality")?.1 } else { vec![] },
             defer_atypical: header.defer_atypical,
+            groups: groups.transpose()?,
             queries: self.seen("calibration")?,
         })
     }

@@ -164,6 +164,23 @@ pub mod args {
     }
 }
 
+/// Names of groups, or None among them.
+pub fn group_names(groups: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<Option<String>>>> {
+    let Some(groups) = groups else { return Ok(None) };
+    let wrong = || {
+        PyTypeError::new_err(format!(
+            "groups: expected a list of names (str, or None), one per query, got {}",
+            describe(groups)
+        ))
+    };
+    // A text is a list of its letters, and never meant as one.
+    if groups.is_instance_of::<PyString>() {
+        return Err(wrong());
+    }
+    let names = groups.try_iter().map_err(|_| wrong())?;
+    names.map(|name| name?.extract().map_err(|_| wrong())).collect::<PyResult<_>>().map(Some)
+}
+
 /// True or false, Python's or NumPy's; a number is neither.
 fn truth(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<bool> {
     obj.extract().map_err(|_| {

@@ -216,7 +216,9 @@ impl Choice {
 /// local, forced : ndarray of bool
 /// margin : ndarray of float32
 /// threshold : float
-///     As of :class:`Choice`.
+///     As of :class:`TwoStage`: that of all groups.
+/// thresholds : ndarray of float32
+///     What each margin was compared with: its group's threshold, where the router has groups.
 /// accuracy, cost, latency_s, energy_j, usd : ndarray of float64
 ///     Stage two's view of the deferred queries, as of :class:`Selection`; NaN for queries that stage
 ///     one kept, about which stage two was not asked, and where the cost table cannot tell.
@@ -228,6 +230,7 @@ pub struct Choices {
     pub(super) forced: Py<PyArray1<bool>>,
     pub(super) margin: Py<PyArray1<f32>>,
     pub(super) threshold: f32,
+    pub(super) thresholds: Py<PyArray1<f32>>,
     pub(super) accuracy: Py<PyArray1<f64>>,
     pub(super) cost: Py<PyArray1<f64>>,
     pub(super) latency_s: Py<PyArray1<f64>>,
@@ -241,7 +244,7 @@ type Column = Py<PyArray1<f64>>;
 type Fields = (
     (Vec<String>, Py<PyArray1<i64>>),
     (Py<PyArray1<bool>>, Py<PyArray1<bool>>),
-    (Py<PyArray1<f32>>, f32),
+    (Py<PyArray1<f32>>, f32, Py<PyArray1<f32>>),
     (Column, Column, Column, Column, Column),
 );
 
@@ -251,10 +254,11 @@ impl Choices {
     fn _restore(
         models: (Vec<String>, Py<PyArray1<i64>>),
         places: (Py<PyArray1<bool>>, Py<PyArray1<bool>>),
-        margins: (Py<PyArray1<f32>>, f32),
+        margins: (Py<PyArray1<f32>>, f32, Py<PyArray1<f32>>),
         numbers: (Column, Column, Column, Column, Column),
     ) -> Self {
-        let ((models, index), (local, forced), (margin, threshold)) = (models, places, margins);
+        let ((models, index), (local, forced)) = (models, places);
+        let (margin, threshold, thresholds) = margins;
         let (accuracy, cost, latency_s, energy_j, usd) = numbers;
         Self {
             models,
@@ -263,6 +267,7 @@ impl Choices {
             forced,
             margin,
             threshold,
+            thresholds,
             accuracy,
             cost,
             latency_s,
@@ -277,7 +282,7 @@ impl Choices {
         let fields = (
             (c.models.clone(), c.index.clone_ref(py)),
             (c.local.clone_ref(py), c.forced.clone_ref(py)),
-            (c.margin.clone_ref(py), c.threshold),
+            (c.margin.clone_ref(py), c.threshold, c.thresholds.clone_ref(py)),
             (of(&c.accuracy), of(&c.cost), of(&c.latency_s), of(&c.energy_j), of(&c.usd)),
         );
         Ok((slf.getattr("_restore")?, fields))

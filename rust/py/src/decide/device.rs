@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::args;
+use crate::base::scalars::{args, group_names};
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::router::{Router, check_width, open};
@@ -212,6 +212,24 @@ impl DeviceRouter {
         self.0.defer_atypical()
     }
 
+    /// Names of the groups that have thresholds of their own (``calibrate(groups=...)``), or None.
+    #[getter]
+    fn groups(&self) -> Option<Vec<String>> {
+        self.0.groups().map(<[String]>::to_vec)
+    }
+
+    /// What a query of a group is compared with.
+    ///
+    /// Parameters
+    /// ----------
+    /// group : str, optional
+    ///     Where the router was calibrated with groups: one that calibration did not see, or none, is
+    ///     deferred (+inf) or, where calibration asked for it, has the threshold of all.
+    #[pyo3(signature = (group=None))]
+    fn threshold_of(&self, group: Option<&str>) -> PyResult<f32> {
+        self.0.threshold_of(group).map_err(core)
+    }
+
     /// Decide one query.
     ///
     /// Parameters
@@ -219,14 +237,21 @@ impl DeviceRouter {
     /// embedding : ndarray of float32, (d,)
     /// typicality : bool
     ///     Whether the decision says how typical the query is (`p_value`); it takes some microseconds.
+    /// group : str, optional
+    ///     The query's group, as of :meth:`threshold_of`.
     ///
     /// Returns
     /// -------
     /// Decision
-    #[pyo3(signature = (embedding, typicality=false))]
-    fn route(&self, embedding: &Bound<'_, PyAny>, typicality: bool) -> PyResult<Decision> {
+    #[pyo3(signature = (embedding, typicality=false, *, group=None))]
+    fn route(
+        &self,
+        embedding: &Bound<'_, PyAny>,
+        typicality: bool,
+        group: Option<&str>,
+    ) -> PyResult<Decision> {
         let x = vector_f32(embedding, "embedding")?;
-        self.0.route(x.slice(), typicality).map(Decision).map_err(core)
+        self.0.route_in(group, x.slice(), typicality).map(Decision).map_err(core)
     }
 
     /// Typicality of N queries: float64 (N,) p-values in (0, 1], as from :meth:`route`.
@@ -248,17 +273,20 @@ impl DeviceRouter {
         Ok(out1(py, &out))
     }
 
-    /// Decide N queries: bool (N,), True for local. `threads` 0 is one per core.
-    #[pyo3(signature = (embeddings, threads=1))]
+    /// Decide N queries: bool (N,), True for local. `threads` 0 is one per core; `groups` are N names, or
+    /// None among them, as of :meth:`route`.
+    #[pyo3(signature = (embeddings, threads=1, *, groups=None))]
     fn route_batch<'py>(
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
+        groups: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let x = check_width(embeddings, self.0.dim())?;
-        let values = x.slice();
-        let out = py.detach(|| self.0.route_batch(values, threads)).map_err(core)?;
+        let (values, groups) = (x.slice(), group_names(groups)?);
+        let groups = groups.as_deref();
+        let out = py.detach(|| self.0.route_batch(values, groups, threads)).map_err(core)?;
         Ok(out1(py, &out))
     }
 
@@ -273,55 +301,66 @@ impl DeviceRouter {
     ///     static one, tokenizer, embedding and gate are one call that holds no lock.
     /// typicality : bool
     ///     As of :meth:`route`.
+    /// group : str, optional
+    ///     As of :meth:`route`.
     ///
     /// Returns
     /// -------
     /// Decision
-    #[pyo3(signature = (text, encoder, typicality=false))]
+    #[pyo3(signature = (text, encoder, typicality=false, *, group=None))]
     fn route_text(
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
         typicality: bool,
+        group: Option<&str>,
     ) -> PyResult<Decision> {
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let text = one_text(text)?;
-            let decided = encoder.py().detach(|| self.0.route_text(&text, table, typicality));
-            return decided.map(Decision).map_err(core);
+            let decide = || self.0.route_text_in(group, &text, table, typicality);
+            return encoder.py().detach(decide).map(Decision).map_err(core);
         }
-        self.route(&encode(self.0.encoder(), encoder, text, false)?, typicality)
+        self.route(&encode(self.0.encoder(), encoder, text, false)?, typicality, group)
     }
 
-    /// Decide N prompts, each a text or chat messages: bool (N,), True for local.
+    /// Decide N prompts, each a text or chat messages: bool (N,), True for local. `groups` are as of
+    /// :meth:`route_batch`.
+    #[pyo3(signature = (texts, encoder, *, groups=None))]
     fn route_texts<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
+        groups: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let (strings, true) = strings_of(texts)? else {
                 return Err(PyTypeError::new_err(MANY));
             };
-            let out = py.detach(|| self.0.route_texts(&strings, table)).map_err(core)?;
-            return Ok(out1(py, &out));
+            let groups = group_names(groups)?;
+            let decide = || self.0.route_texts(&strings, groups.as_deref(), table);
+            return Ok(out1(py, &py.detach(decide).map_err(core)?));
         }
-        self.route_batch(py, &encode(self.0.encoder(), encoder, texts, true)?, 1)
+        self.route_batch(py, &encode(self.0.encoder(), encoder, texts, true)?, 1, groups)
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
     /// own executor, so the loop goes on.
-    #[pyo3(signature = (text, encoder, typicality=false))]
+    #[pyo3(signature = (text, encoder, typicality=false, *, group=None))]
     fn route_text_async<'py>(
         slf: &Bound<'py, Self>,
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
         typicality: bool,
+        group: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let call = slf.getattr("route_text")?;
-        slf.py().import("asyncio")?.call_method1("to_thread", (call, text, encoder, typicality))
+        let (py, call) = (slf.py(), slf.getattr("route_text")?);
+        let named = pyo3::types::PyDict::new(py);
+        named.set_item("group", group)?;
+        let to_thread = (call, text, encoder, typicality);
+        py.import("asyncio")?.call_method("to_thread", to_thread, Some(&named))
     }
 
     /// Margins of N queries: float32 (N,), the same bits as from :meth:`route`.

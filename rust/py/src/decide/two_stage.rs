@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::args;
+use crate::base::scalars::{args, group_names};
 use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
 use crate::decide::edge::{available, rule, some};
@@ -157,6 +157,8 @@ impl TwoStage {
     ///     Edge models that are up; all by default.
     /// max_latency_s, max_energy_j, max_usd : float, optional
     ///     What the call may cost at most, s, J, $; kept as :meth:`EdgeSelector.select` says.
+    /// group : str, optional
+    ///     The query's group, as of :meth:`DeviceRouter.route`.
     ///
     /// Returns
     /// -------
@@ -169,7 +171,7 @@ impl TwoStage {
     /// Cr2Error, TypeError
     ///     An argument out of range; a limit on what the cost table does not know, or with a router
     ///     calibrated without output lengths.
-    #[pyo3(signature = (embedding, n_input_tokens, state=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[pyo3(signature = (embedding, n_input_tokens, state=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, group=None))]
     #[allow(clippy::too_many_arguments)]
     fn route(
         &self,
@@ -181,6 +183,7 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
+        group: Option<&str>,
     ) -> PyResult<Choice> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.0.models, available)?;
@@ -188,6 +191,7 @@ impl TwoStage {
             state: state.map(|s| s.0),
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
+            group,
         };
         let values = x.slice();
         let made = py.detach(|| self.0.inner.route(values, n_input_tokens, &call)).map_err(core)?;
@@ -204,11 +208,13 @@ impl TwoStage {
     /// available, max_latency_s, max_energy_j, max_usd : optional
     /// threads : int
     ///     0 is one per core.
+    /// groups : sequence of (str or None), (N,), optional
+    ///     The queries' groups.
     ///
     /// Returns
     /// -------
     /// Choices
-    #[pyo3(signature = (embeddings, n_input_tokens, states=None, available=None, threads=1, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[pyo3(signature = (embeddings, n_input_tokens, states=None, available=None, threads=1, *, max_latency_s=None, max_energy_j=None, max_usd=None, groups=None))]
     #[allow(clippy::too_many_arguments)]
     fn route_batch(
         &self,
@@ -221,6 +227,7 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
+        groups: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Choices> {
         let x = check_width(embeddings, self.0.inner.device().dim())?;
         let mask = self::available(&self.0.models, available)?;
@@ -230,10 +237,13 @@ impl TwoStage {
             state: None,
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
+            group: None,
         };
         let (values, states) = (x.slice(), states.map(|s| s.0.as_slice()));
+        let groups = group_names(groups)?;
+        let groups = groups.as_deref();
         let made = py
-            .detach(|| self.0.inner.route_batch(values, &n_in, states, &call, threads))
+            .detach(|| self.0.inner.route_batch(values, &n_in, states, groups, &call, threads))
             .map_err(core)?;
         let index: Vec<i64> = made.iter().map(|c| i64::try_from(c.model).unwrap_or(0)).collect();
         let of = |f: fn(&cr2fast_core::Selection) -> Option<f64>| {
@@ -246,6 +256,8 @@ impl TwoStage {
             forced: out1(py, &made.iter().map(|c| c.forced).collect::<Vec<_>>()).unbind(),
             margin: out1(py, &made.iter().map(|c| c.decision.margin).collect::<Vec<_>>()).unbind(),
             threshold: self.threshold(),
+            thresholds: out1(py, &made.iter().map(|c| c.decision.threshold).collect::<Vec<_>>())
+                .unbind(),
             accuracy: of(|s| Some(s.accuracy.into())),
             cost: of(|s| Some(s.cost.into())),
             latency_s: of(|s| s.latency_s),
@@ -263,7 +275,7 @@ impl TwoStage {
     /// encoder : Encoder or StaticEncoder
     ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
     ///     static one all of it is one call that holds no lock.
-    /// state, available, max_latency_s, max_energy_j, max_usd : optional
+    /// state, available, max_latency_s, max_energy_j, max_usd, group : optional
     ///     As of :meth:`route`.
     /// n_input_tokens : float, optional
     ///     L_in; by default the encoder's count, over all turns of a chat.
@@ -271,7 +283,7 @@ impl TwoStage {
     /// Returns
     /// -------
     /// Choice
-    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, group=None))]
     #[allow(clippy::too_many_arguments)]
     fn route_text(
         &self,
@@ -283,13 +295,14 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
+        group: Option<&str>,
     ) -> PyResult<Choice> {
         let mask = self::available(&self.0.models, available)?;
         let budget = budget(max_latency_s, max_energy_j, max_usd);
         let xi = state.map(|s| s.0);
         let inner = &self.0.inner;
         let route = |x: Vec<f32>, n| {
-            let call = Call { state: xi, available: mask.as_deref(), budget };
+            let call = Call { state: xi, available: mask.as_deref(), budget, group };
             Ok((inner.route(&x, n, &call)?, x, n))
         };
         let made = of_text(inner.device().encoder(), text, encoder, n_input_tokens, route)?;
@@ -298,7 +311,7 @@ impl TwoStage {
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
     /// own executor, so the loop goes on.
-    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[pyo3(signature = (text, encoder, state=None, n_input_tokens=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, group=None))]
     #[allow(clippy::too_many_arguments)]
     fn route_text_async<'py>(
         slf: &Bound<'py, Self>,
@@ -310,12 +323,14 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
+        group: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let limits = pyo3::types::PyDict::new(py);
         limits.set_item("max_latency_s", max_latency_s)?;
         limits.set_item("max_energy_j", max_energy_j)?;
         limits.set_item("max_usd", max_usd)?;
+        limits.set_item("group", group)?;
         let call = slf.getattr("route_text")?;
         py.import("asyncio")?.call_method(
             "to_thread",

@@ -161,6 +161,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         length_factors: vec![20.0, 2.0, 3.0],
         typicality: vec![],
         defer_atypical: None,
+        groups: None,
         queries: Seen::default(),
     };
     Router::new(parts).unwrap().with_calibration(calibration).unwrap()
