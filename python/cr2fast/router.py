@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, TwoStage
 from cr2fast._util import renamed, seeds
-from cr2fast._util.checks import check_threads, shown
+from cr2fast._util.checks import check_threads, real, shown
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
@@ -262,6 +262,7 @@ class Router(Fitted):
             grouped = per_group.grouping([group_of[i] for i in calibration.query_ids])
         if grouped is not None and raising:
             per_group.check_sizes(grouped, levels.tolist(), len(grid), promised)
+        level = None if defer_atypical is None else real(defer_atypical, "defer_atypical")
         self._core, done = self._core.calibrate(
             calibration.embeddings,
             calibration.n_input_tokens,
@@ -278,7 +279,7 @@ class Router(Fitted):
             recorded=None if answered is None else answered.n_output_tokens,
             on_infeasible=on_infeasible,
             delta=promised,
-            defer_atypical=None if defer_atypical is None else float(defer_atypical),
+            defer_atypical=level,
             groups=grouped,
             pooled=unknown_group == "pooled",
             seed=seeds.CALIBRATION + seeds.check_seed(seed),

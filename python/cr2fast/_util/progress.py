@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+
+from cr2fast._core import Cr2Error
+from cr2fast._util.checks import shown
+
 Progress = Callable[[str, float, int, float], None]
 # What draws: a bar on a terminal, nothing, or lines wherever stderr goes.
 Shows = bool | Literal["lines"]
@@ -36,6 +41,14 @@ def _unit(stage: str) -> str:
     return {"smoother": "blocks", "copies": "copies"}.get(stage, "epochs")
 
 
+def check_shows(progress: object) -> None:
+    """Refuse what says neither whether nor how to show progress."""
+    if not isinstance(progress, (bool, np.bool_)) and not (
+        isinstance(progress, str) and progress == "lines"
+    ):
+        raise Cr2Error(f"progress: expected True, False or 'lines', got {shown(progress)}")
+
+
 @contextmanager
 def epoch_bar(progress: Shows | Progress) -> Iterator[Progress | None]:
     """Give training a callback: the caller's own, one that draws bars, or none.
@@ -49,6 +62,7 @@ def epoch_bar(progress: Shows | Progress) -> Iterator[Progress | None]:
     if callable(progress):
         yield progress
         return
+    check_shows(progress)
     if progress == "lines":
         lines = Lines()
         yield lambda s, done, total, loss: lines(s, done, total, f"{_unit(s)}, loss {loss:.4f}")
@@ -97,6 +111,7 @@ def item_bar(progress: Shows, what: str, total: int) -> Iterator[Callable[[int],
     total : int
         Items in all.
     """
+    check_shows(progress)
     if progress == "lines":
         lines, done = Lines(), 0
         lines(what, 0, total, "done")

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import Cr2Error, OperatingPointError
-from cr2fast._util.checks import check_unmasked, shown
+from cr2fast._util.checks import check_unmasked, real, shown, whole
 
 # The paper's risk levels, its default among them, and the cost weights a gate learns by default.
 ALPHA = 0.01
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 LAM_RANGE = (0.1, 20.0)
+# More cost weights than this are no grid that two digits tell apart.
+_MOST_LAMS = 100_000
 
 
 def default_lams(
@@ -37,8 +39,13 @@ def default_lams(
     ndarray of float64, (L,)
         Strictly ascending.
     """
-    if not (0 < low < high < np.inf) or n < 2:
-        raise Cr2Error(f"lams: expected 0 < low < high and n >= 2, got {low}, {high}, {n}")
+    low, high = real(low, "low"), real(high, "high")
+    n = whole(n, "n", "a number of points, at least 2")
+    if not (0 < low < high < np.inf) or not 2 <= n <= _MOST_LAMS:
+        raise Cr2Error(
+            f"lams: expected 0 < low < high and n >= 2, at most {_MOST_LAMS}, got {low}, {high}, "
+            f"{n}"
+        )
     grid = np.geomspace(low, high, n)
     if low <= 1 <= high:
         grid[np.abs(np.log(grid)).argmin()] = 1.0

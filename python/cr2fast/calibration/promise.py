@@ -27,6 +27,8 @@ def accepted(
 
 def check_delta(simultaneous: bool, delta: float | None) -> float | None:
     """Delta of a simultaneous promise, or None where each cell has a promise of its own."""
+    if not isinstance(simultaneous, (bool, np.bool_)):
+        raise Cr2Error(f"simultaneous: expected True or False, got {shown(simultaneous)}")
     if not simultaneous:
         if delta is not None:
             raise Cr2Error(

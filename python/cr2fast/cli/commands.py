@@ -91,7 +91,7 @@ def fit(args: argparse.Namespace) -> Any:
 
     inputs.writable(args.out)
     data = inputs.problem(args)
-    train = inputs.part(args, data.table, 0)
+    train = inputs.part(args, data.table, "training")
     router = train_router(
         train,
         data.costs,
@@ -113,7 +113,7 @@ def fit(args: argparse.Namespace) -> Any:
         args,
         f"wrote {args.out}: {sizes['gate']:,} gate and {sizes['teacher']:,} teacher parameters, "
         f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
-        f"next: cr2fast calibrate {args.out} --data {args.data}",
+        f"next: cr2fast calibrate {args.out} {inputs.given(args)}",
     )
     if not router.encoder.sha256:
         inputs.say(
@@ -127,14 +127,7 @@ def distill_encoder(args: argparse.Namespace) -> Any:
     from cr2fast.encoders.distill import distill
 
     inputs.writable(args.out)
-    texts: list[str] = []
-    if args.data:
-        from cr2fast.data.datasets import load_folder
-
-        train = inputs.part(args, load_folder(args.data).table, 0)
-        texts = train.extra.get("text", [])
-        if not texts:
-            raise Cr2Error(f"--data: expected a column `text` in the queries of {args.data}")
+    texts = inputs.training_texts(args)
     encoder = inputs.encoder(args.encoder)
     options = {"dim": args.dim, "sif": args.sif, "ridge": args.ridge}
     made = distill(encoder, texts, threads=args.threads, progress=inputs.progress(args), **options)
@@ -160,11 +153,14 @@ def calibrate(args: argparse.Namespace) -> Any:
     out = args.out or args.router
     inputs.writable(out)
     router = Router.load(args.router)
-    data = inputs.problem(args)
-    split = inputs.part(args, data.table, 1)
+    if args.queries is not None:
+        split, costs = inputs.queries(args, router), None
+    else:
+        data = inputs.problem(args)
+        split, costs = inputs.part(args, data.table, "calibration"), data.costs
     result = router.calibrate(
         split,
-        data.costs,
+        costs,
         alphas=args.alphas,
         lams=args.lams,
         judge=args.judge,
@@ -200,10 +196,11 @@ def evaluate(args: argparse.Namespace) -> Any:
     if args.plots:
         require("matplotlib", "lab")
         inputs.writable_folder("--plots", args.plots)
+    router = Router.load(args.router)
     data = inputs.problem(args)
-    test = inputs.part(args, data.table, 2)
+    test = inputs.part(args, data.table, "test")
     result = run_evaluation(
-        Router.load(args.router),
+        router,
         test,
         data.costs,
         seed=args.seed,
@@ -225,7 +222,9 @@ def evaluate(args: argparse.Namespace) -> Any:
     inputs.say(args, report.compatibility(result))
     inputs.say(args, result.statement)
     if args.plots:
-        files = report.write(args.plots, {result.lengths: result}, {}, source=str(args.data))
+        files = report.write(
+            args.plots, {result.lengths: result}, {}, source=str(args.log or args.data)
+        )
         inputs.say(args, "wrote " + ", ".join(str(f) for f in files))
         _say_pages(args)
     return result.to_dict()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +19,187 @@ import numpy as np
 
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import explained
+from cr2fast.cli.options import PARTS
 
+# What the library calls its keywords, as a user of the command line types them.
+_IN_FLAGS = (
+    (r"pass columns=\{'(\w+)': <its name>\}", r"pass --column \1=<its name>"),
+    (r"^columns: ", "--column: "),
+    (r"; pass encoder=cr2fast\.Encoder\.load\(\.\.\.\)", "; pass --encoder SOURCE (minilm, say)"),
+    (r"; pass incomplete='drop' to leave [a-z ]+ out", "; leave them out of the file"),
+    (r"^fractions: ", "--split: "),
+    (r"^seed: ", "--split-seed: seed: "),
+    (r"^edge: ", "--edge: "),
+    (r"^models: ", "--local, --edge: models: "),
+)
 UNKNOWN_HASH = "its files are not known, so encoders are compared by name only"
 
 
 def problem(args: argparse.Namespace) -> Any:
-    """Table and costs of ``--data``, with the encoder that ``--encoder`` names."""
+    """Table and costs of ``--data`` or ``--log``, with the encoder that ``--encoder`` names.
+
+    The models of a log are those of the router, where a command has one, and so are its costs.
+    """
     from cr2fast.data.datasets import load_folder
     from cr2fast.encoders.info import EncoderInfo
+    from cr2fast.router import Router
 
     if args.embed and not args.encoder:
         raise Cr2Error("--embed needs --encoder SOURCE, the encoder to embed the texts with")
-    if not args.encoder:
-        return load_folder(args.data, args.costs, EncoderInfo(args.encoder_id or "unknown"))
-    source = encoder(args.encoder)
-    found = load_folder(args.data, args.costs, source.info)
-    if args.embed:
-        return replace(found, table=found.table.embed(source))
-    _check_embeddings(found.table, source)
+    if getattr(args, "log", None) is not None:
+        router = Router.load(args.router) if hasattr(args, "router") else None
+        return in_flags(lambda: _logged(args, router))
+    for flag in ("local", "edge", "column"):
+        if getattr(args, flag, None):
+            raise Cr2Error(f"--{flag} is for --log FILE; with --data the cost table names models")
+    source = encoder(args.encoder) if args.encoder else EncoderInfo(args.encoder_id or "unknown")
+    found = in_flags(
+        lambda: load_folder(args.data, args.costs, source, embed=args.embed, **making(args))
+    )
+    if args.encoder and not args.embed:
+        _check_embeddings(found.table, source)
     return found
+
+
+def making(args: argparse.Namespace) -> dict[str, Any]:
+    """Where new embeddings are kept, and how their progress shows."""
+    if args.no_cache and args.cache:
+        raise Cr2Error("--no-cache and --cache DIR: expected one of them, got both")
+    return {"cache": args.cache or not args.no_cache, "progress": progress(args)}
+
+
+def _logged(args: argparse.Namespace, router: Any) -> Any:
+    """Table and costs of ``--log``."""
+    from cr2fast._core import CostTable
+    from cr2fast.data import calls, source
+    from cr2fast.data.datasets import RoutingProblem
+    from cr2fast.data.table import RoutingTable
+
+    if args.encoder_id:
+        raise Cr2Error("--encoder-id is for --data DIR; a log's prompts are embedded by --encoder")
+    raw = source.frame(args.log, "log")
+    columns = dict(args.column)
+    if router is not None:
+        if args.local or args.edge:
+            raise Cr2Error("--local, --edge: the router names its models; leave them out")
+        local, edge = router.models[0], list(router.models[1:])
+    else:
+        costs = CostTable.read(args.costs) if args.costs else None
+        local, edge = models(args, calls.read(raw, columns, ("model",)), costs)
+    made = encoder(args.encoder) if args.encoder else _encoder_of(router)
+    table = RoutingTable.read_log(
+        raw, local=local, edge=edge, columns=columns, encoder=made, **making(args)
+    )
+    for text in table.notes:
+        note(args, f"{args.log}: {text}")
+    if router is not None:
+        return RoutingProblem(table, CostTable.read(args.costs) if args.costs else router.costs)
+    if costs is None:
+        try:
+            costs = CostTable.from_log(raw, local=local, edge=edge, columns=columns)
+        except Cr2Error as error:
+            raise Cr2Error(f"{error}; or give prices of your own: --costs FILE") from None
+        for text in costs.notes:
+            note(args, f"costs: {text}")
+        shares = ", ".join(f"{k} {v:g}" for k, v in costs.shares.items() if v)
+        note(args, f"costs: read off {args.log} (shares: {shares}); others: --costs FILE")
+    return RoutingProblem(table, costs)
+
+
+def models(args: argparse.Namespace, frame: Any, costs: Any = None) -> tuple[str, list[str]]:
+    """The local model and the edge models of a log: named, of the cost table, or guessed aloud."""
+    from cr2fast.data import answered
+
+    if costs is not None and not (args.local or args.edge):
+        return costs.models[0], costs.models[1:]
+    local = args.local
+    if local is None:
+        local = answered.weakest(frame)
+        note(
+            args,
+            f"--local not given: {local}, whose mean score is the lowest, is taken for the "
+            f"device's model; name another with --local MODEL",
+        )
+    return local, args.edge or answered.others(frame, local)
+
+
+def _encoder_of(router: Any) -> Any:
+    """MiniLM, where that made the router's embeddings: its name need not be typed again."""
+    if router is None:
+        return None
+    try:
+        found = encoder("minilm")
+    except (ImportError, OSError):
+        return router.encoder
+    return found if found.info == router.encoder else router.encoder
+
+
+def queries(args: argparse.Namespace, router: Any) -> Any:
+    """The queries without answers of ``--queries``."""
+    from cr2fast.data.queries import QueryTable
+
+    if args.embed and not args.encoder:
+        raise Cr2Error("--embed needs --encoder SOURCE, the encoder to embed the texts with")
+    made = encoder(args.encoder) if args.encoder else _encoder_of(router)
+    found = in_flags(
+        lambda: QueryTable.read(
+            args.queries,
+            encoder=made,
+            columns=dict(args.column),
+            incomplete="drop",
+            embed=args.embed,
+            **making(args),
+        )
+    )
+    for text in found.notes:
+        note(args, f"{args.queries}: {text}")
+    return found
+
+
+class _Texts:
+    """Stands for an encoder where only texts are wanted."""
+
+    def __init__(self) -> None:
+        from cr2fast.encoders.info import EncoderInfo
+
+        self.info = EncoderInfo("none")
+
+    def encode(self, texts: Any, threads: int = 1) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.zeros((len(texts), 1), dtype=np.float32)
+
+    def count_tokens(self, text: str) -> int:
+        return 0
+
+
+def training_texts(args: argparse.Namespace) -> list[str]:
+    """The prompts of the training part of ``--data`` or ``--log``; none without either."""
+    from cr2fast.data import calls
+    from cr2fast.data.datasets import load_folder
+    from cr2fast.data.queries import QueryTable
+
+    maker: Any = _Texts()
+    table: Any
+    if args.log is not None:
+        said = in_flags(lambda: calls.read(args.log, dict(args.column), ("text",)))["text"]
+        prompts = said.drop_nulls().unique(maintain_order=True).to_list()
+        table = QueryTable.read(prompts, encoder=maker, cache=False, progress=False)
+    elif args.data is not None:
+        table = load_folder(args.data, None, maker, embed=True, cache=False, progress=False).table
+    else:
+        return []
+    texts: list[str] = part(args, table, "training").extra["text"]
+    return texts
+
+
+def in_flags(run: Callable[[], Any]) -> Any:
+    """What `run` gives; its errors name flags in place of keywords."""
+    try:
+        return run()
+    except (Cr2Error, TypeError) as error:
+        text = str(error)
+        for pattern, flag in _IN_FLAGS:
+            text = re.sub(pattern, flag, text)
+        raise type(error)(text) from None
 
 
 def encoder(source: str) -> Any:
@@ -65,11 +229,32 @@ def _check_embeddings(table: Any, source: Any) -> None:
             )
 
 
-def part(args: argparse.Namespace, table: Any, index: int) -> Any:
-    """The part of the data that a command may see: training, calibration or test."""
-    if len(args.split) != 3:
-        raise Cr2Error(f"--split: expected three fractions, got {len(args.split)}")
-    return table.split(args.split, args.split_seed)[index]
+def part(args: argparse.Namespace, table: Any, name: str) -> Any:
+    """The part of the data that a command may see, by its name in :data:`options.PARTS`."""
+    names = [p for p in PARTS if len(args.split) == len(PARTS) or p != "validation"]
+    if len(args.split) != len(names):
+        raise Cr2Error(
+            f"--split: expected three fractions, or four with one for validation, got "
+            f"{len(args.split)}"
+        )
+    if name not in names:
+        raise Cr2Error(
+            f"--split: expected four fractions, of which the third is {name}, got {len(names)}"
+        )
+    logged = getattr(args, "log", None) is not None
+    cut = table.split_by_content if logged else table.split
+    return in_flags(lambda: cut(args.split, args.split_seed)[names.index(name)])
+
+
+def given(args: argparse.Namespace) -> str:
+    """The flags that name the data, for the next command."""
+    logged = getattr(args, "log", None) is not None
+    words = ["--log", str(args.log)] if logged else ["--data", str(args.data)]
+    for ours, theirs in getattr(args, "column", []):
+        words += ["--column", f"{ours}={theirs}"]
+    if args.encoder and (logged or args.embed):
+        words += ["--encoder", str(args.encoder)]
+    return shlex.join([*words, "--embed"] if args.embed else words)
 
 
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:

@@ -64,33 +64,99 @@ def overlap(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def data(sub: argparse.ArgumentParser, *, required: bool) -> None:
+def data(sub: argparse.ArgumentParser, *, required: bool, queries: bool = False) -> None:
     """Where queries, outcomes and costs are, and which encoder made the embeddings."""
     note = "" if required else "; without it CR2FAST_DATA, then a synthetic problem"
-    sub.add_argument("--data", type=Path, help=f"data folder{note}", required=required)
-    sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder")
+    sources = sub.add_mutually_exclusive_group(required=required)
+    sources.add_argument("--data", type=Path, help=f"data folder{note}")
+    if required:
+        log(sub, sources)
+    if queries:
+        sources.add_argument(
+            "--queries",
+            type=Path,
+            metavar="FILE",
+            help="queries without answers, all of which calibrate (judge: teacher): prompts or "
+            "embeddings, in Parquet, CSV, JSON Lines or Arrow",
+        )
+    sub.add_argument("--costs", type=Path, help="cost table, when not in the data folder or log")
     sub.add_argument("--encoder-id", help="name of the encoder behind the embeddings")
+    encoder(sub)
+
+
+def encoder(sub: argparse.ArgumentParser) -> None:
+    """Which encoder made the embeddings, or makes them, and where they are kept."""
     sub.add_argument(
         "--encoder",
         metavar="SOURCE",
-        help="that encoder: minilm, a folder, or the file of a static encoder; its hash is "
-        "recorded, so that texts can be routed only with it",
+        help="that encoder: minilm, a folder, or the file of a static encoder; it embeds prompts "
+        "that have no embedding, and its hash is recorded, so that texts can be routed only with "
+        "it",
     )
     sub.add_argument(
         "--embed",
         action="store_true",
-        help="embed the column `text` with --encoder; the column `embedding` is not used",
+        help="embed the prompts with --encoder even where there are embeddings",
+    )
+    sub.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep new embeddings there (default: CR2FAST_CACHE, else the system's cache folder)",
+    )
+    sub.add_argument("--no-cache", action="store_true", help="keep no embeddings")
+
+
+def log(sub: argparse.ArgumentParser, sources: Any) -> None:
+    """A log of calls, and which of its models are which."""
+    sources.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="log of calls, a row each (JSON Lines, CSV, Parquet, Arrow): prompt or messages, "
+        "model, score, tokens, dollars, seconds; queries are split by what they say",
+    )
+    sub.add_argument("--local", metavar="MODEL", help="with --log: the device's model")
+    sub.add_argument(
+        "--edge",
+        action="append",
+        metavar="MODEL",
+        help="with --log: an edge model; may be given several times (default: all other models of "
+        "the log, the cheapest first)",
+    )
+    sub.add_argument(
+        "--column",
+        action="append",
+        type=renaming,
+        default=[],
+        metavar="OURS=THEIRS",
+        help="what the log calls a column, where it is no usual name: --column score=grade",
     )
 
 
+def renaming(text: str) -> tuple[str, str]:
+    """Two names around an equals sign."""
+    ours, equals, theirs = text.partition("=")
+    if not (ours and equals and theirs):
+        raise argparse.ArgumentTypeError(
+            f"expected our name and the log's, as in score=grade, got {shown(text)}"
+        )
+    return ours, theirs
+
+
+# What the data are cut into, in this order; of three fractions there is no validation.
+PARTS = ("training", "calibration", "validation", "test")
+
+
 def split(sub: argparse.ArgumentParser) -> None:
-    """How the data are cut into training, calibration and test."""
+    """How the data are cut into training, calibration, validation and test."""
     sub.add_argument(
         "--split",
         type=numbers,
-        default=(0.6, 0.2, 0.2),
-        metavar="A,B,C",
-        help="fractions for training, calibration, test (default 0.6,0.2,0.2)",
+        default=(0.6, 0.2, 0.1, 0.1),
+        metavar="A,B,C,D",
+        help="fractions for training, calibration, validation (where choose chooses) and test; "
+        "three are training, calibration and test (default 0.6,0.2,0.1,0.1)",
     )
     sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
 

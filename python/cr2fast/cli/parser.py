@@ -10,7 +10,7 @@ from typing import Any
 
 from cr2fast._core import __version__
 from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
-from cr2fast.cli import commands, options, traffic
+from cr2fast.cli import commands, costs, options, traffic
 from cr2fast.encoders.distill import RIDGE
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_demo, _fit, _calibrate, _evaluate, _distill_encoder, _route, _inspect):
         add(subparsers)
-    for add_one in (traffic.add_replay, traffic.add_recalibrate, traffic.add_watch):
+    for add_one in (
+        costs.add_costs,
+        traffic.add_replay,
+        traffic.add_recalibrate,
+        traffic.add_watch,
+    ):
         add_one(partial(_command, subparsers))
     return top
 
@@ -155,7 +160,7 @@ def _calibrate(subparsers: Any) -> None:
         _DATA_HELP,
     )
     sub.add_argument("router", type=Path, help="a fitted router.safetensors")
-    options.data(sub, required=True)
+    options.data(sub, required=True, queries=True)
     options.split(sub)
     sub.add_argument(
         "--alphas",
@@ -267,7 +272,9 @@ def _distill_encoder(subparsers: Any) -> None:
         metavar="SOURCE",
         help="the frozen encoder to imitate: minilm or a folder (default minilm)",
     )
-    sub.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
+    sources = sub.add_mutually_exclusive_group()
+    sources.add_argument("--data", type=Path, help="data folder whose queries have a column `text`")
+    options.log(sub, sources)
     options.split(sub)
     sub.add_argument(
         "--dim",

@@ -62,6 +62,22 @@ def others(frame: pl.DataFrame, local: str) -> list[str]:
     return found
 
 
+def weakest(frame: pl.DataFrame) -> str:
+    """The model with the lowest mean score among calls that did not fail; of ties the cheapest."""
+    polars = require("polars", "lab")
+    scored = frame.filter(~polars.col("failed") & polars.col("model").is_not_null())
+    if scored.is_empty():
+        raise Cr2Error("log: expected calls that did not fail and name a model, got none")
+    scored = scored.with_columns(score=columns.grades(scored["score"], "log.score"))
+    means = (
+        scored.group_by("model")
+        .agg(polars.col("score").mean(), polars.col("usd").mean())
+        .sort("score", "usd", "model", nulls_last=True)
+    )
+    found: str = means["model"][0]
+    return found
+
+
 def check_models(frame: pl.DataFrame, models: Sequence[str]) -> None:
     """Refuse models that the log does not have, and a log of one model."""
     known = sorted(set(frame["model"].drop_nulls().to_list()))

@@ -8,16 +8,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util.checks import shown
+from cr2fast._util.progress import Shows
 from cr2fast._util.seeds import check_seed
+from cr2fast.data import source
+from cr2fast.data.embedding import Cache
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
+
+if TYPE_CHECKING:
+    from cr2fast._core import StaticEncoder
+    from cr2fast.encoders.onnx import Encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +202,18 @@ def make_routing_problem(
 
 
 def load_folder(
-    folder: str | Path, costs: str | Path | None = None, encoder: EncoderInfo | None = None
+    folder: str | Path,
+    costs: str | Path | None = None,
+    encoder: EncoderInfo | Encoder | StaticEncoder | None = None,
+    *,
+    embed: bool = False,
+    cache: Cache = True,
+    progress: Shows = True,
 ) -> RoutingProblem:
     """Read ``*queries.parquet``, ``*outcomes.parquet`` and ``cost_table*.json`` of a folder.
 
-    The cost table names the models to use and their order.
+    The cost table names the models to use and their order. In place of Parquet, CSV, JSON Lines and
+    Arrow IPC will do.
 
     Parameters
     ----------
@@ -207,8 +221,8 @@ def load_folder(
         Holds exactly one file of each kind.
     costs : path, optional
         The cost table, where it is not in the folder.
-    encoder : EncoderInfo, optional
-        The encoder of the embeddings.
+    encoder, embed, cache, progress
+        As of :meth:`RoutingTable.read`.
 
     Returns
     -------
@@ -220,14 +234,25 @@ def load_folder(
     table = CostTable.read(costs or _only(folder, "cost_table*.json"))
     return RoutingProblem(
         RoutingTable.read(
-            _only(folder, "*queries.parquet"),
-            _only(folder, "*outcomes.parquet"),
+            _table_of(folder, "queries"),
+            _table_of(folder, "outcomes"),
             local=table.models[0],
             edge=table.models[1:],
             encoder=encoder,
+            embed=embed,
+            cache=cache,
+            progress=progress,
         ),
         table,
     )
+
+
+def _table_of(folder: Path, kind: str) -> Path:
+    """The one file of this kind: Parquet, where there is one, else another that is read."""
+    if next(folder.glob(f"*{kind}.parquet"), None) is not None:
+        return _only(folder, f"*{kind}.parquet")
+    others = [p for p in sorted(folder.glob(f"*{kind}.*")) if source.reads(p)]
+    return others[0] if len(others) == 1 else _only(folder, f"*{kind}.parquet")
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -76,6 +77,11 @@ class Queries:
             check_text(strata, "categories")
         if not isinstance(self.encoder, EncoderInfo):
             raise TypeError(f"encoder: expected an EncoderInfo, got {type(self.encoder).__name__}")
+        if not all(isinstance(part, str) for part in self.encoder):
+            raise TypeError(
+                f"encoder: expected a name and a hash, both text, got {shown(tuple(self.encoder))}"
+            )
+        check_text(self.encoder, "encoder")
         for name, values in self.extra.items():
             if len(values) != n:
                 raise Cr2Error(f"extra: expected {n} values of {name!r}, got {len(values)}")
@@ -172,17 +178,7 @@ class Queries:
         tuple of RoutingTable or QueryTable
             One table per fraction; every query is in exactly one of them.
         """
-        check_unmasked(fractions, "fractions")
-        try:
-            parts = np.asarray(fractions, dtype=float)
-        except (TypeError, ValueError):
-            raise Cr2Error(
-                f"fractions: expected positive numbers, got {shown(fractions)}"
-            ) from None
-        if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
-            raise Cr2Error(
-                f"fractions: expected positive numbers that sum to 1, got {shown(fractions)}"
-            )
+        parts = _fractions(fractions)
         n = len(self)
         rng = np.random.default_rng(check_seed(seed))
         order = rng.permutation(n)
@@ -208,6 +204,59 @@ class Queries:
                 f"for {tuple(fractions)}"
             )
         return tuple(self.take(np.flatnonzero(label == k)) for k in range(len(parts)))
+
+    def split_by_content(
+        self: Q, fractions: Sequence[float] = (0.6, 0.2, 0.1, 0.1), seed: int = 0
+    ) -> tuple[Q, ...]:
+        """Disjoint random parts, each query's told by what it says.
+
+        A query falls in the same part whatever else the table holds and in whatever order: parts
+        of a log that has grown hold what they held. Queries that say the same stay together, as of
+        :meth:`split`. Sizes are those asked for on average only.
+
+        Parameters
+        ----------
+        fractions : sequence of float
+            Positive parts that sum to 1.
+        seed : int
+            Another seed gives other parts.
+
+        Returns
+        -------
+        tuple of RoutingTable or QueryTable
+            One table per fraction; every query is in exactly one of them.
+        """
+        parts = _fractions(fractions)
+        salt = check_seed(seed).to_bytes(8, "little")
+        # Of a group of rows with texts and without, the least key is the same in any order.
+        least = np.full(len(self), np.iinfo(np.uint64).max, dtype=np.uint64)
+        first = groups(self.content)
+        np.minimum.at(least, first, self.content.kept[:, 0])
+        draws = [
+            int.from_bytes(blake2b(key.tobytes(), digest_size=8, key=salt).digest(), "little")
+            for key in least[first]
+        ]
+        bounds = np.cumsum(parts)[:-1]
+        label = np.searchsorted(bounds, np.array(draws, dtype=np.uint64) / 2.0**64, side="right")
+        if np.bincount(label, minlength=len(parts)).min() < 1:
+            raise Cr2Error(
+                f"fractions: {len(self)} queries are too few for {tuple(fractions)}: none in a part"
+            )
+        return tuple(self.take(np.flatnonzero(label == k)) for k in range(len(parts)))
+
+
+def _fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Positive parts that sum to 1."""
+    check_unmasked(fractions, "fractions")
+    try:
+        parts = np.asarray(fractions, dtype=float)
+    except (TypeError, ValueError):
+        raise Cr2Error(f"fractions: expected positive numbers, got {shown(fractions)}") from None
+    if parts.ndim != 1 or not (parts > 0).all() or abs(parts.sum() - 1) > 1e-9:
+        raise Cr2Error(
+            f"fractions: expected positive numbers that sum to 1, got {shown(fractions)}"
+        )
+    return parts
 
 
 @dataclass(frozen=True, eq=False, repr=False)

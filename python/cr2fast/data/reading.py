@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error, texts_of
 from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
-from cr2fast._util.progress import Shows
+from cr2fast._util.progress import Shows, check_shows
 from cr2fast.data import columns as kinds
 from cr2fast.data import names, source
 from cr2fast.data.embedding import Cache, embed
@@ -78,7 +79,12 @@ class Maker:
         return self.encoder is not None and not isinstance(self.encoder, EncoderInfo)
 
     def check(self) -> None:
-        """Refuse what is no encoder."""
+        """Refuse what is no encoder, and options that are none."""
+        check_shows(self.progress)
+        if not isinstance(self.cache, (bool, str, Path)):
+            raise TypeError(f"cache: expected a bool or a path, got {type(self.cache).__name__}")
+        if not isinstance(self.anew, bool):
+            raise Cr2Error(f"embed: expected True or False, got {shown(self.anew)}")
         if self.encodes and not all(hasattr(self.encoder, n) for n in ("info", "encode")):
             raise TypeError(
                 f"encoder: expected an EncoderInfo, an Encoder or a StaticEncoder, got "

@@ -71,9 +71,18 @@ def frame(source: Any, what: str) -> pl.DataFrame:
     return found
 
 
-def _file(path: Path, what: str) -> pl.DataFrame:
+def _ending(path: Path) -> str | None:
     name = path.name.lower().removesuffix(".gz")
-    ending = next((e for e in _READERS if name.endswith(e)), None)
+    return next((e for e in _READERS if name.endswith(e)), None)
+
+
+def reads(path: Path) -> bool:
+    """Whether the file's name is that of a table that is read."""
+    return _ending(path) is not None
+
+
+def _file(path: Path, what: str) -> pl.DataFrame:
+    ending = _ending(path)
     if ending is None:
         raise Cr2Error(
             f"{what}: expected a file whose name ends in one of {' '.join(_READERS)}, got "

@@ -318,7 +318,9 @@ class Encoder:
 def _tokenizer(path: Path) -> Any:
     tokenizers = require("tokenizers", "text")
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        # A byte order mark, which Windows' editors write, is none of JSON's.
+        text = path.read_bytes().decode("utf-8-sig")
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:
         raise Cr2Error(f"encoder: expected a tokenizer in {path}, got {explained(error)}") from None
     # The file asks for padding to 128 tokens and a cut there; the model was trained with neither.
