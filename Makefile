@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway litellm-test
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway litellm-test scale-test bench-stream
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -148,6 +148,19 @@ target/litellm/.built: pyproject.toml $(BUILT)
 
 litellm-test: target/litellm/.built  ## the LiteLLM plugin, with the real package
 	PYTHONPATH=python target/litellm/bin/python -m pytest -q tests/integrations/test_litellm.py
+
+# Ray, Daft and datasets take 800 MB, so they have an environment of their own, too.
+target/scale/.built: examples/scale/requirements.txt $(BUILT)
+	[ -d target/scale/bin ] || $(PYTHON) -m venv target/scale
+	target/scale/bin/pip install -q -r examples/scale/requirements.txt pytest hypothesis
+	@touch $@
+
+scale-test: target/scale/.built  ## the examples on real Ray, Daft, polars and datasets
+	PYTHONPATH=$(CURDIR)/python target/scale/bin/python -m pytest -q tests/scale
+
+STREAM_ROWS ?= 100000000
+bench-stream: $(BUILT)  ## rows per second of RouteBatches beside the bare kernel, and memory (STREAM_ROWS=1e8: 20 minutes)
+	$(BIN)/python -m benches.stream --rows $(STREAM_ROWS)
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python -m benches.risk_over_seeds
