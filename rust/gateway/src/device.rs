@@ -17,12 +17,13 @@ use serde_json::{Value, json};
 use crate::answer::{Label, nobody, respond};
 use crate::ask::Target;
 use crate::brain::{Brain, Call, Estimate};
-use crate::config::{Config, ModelConfig, NotText};
+use crate::config::{Config, ModelConfig, NotText, ShadowConfig};
 use crate::job::Job;
 use crate::link::{Exchange, Link, Measured};
 use crate::log::LinkRecord;
 use crate::refusal::Refusal;
 use crate::relay::Out;
+use crate::shadow::{Shadow, Shadows};
 use crate::trace::Trace;
 use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
 use crate::wire::{self, Deferral, Place, Why};
@@ -43,6 +44,7 @@ pub struct Device {
     warm: Mutex<VecDeque<SocketAddr>>,
     /// Whether it was said that the edge refuses this device.
     refused: AtomicBool,
+    shadows: Option<Shadows>,
 }
 
 /// Where a request goes.
@@ -84,7 +86,7 @@ impl Device {
         config: &Config,
         local: &ModelConfig,
         edge: &(Address, Deadlines),
-        not_text: NotText,
+        (not_text, shadow): (NotText, Option<ShadowConfig>),
         brain: &Brain,
     ) -> Self {
         let upstream = |address: &Address, deadlines| {
@@ -100,6 +102,7 @@ impl Device {
             link: Link::default(),
             warm: Mutex::default(),
             refused: AtomicBool::new(false),
+            shadows: shadow.map(Shadows::new),
         }
     }
 
@@ -188,6 +191,7 @@ impl Device {
                     let margin = plan.decision.map(|d| d.margin);
                     let estimate = plan.estimate(job, &model);
                     let label = Label { place, model, why, margin, estimate };
+                    self.shadow(job, &plan, why, &mut trace);
                     return Ok(respond(job, upstream, answer, &label, trace));
                 }
                 Err(failure) => {
@@ -258,6 +262,25 @@ impl Device {
             Some(_) => job.brain.keeps(0, &call)?,
         };
         Ok(Plan { first, why, both, decision: Some(decision), ..plan })
+    }
+
+    /// Send a request that stage one decided to the other place too, where the lot falls on it.
+    fn shadow(&self, job: &Job, plan: &Plan, why: Why, trace: &mut Trace) {
+        let Some(shadows) = &self.shadows else { return };
+        let id = job.id.clone();
+        let Some(drawn) = shadows.draw(&id).filter(|_| job.wish.budget().is_none()) else { return };
+        let (place, upstream, question, model) = match why {
+            Why::Accepted => (Place::Edge, &self.edge, self.to_edge(job, plan, Why::Shadow), None),
+            Why::Deferred => {
+                let model = job.brain.models()[0].clone();
+                (Place::Device, &self.local, self.to_local(job), Some(model))
+            }
+            _ => return,
+        };
+        let (router, upstream) = (job.brain.hash().into(), Arc::clone(upstream));
+        trace.record.shadow = Some(drawn);
+        let (ended, log) = trace.at_end();
+        shadows.send(Shadow { id, place, model, router, upstream, question }, ended, &log);
     }
 
     fn to_local(&self, job: &Job) -> Question {

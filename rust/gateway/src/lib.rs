@@ -20,6 +20,7 @@ mod metrics;
 mod refusal;
 mod relay;
 mod serve;
+mod shadow;
 mod trace;
 mod upstream;
 mod wire;

@@ -137,6 +137,41 @@ pub enum Line {
     Request(Box<Record>),
     /// A grade.
     Outcome(OutcomeRecord),
+    /// A shadow.
+    Shadow(Box<ShadowRecord>),
+}
+
+/// What the other place did with a request.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowRecord {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// `shadow`.
+    pub kind: &'static str,
+    /// The request's id.
+    pub id: String,
+    /// When the shadow was sent.
+    pub ts: String,
+    /// Who was asked.
+    pub place: &'static str,
+    /// Its model.
+    pub model: Option<String>,
+    /// `answered` or `failed`.
+    pub outcome: &'static str,
+    /// How it failed; `busy` where too many were under way.
+    pub failure: Option<&'static str>,
+    /// L_in as that server counted.
+    pub n_input_tokens: Option<u64>,
+    /// L_out as that server counted.
+    pub n_output_tokens: Option<u64>,
+    /// From sending to the first content, s.
+    pub first_content_s: Option<f64>,
+    /// From sending to the end, s.
+    pub total_s: Option<f64>,
+    /// SHA-256 of the router's file.
+    pub router: String,
+    /// π.
+    pub propensity: f64,
 }
 
 /// How good an answer was.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cr2fast_core::{Budget, LinkState};
 use hyper::StatusCode;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::answer::Label;
@@ -18,6 +18,7 @@ use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::upstream::{Failure, Usage};
+use crate::wire::Why;
 
 /// A request under way.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub struct Trace {
     metrics: Arc<Metrics>,
     /// Whose prices the counted tokens have.
     priced: Option<(Arc<Brain>, usize)>,
+    /// Whether the log has a line of it: the device tells of a shadow.
+    logged: bool,
+    /// Dropped with the trace: whoever waits for the answer's end.
+    waiting: Option<oneshot::Sender<()>>,
     /// One of the requests at once; free when the answer has ended.
     _permit: OwnedSemaphorePermit,
 }
@@ -61,7 +66,9 @@ impl Trace {
             ..Record::default()
         };
         let (log, metrics) = (Arc::clone(log), Arc::clone(metrics));
-        Self { record, start, log, metrics, priced: None, _permit: permit }
+        let logged = job.deferral.as_ref().is_none_or(|d| d.why != Why::Shadow);
+        let (priced, waiting) = (None, None);
+        Self { record, start, log, metrics, priced, logged, waiting, _permit: permit }
     }
 
     /// What is known before anybody is asked.
@@ -69,6 +76,13 @@ impl Trace {
         self.record.n_input_tokens_estimated = Some(input_tokens);
         self.record.link = Some(state.into());
         self.record.link_measured = measured.names();
+    }
+
+    /// What ends with the answer, and the log that tells of both.
+    pub fn at_end(&mut self) -> (oneshot::Receiver<()>, Arc<Log>) {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting = Some(sender);
+        (receiver, Arc::clone(&self.log))
     }
 
     /// Refused after its reading.
@@ -139,6 +153,8 @@ impl Drop for Trace {
         if r.outcome == "answered" {
             self.metrics.times(place, model, r.ttft_s, r.total_s);
         }
-        self.log.put(Line::Request(Box::new(std::mem::take(&mut self.record))));
+        if self.logged {
+            self.log.put(Line::Request(Box::new(std::mem::take(&mut self.record))));
+        }
     }
 }

@@ -67,8 +67,8 @@ impl App {
             ConfigError { path: config.path.clone(), line: None, message }
         })?;
         let role = match &config.role {
-            RoleConfig::Device { local, edge, not_text } => {
-                Role::Device(Device::new(config, local, edge, *not_text, &brain))
+            RoleConfig::Device { local, edge, not_text, shadow } => {
+                Role::Device(Device::new(config, local, edge, (*not_text, *shadow), &brain))
             }
             RoleConfig::Edge { models, not_text, .. } => {
                 Role::Edge(Edge::new(config, models, *not_text))
@@ -96,11 +96,14 @@ impl App {
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
         ];
         match &config.role {
-            RoleConfig::Device { local, edge, not_text } => {
+            RoleConfig::Device { local, edge, not_text, shadow } => {
                 let name = &brain.models()[0];
                 lines.push(format!("accepts for {name} at {}", local.address.base));
                 lines.push(format!("defers to the edge at {}", edge.0.base));
                 lines.push(format!("requests that text does not decide go to: {not_text:?}"));
+                lines.extend(shadow.map(|s| {
+                    format!("sends {} of the routed requests to the other place too", s.probability)
+                }));
             }
             RoleConfig::Edge { models, .. } => {
                 for m in models {

@@ -11,10 +11,11 @@ use toml::Spanned;
 
 use super::file::{
     AccessFile, BreakerFile, DeadlinesFile, DeviceFile, EdgeFile, LimitsFile, LogFile, ModelFile,
-    RouterFile, RuleFile,
+    RouterFile, RuleFile, ShadowFile,
 };
 use super::{
     Access, Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
+    ShadowConfig,
 };
 use crate::upstream::{Address, BreakerSettings, Deadlines};
 
@@ -77,6 +78,7 @@ impl Checker<'_> {
             local: Box::new(local),
             edge: Box::new(edge),
             not_text: file.not_text,
+            shadow: file.shadow.map(|shadow| self.shadow(&shadow)).transpose()?,
         };
         let rest = (file.limits, file.breaker, file.access, file.log);
         self.config(&file.listen, &file.router, role, rest)
@@ -217,6 +219,24 @@ impl Checker<'_> {
             write: ms(&file.write_ms),
             drain: ms(&file.drain_ms),
         })
+    }
+
+    fn shadow(&self, file: &ShadowFile) -> Result<ShadowConfig> {
+        let (probability, at_once) = (*file.probability.get_ref(), *file.at_once.get_ref());
+        if !(probability > 0.0 && probability <= 1.0) {
+            let expected = "a number above 0, at most 1";
+            return Err(self.wrong(
+                &file.probability,
+                "shadow.probability",
+                expected,
+                &probability,
+            ));
+        }
+        if !(1..=1_024).contains(&at_once) {
+            let expected = "a number from 1 to 1024";
+            return Err(self.wrong(&file.at_once, "shadow.at_once", expected, &at_once));
+        }
+        Ok(ShadowConfig { probability, at_once: at_once as usize })
     }
 
     fn breaker(&self, file: &BreakerFile) -> Result<BreakerSettings> {

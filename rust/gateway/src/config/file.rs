@@ -31,6 +31,8 @@ pub struct DeviceFile {
     /// Where requests go that hold no text, or more than text.
     #[serde(default)]
     pub not_text: NotText,
+    /// Which requests the other place answers too.
+    pub shadow: Option<ShadowFile>,
     /// How long upstreams may take.
     #[serde(default)]
     pub deadlines: DeadlinesFile,
@@ -144,6 +146,21 @@ pub struct ModelFile {
     pub first_content_ms: Option<Spanned<u64>>,
     /// Overrides `deadlines.answer_ms`.
     pub answer_ms: Option<Spanned<u64>>,
+}
+
+/// Which requests the other place answers too, for comparison.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowFile {
+    /// π.
+    pub probability: Spanned<f64>,
+    /// How many may be under way.
+    #[serde(default = "at_once")]
+    pub at_once: Spanned<u64>,
+}
+
+fn at_once() -> Spanned<u64> {
+    Spanned::new(0..0, 2)
 }
 
 /// Where a device sends what it cannot decide by text.

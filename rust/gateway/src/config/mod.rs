@@ -92,6 +92,8 @@ pub enum RoleConfig {
         edge: Box<(Address, Deadlines)>,
         /// Where requests go that text does not decide.
         not_text: NotText,
+        /// Which requests the other place answers too.
+        shadow: Option<ShadowConfig>,
     },
     /// An edge.
     Edge {
@@ -104,6 +106,15 @@ pub enum RoleConfig {
         /// Index of the model for requests that text does not decide.
         not_text: Option<usize>,
     },
+}
+
+/// Which requests the other place answers too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShadowConfig {
+    /// π.
+    pub probability: f64,
+    /// How many may be under way.
+    pub at_once: usize,
 }
 
 /// One model behind a server.

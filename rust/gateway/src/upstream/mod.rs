@@ -187,6 +187,36 @@ impl Upstream {
         result
     }
 
+    /// Ask for comparison only, and read the answer to its end: the breaker keeps the question back where
+    /// it is open, and takes no notice of how it goes. Gives the head, the seconds to the first content
+    /// and the token counts.
+    pub async fn ask_aside(
+        &self,
+        question: &Question,
+    ) -> Result<(Parts, f64, Option<Usage>), Failure> {
+        if !self.breaker.is_up() {
+            return Err(Failure::Open(Duration::ZERO));
+        }
+        let asked = async {
+            let answer = self.exchange(question).await?;
+            let usage = match answer.content {
+                Content::Whole(_, usage) => usage,
+                Content::Stream(_, mut events, mut body) => {
+                    while let Some(frame) = body.frame().await {
+                        let frame = frame.map_err(|_| Failure::Broken)?;
+                        if let Ok(data) = frame.into_data() {
+                            events.push(data).map_err(|()| Failure::Garbage)?;
+                        }
+                    }
+                    events.usage
+                }
+            };
+            Ok((answer.head, answer.first_content_s, usage))
+        };
+        let late = timeout_at(Instant::now() + self.deadlines.answer, asked).await;
+        late.unwrap_or(Err(Failure::Deadline))
+    }
+
     async fn exchange(&self, question: &Question) -> Result<Answer, Failure> {
         let start = Instant::now();
         let seconds = || start.elapsed().as_secs_f64();

@@ -79,6 +79,8 @@ pub enum Why {
     EdgeDown,
     /// The device was to answer and could not.
     DeviceDown,
+    /// The device has answered, and the edge is asked for comparison.
+    Shadow,
     /// Longer than the device's model takes.
     TooLong,
     /// No text to decide by, or more than text.
@@ -86,7 +88,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Accepted,
         Self::Deferred,
         Self::Budget,
@@ -94,6 +96,7 @@ impl Why {
         Self::Direct,
         Self::EdgeDown,
         Self::DeviceDown,
+        Self::Shadow,
         Self::TooLong,
         Self::NotText,
     ];
@@ -108,6 +111,7 @@ impl Why {
             Self::Direct => "direct",
             Self::EdgeDown => "edge-down",
             Self::DeviceDown => "device-down",
+            Self::Shadow => "shadow",
             Self::TooLong => "too-long",
             Self::NotText => "not-text",
         }

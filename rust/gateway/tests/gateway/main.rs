@@ -9,3 +9,4 @@ mod edge;
 mod hostile;
 mod log;
 mod reload;
+mod shadow;
