@@ -225,7 +225,7 @@ impl Brain {
             return decision.map(|d| (d, None)).map_err(|e| internal(&bounded(&e)));
         }
         let (state, budget) = (Some(call.state), call.budget);
-        let limits = cr2fast_core::Call { state, available: None, budget };
+        let limits = cr2fast_core::Call { state, available: None, budget, group: None };
         let choice = stages.route(call.embedding, call.input_tokens as f64, &limits);
         choice.map(|c| (c.decision, Some(c))).map_err(|e| refused(&e))
     }
