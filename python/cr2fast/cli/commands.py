@@ -18,6 +18,7 @@ from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage
 from cr2fast._util import renamed
 from cr2fast._util.optional import require
 from cr2fast.cli import inputs
+from cr2fast.cli.options import PARTS
 
 
 def demo(args: argparse.Namespace) -> Any:
@@ -199,16 +200,14 @@ def evaluate(args: argparse.Namespace) -> Any:
     router = Router.load(args.router)
     data = inputs.problem(args)
     test = inputs.part(args, data.table, "test")
-    result = run_evaluation(
-        router,
-        test,
-        data.costs,
-        seed=args.seed,
-        lengths=args.lengths,
-        deferred=args.deferred,
-        fallback=args.fallback,
-        overlap=args.overlap,
-    )
+    options: dict[str, Any] = {
+        "seed": args.seed,
+        "lengths": args.lengths,
+        "deferred": args.deferred,
+        "fallback": args.fallback,
+        "overlap": args.overlap,
+    }
+    result = run_evaluation(router, test, data.costs, **options)
     # Without --alpha: the calibrated level nearest to the usual one.
     nearest = result.alphas[np.abs(result.alphas - ALPHA).argmin()]
     alpha = float(nearest) if args.alpha is None else args.alpha
@@ -222,8 +221,17 @@ def evaluate(args: argparse.Namespace) -> Any:
     inputs.say(args, report.compatibility(result))
     inputs.say(args, result.statement)
     if args.plots:
+        validation = None
+        if len(args.split) == len(PARTS):
+            # What the page's budgets choose on: queries of no other part.
+            held = inputs.part(args, data.table, "validation")
+            validation = {result.lengths: run_evaluation(router, held, data.costs, **options)}
         files = report.write(
-            args.plots, {result.lengths: result}, {}, source=str(args.log or args.data)
+            args.plots,
+            {result.lengths: result},
+            {},
+            source=str(args.log or args.data),
+            validation=validation,
         )
         inputs.say(args, "wrote " + ", ".join(str(f) for f in files))
         _say_pages(args)
