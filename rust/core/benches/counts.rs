@@ -137,6 +137,7 @@ fn edge_select(input: (EdgeSelector, Vec<f32>)) -> (Selection, (EdgeSelector, Ve
         n_output_tokens: None,
         state,
         available: None,
+        waiting_s: None,
         budget: Budget::default(),
     };
     (black_box(input.0.select(black_box(&query)).unwrap()), input)

@@ -12,9 +12,9 @@ use crate::brain::Estimate;
 use crate::job::Job;
 use crate::refusal::Refusal;
 use crate::relay::Out;
-use crate::trace::Trace;
+use crate::trace::{Label, Trace};
 use crate::upstream::{Answer, Content, Failure, Upstream};
-use crate::wire::{self, Place, Why};
+use crate::wire;
 
 /// Headers that belong to one connection, and those that are written anew.
 const DROPPED: [HeaderName; 9] = [
@@ -28,21 +28,6 @@ const DROPPED: [HeaderName; 9] = [
     header::UPGRADE,
     header::CONTENT_LENGTH,
 ];
-
-/// What an answer says of itself.
-#[derive(Clone, Debug)]
-pub struct Label {
-    /// Where it is made.
-    pub place: Place,
-    /// By which model.
-    pub model: String,
-    /// Why there.
-    pub why: Why,
-    /// Δ̂.
-    pub margin: Option<f32>,
-    /// What the model was expected to take.
-    pub estimate: Option<Estimate>,
-}
 
 /// The response of an answer.
 pub fn respond(
@@ -144,6 +129,9 @@ fn words(failure: &Failure) -> String {
             format!("left alone for {:.1} s more after failures", wait.as_secs_f64())
         }
         Failure::Unreachable => "no connection".into(),
+        Failure::Untrusted => {
+            "no TLS connection: its certificate is not trusted (tls.ca), or it speaks no TLS".into()
+        }
         Failure::Broken => "a connection that broke before the end".into(),
         Failure::Deadline => "no content within the deadline".into(),
         Failure::Status(status) => format!("status {}", status.as_u16()),

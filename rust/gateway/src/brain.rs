@@ -56,6 +56,7 @@ impl<'a> Call<'a> {
             n_output_tokens: None,
             state: self.state,
             available: None,
+            waiting_s: None,
             budget: self.budget,
         }
     }
@@ -230,9 +231,22 @@ impl Brain {
         choice.map(|c| (c.decision, Some(c))).map_err(|e| refused(&e))
     }
 
-    /// Stage two, among the models that are up; an embedding from outside may be wrong.
-    pub fn select(&self, call: &Call, available: &[bool]) -> Result<Selection, Refusal> {
-        let query = Query { available: Some(available), ..call.query() };
+    /// From a request to its first content on an idle server, s; none where the table cannot tell.
+    pub fn idle_s(&self, model: usize, input_tokens: u64) -> Option<f64> {
+        let model = self.router.costs().table().models.get(model)?;
+        let seconds = model.inference_s(input_tokens as f64, 0.0);
+        Some(seconds).filter(|s| s.is_finite())
+    }
+
+    /// Stage two, among the models that are up, each with its queueing delay, s, where that is known; an
+    /// embedding from outside may be wrong.
+    pub fn select(
+        &self,
+        call: &Call,
+        available: &[bool],
+        waiting_s: Option<&[f64]>,
+    ) -> Result<Selection, Refusal> {
+        let query = Query { available: Some(available), waiting_s, ..call.query() };
         self.selector(call.point.lam).and_then(|s| s.select(&query)).map_err(|e| refused(&e))
     }
 

@@ -14,17 +14,18 @@ use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::answer::{Label, nobody, respond};
+use crate::answer::{nobody, respond};
 use crate::ask::Target;
 use crate::brain::{Brain, Call, Estimate};
 use crate::config::{Config, ModelConfig, NotText, ShadowConfig};
 use crate::job::Job;
 use crate::link::{Exchange, Link, Measured};
 use crate::log::LinkRecord;
-use crate::refusal::Refusal;
+use crate::refusal::{REFUSAL, Refusal};
 use crate::relay::Out;
 use crate::shadow::{Shadow, Shadows};
-use crate::trace::Trace;
+use crate::tls::Trust;
+use crate::trace::{Label, Trace};
 use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
 use crate::wire::{self, Deferral, Place, Why};
 
@@ -88,10 +89,11 @@ impl Device {
         edge: &(Address, Deadlines),
         (not_text, shadow): (NotText, Option<ShadowConfig>),
         brain: &Brain,
+        trust: &Trust,
     ) -> Self {
         let upstream = |address: &Address, deadlines| {
             let largest = config.limits.answer_bytes;
-            Arc::new(Upstream::new(address.clone(), deadlines, largest, config.breaker))
+            Arc::new(Upstream::new(address.clone(), deadlines, largest, config.breaker, trust))
         };
         Self {
             local: upstream(&local.address, local.deadlines),
@@ -120,7 +122,7 @@ impl Device {
             // Who it is, the edge decides: it knows which of its models are up.
             (Place::Edge, Some(call)) => {
                 let edge: Vec<bool> = (0..names.len()).map(|m| m > 0).collect();
-                Some(job.brain.select(&call, &edge)?.model)
+                Some(job.brain.select(&call, &edge, None)?.model)
             }
             (Place::Edge, None) => None,
         };
@@ -362,7 +364,7 @@ impl Device {
 /// Who is asked next where the edge sends a request back: by its rule, or as no model of its own keeps
 /// the budget and the device's does.
 fn sent_back(answer: &Answer, plan: &Plan, why: Why) -> Option<VecDeque<(Place, Why)>> {
-    match answer.head.headers.get(wire::REFUSAL)?.to_str().ok()? {
+    match answer.head.headers.get(REFUSAL)?.to_str().ok()? {
         "returned" if why == Why::Deferred => {
             Some([(Place::Device, Why::Returned), (Place::Edge, Why::DeviceDown)].into())
         }

@@ -4,6 +4,7 @@
 //! the answer of the model that `EdgeSelector` picks or, where its server fails before the first
 //! content, of the one that it picks among the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
@@ -11,8 +12,9 @@ use cr2fast_core::{LinkState, Selection};
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::answer::{Label, nobody, respond};
+use crate::answer::{nobody, respond};
 use crate::ask::Target;
 use crate::brain::{Call, Estimate};
 use crate::config::{Config, ModelConfig};
@@ -21,8 +23,9 @@ use crate::job::Job;
 use crate::link::Measured;
 use crate::log::LinkRecord;
 use crate::refusal::Refusal;
-use crate::trace::Trace;
-use crate::upstream::{Question, Upstream};
+use crate::tls::Trust;
+use crate::trace::{Label, Trace};
+use crate::upstream::{Content, HealthSettings, Question, Upstream, watch};
 use crate::wire::{Place, Why};
 
 /// One model of the file.
@@ -32,6 +35,7 @@ struct Model {
     /// What its server calls it.
     served: String,
     context_tokens: Option<u64>,
+    health_path: String,
 }
 
 /// An edge.
@@ -39,6 +43,7 @@ struct Model {
 pub struct Edge {
     models: Vec<Model>,
     not_text: Option<usize>,
+    health: Option<HealthSettings>,
 }
 
 /// Where a request goes.
@@ -70,6 +75,8 @@ struct Picked {
     next: Next,
     selection: Option<Selection>,
     available: Option<Vec<String>>,
+    /// Queueing delays of those, s.
+    waits: Option<BTreeMap<String, f64>>,
 }
 
 impl Plan {
@@ -84,6 +91,13 @@ impl Plan {
         })
     }
 
+    /// From a request to a model's first content, s, as the cost table has it for an idle server; 0 where
+    /// it cannot tell, or the model is not the router's.
+    fn idle_s(&self, job: &Job, model: &str) -> f64 {
+        let at = job.brain.models().iter().position(|m| m == model);
+        at.and_then(|m| job.brain.idle_s(m, self.input_tokens)).unwrap_or(0.0)
+    }
+
     /// What a model is expected to take.
     fn estimate(&self, job: &Job, model: &str) -> Option<Estimate> {
         let at = job.brain.models().iter().position(|m| m == model)?;
@@ -93,18 +107,42 @@ impl Plan {
 
 impl Edge {
     /// From its configuration.
-    pub fn new(config: &Config, models: &[ModelConfig], not_text: Option<usize>) -> Self {
+    pub fn new(
+        config: &Config,
+        models: &[ModelConfig],
+        (not_text, health): (Option<usize>, Option<HealthSettings>),
+        trust: &Trust,
+    ) -> Self {
         let model = |m: &ModelConfig| Model {
             upstream: Arc::new(Upstream::new(
                 m.address.clone(),
                 m.deadlines,
                 config.limits.answer_bytes,
                 config.breaker,
+                trust,
             )),
             served: m.model.clone().unwrap_or_else(|| m.address.name.clone()),
             context_tokens: m.context_tokens,
+            health_path: m.health_path.clone(),
         };
-        Self { models: models.iter().map(model).collect(), not_text }
+        Self { models: models.iter().map(model).collect(), not_text, health }
+    }
+
+    /// Ask each server whether it is well, until the value is dropped.
+    pub fn watch(&self) -> JoinSet<()> {
+        let mut watching = JoinSet::new();
+        if let Some(settings) = self.health {
+            for m in &self.models {
+                watching.spawn(watch(Arc::clone(&m.upstream), m.health_path.clone(), settings));
+            }
+        }
+        watching
+    }
+
+    /// How long each model keeps requests waiting, s, as far as measured.
+    pub fn waits(&self) -> Vec<(&str, f64)> {
+        let upstreams = self.models.iter().map(|m| &m.upstream);
+        upstreams.filter_map(|u| Some((u.name(), u.queue.delay_s()?))).collect()
     }
 
     /// All of them.
@@ -144,6 +182,7 @@ impl Edge {
             "link": LinkRecord::from(plan.state),
             "link_measured": plan.measured.names(),
             "available": picked.available,
+            "queueing_s": picked.waits,
         }))
     }
 
@@ -165,12 +204,14 @@ impl Edge {
             let picked =
                 self.pick(job, &plan, &asked).inspect_err(|refusal| trace.refused(refusal))?;
             trace.record.available = picked.available.or(trace.record.available.take());
+            trace.record.queueing_s = picked.waits.or(trace.record.queueing_s.take());
             let k = match picked.next {
                 Next::Model(k) => k,
                 Next::Device => return Ok(returned(job, trace)),
                 Next::Nobody => return Err(nobody(&tried, trace)),
             };
             let upstream = &self.models[k].upstream;
+            let waiting = upstream.queue.enter(plan.idle_s(job, upstream.name()));
             let question = Question {
                 path: job.kind.path(),
                 body: job.ask.body_for(&self.models[k].served),
@@ -179,6 +220,10 @@ impl Edge {
             };
             match upstream.ask(&question).await {
                 Ok(answer) => {
+                    // An answer in one piece does not say when its first content was there.
+                    if matches!(answer.content, Content::Stream(..)) {
+                        waiting.answered(answer.first_content_s);
+                    }
                     let model = upstream.name().to_string();
                     let estimate = plan.estimate(job, &model);
                     let (place, why) = (Place::Edge, plan.why);
@@ -250,35 +295,45 @@ impl Edge {
         let (None, Some(call)) = (plan.only, plan.call(job)) else {
             let left = plan.only.filter(|k| !asked.contains(k));
             let next = left.map_or(Next::Nobody, Next::Model);
-            return Ok(Picked { next, selection: None, available: None });
+            return Ok(Picked { next, selection: None, available: None, waits: None });
         };
         let names = job.brain.models();
         let tokens = plan.input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
-        let fits = |m: &Model| m.context_tokens.is_none_or(|most| tokens <= most);
-        let good = |k: usize| {
-            let m = &self.models[k];
-            !asked.contains(&k) && m.upstream.breaker.is_up() && fits(m)
-        };
         let place = |name: &String| self.models.iter().position(|m| m.upstream.name() == name);
         let places: Vec<Option<usize>> = names.iter().map(place).collect();
         // A device that deferred can take its request back; one that is down or too small cannot.
         let takes_back = job.deferral.as_ref().is_some_and(|d| d.why == Why::Deferred);
-        let up = |(i, k): (usize, &Option<usize>)| {
-            job.brain.allows(i) && (k.is_some_and(good) || (i == 0 && takes_back))
+        let which = |up: fn(&Upstream) -> bool| -> Vec<bool> {
+            let good = |k: usize| {
+                let m = &self.models[k];
+                let fits = m.context_tokens.is_none_or(|most| tokens <= most);
+                !asked.contains(&k) && up(&m.upstream) && fits
+            };
+            let can = |(i, k): (usize, &Option<usize>)| {
+                job.brain.allows(i) && (k.is_some_and(good) || (i == 0 && takes_back))
+            };
+            places.iter().enumerate().map(can).collect()
         };
-        let available: Vec<bool> = places.iter().enumerate().map(up).collect();
-        let all = names.iter().zip(&available).filter(|(_, up)| **up);
-        let among = Some(all.map(|(name, _)| name.clone()).collect());
+        let mut available = which(Upstream::is_up);
         if !available.contains(&true) {
-            return Ok(Picked { next: Next::Nobody, selection: None, available: among });
+            // Better one that says it is not well than none: the question may be the wrong one.
+            available = which(|u| u.breaker.is_up());
         }
-        let s = job.brain.select(&call, &available)?;
+        let delay = |k: &Option<usize>| k.and_then(|k| self.models[k].upstream.queue.delay_s());
+        let waiting: Vec<f64> = places.iter().map(|k| delay(k).unwrap_or(0.0)).collect();
+        let all = || names.iter().zip(&available).zip(&waiting).filter(|((_, up), _)| **up);
+        let among = Some(all().map(|((name, _), _)| name.clone()).collect());
+        let waits = Some(all().map(|((name, _), wait)| (name.clone(), *wait)).collect());
+        if !available.contains(&true) {
+            return Ok(Picked { next: Next::Nobody, selection: None, available: among, waits });
+        }
+        let s = job.brain.select(&call, &available, Some(&waiting))?;
         let next = match places[s.model] {
             _ if s.model == 0 && takes_back => Next::Device,
             Some(k) => Next::Model(k),
             None => Next::Nobody,
         };
-        Ok(Picked { next, selection: Some(s), available: among })
+        Ok(Picked { next, selection: Some(s), available: among, waits })
     }
 }
 

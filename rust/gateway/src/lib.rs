@@ -21,6 +21,7 @@ mod refusal;
 mod relay;
 mod serve;
 mod shadow;
+mod tls;
 mod trace;
 mod upstream;
 mod wire;

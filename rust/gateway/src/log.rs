@@ -4,6 +4,7 @@
 //! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
 //! begins by size and by age; the old one keeps its name and the time.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,9 @@ pub struct Record {
     pub link_measured: Vec<&'static str>,
     /// At the edge: the models that the selector could choose among.
     pub available: Option<Vec<String>>,
+    /// At the edge: seconds by which each of them was priced higher, for its queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queueing_s: Option<BTreeMap<String, f64>>,
     /// Tries of upstreams that failed: name and how.
     pub failed: Vec<(String, &'static str)>,
     /// SHA-256 of the router's file.

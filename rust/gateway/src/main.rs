@@ -68,6 +68,9 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
         return Err(format!("{path}: expected a file of role {role}, got one of role {got}"));
     }
     let app = App::new(&config).map_err(words)?;
+    for warning in App::warnings(&config) {
+        say(&format!("warning: {warning}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -79,7 +82,8 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let hang_up = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-        say(&format!("{role} on http://{address}, router {}", app.router_hash()));
+        let scheme = if app.tls().is_some() { "https" } else { "http" };
+        say(&format!("{role} on {scheme}://{address}, router {}", app.router_hash()));
         tokio::spawn(reload_on(hang_up, Arc::clone(&app)));
         serve(listener, app, stop_on(terminate)).await;
         say("stopped");

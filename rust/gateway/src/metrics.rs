@@ -3,6 +3,8 @@
 //! In: events. Out: `/metrics`. Labels are words of this crate and names of the configuration, so that
 //! no client can make more of them.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,6 +24,7 @@ pub struct Metrics {
     failures: Family<Labels, Counter>,
     reloads: Family<Labels, Counter>,
     up: Family<Labels, Gauge>,
+    queueing: Family<Labels, Gauge<f64, AtomicU64>>,
     first_content: Times,
     total: Times,
     /// Requests in flight.
@@ -46,6 +49,7 @@ impl Default for Metrics {
             failures: Family::default(),
             reloads: Family::default(),
             up: Family::default(),
+            queueing: Family::default(),
             first_content: Family::new_with_constructor(times as fn() -> Histogram),
             total: Family::new_with_constructor(times as fn() -> Histogram),
             in_flight: Gauge::default(),
@@ -57,7 +61,8 @@ impl Default for Metrics {
         r.register("refusals", "Requests refused, by code", m.refusals.clone());
         r.register("upstream_failures", "Failed tries of an upstream", m.failures.clone());
         r.register("reloads", "Reloads of the router, by result", m.reloads.clone());
-        r.register("upstream_up", "1 where the breaker lets requests through", m.up.clone());
+        r.register("upstream_up", "1 where breaker and health let requests through", m.up.clone());
+        r.register("queueing_seconds", "Measured wait before a model", m.queueing.clone());
         r.register("first_content_seconds", "Until the first content", m.first_content.clone());
         r.register("request_seconds", "Until the end of the answer", m.total.clone());
         r.register("requests_in_flight", "Requests in flight", m.in_flight.clone());
@@ -100,7 +105,14 @@ impl Metrics {
     }
 
     /// The text, with the upstreams' state of now.
-    pub fn text<'a>(&self, up: impl Iterator<Item = (&'a str, bool)>) -> String {
+    pub fn text<'a>(
+        &self,
+        up: impl Iterator<Item = (&'a str, bool)>,
+        waits: &[(&str, f64)],
+    ) -> String {
+        for (name, seconds) in waits {
+            self.queueing.get_or_create(&vec![("model", (*name).to_string())]).set(*seconds);
+        }
         for (name, is_up) in up {
             let labels = vec![("upstream", name.to_string())];
             self.up.get_or_create(&labels).set(i64::from(is_up));

@@ -3,12 +3,12 @@
 //! In: what was wrong. Out: a response. Words are bounded and never hold a prompt or a secret.
 
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use crate::wire::REFUSAL;
-
+/// The code of a refusal of this gateway.
+pub const REFUSAL: HeaderName = HeaderName::from_static("x-cr2fast-refusal");
 /// Longest message, characters.
 const MAX_WORDS: usize = 600;
 

@@ -10,15 +10,29 @@ use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::answer::Label;
-use crate::brain::Brain;
+use crate::brain::{Brain, Estimate};
 use crate::job::Job;
 use crate::link::Measured;
 use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::upstream::{Failure, Usage};
-use crate::wire::Why;
+use crate::wire::{Place, Why};
+
+/// What an answer says of itself.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where it is made.
+    pub place: Place,
+    /// By which model.
+    pub model: String,
+    /// Why there.
+    pub why: Why,
+    /// Δ̂.
+    pub margin: Option<f32>,
+    /// What the model was expected to take.
+    pub estimate: Option<Estimate>,
+}
 
 /// A request under way.
 #[derive(Debug)]

@@ -114,6 +114,8 @@ pub struct Query<'a> {
     pub state: LinkState,
     /// (M,) which models are up, or `None` for all.
     pub available: Option<&'a [bool]>,
+    /// (M,) for how long each model's queue holds a request back, s; `None` where none does.
+    pub waiting_s: Option<&'a [f64]>,
     /// What the call may cost at most.
     pub budget: Budget,
 }
@@ -144,6 +146,7 @@ impl Batch<'_> {
             n_output_tokens: self.n_output_tokens.map(|known| &known[i * m..(i + 1) * m]),
             state: self.states[i],
             available: self.available,
+            waiting_s: None,
             budget: self.budget,
         }
     }
@@ -235,7 +238,7 @@ impl EdgeSelector {
             .enumerate()
             .map(|(i, ((p, c), n_output_tokens))| {
                 let (n_input_tokens, state) = (q.n_input_tokens[i], q.states[i]);
-                let request = Request { n_input_tokens, n_output_tokens, state };
+                let request = Request { n_input_tokens, n_output_tokens, state, waiting_s: None };
                 self.pick(&candidates, p, c, &request)
             })
             .collect())
@@ -304,7 +307,8 @@ impl EdgeSelector {
             self.length.predict_into(q.embedding, n_input_tokens, &mut predicted);
             &predicted
         };
-        let request = Request { n_input_tokens, n_output_tokens, state };
+        let waiting_s = q.waiting_s;
+        let request = Request { n_input_tokens, n_output_tokens, state, waiting_s };
         if q.budget.is_none() || q.n_output_tokens.is_some() {
             return then(&request, &request);
         }
@@ -318,7 +322,7 @@ impl EdgeSelector {
         }
         let mut upper = vec![0.0; m];
         longest(n_output_tokens, &self.length_factors, &mut upper);
-        then(&request, &Request { n_input_tokens, n_output_tokens: &upper, state })
+        then(&request, &Request { n_output_tokens: &upper, ..request })
     }
 
     /// Refuse a query that is out of range.
@@ -326,6 +330,17 @@ impl EdgeSelector {
         check_len("embedding", self.dim(), q.embedding.len())?;
         check_tokens("n_input_tokens", &[q.n_input_tokens])?;
         q.state.check(|| "states[0]".into())?;
+        if let Some(waiting) = q.waiting_s {
+            check_len(
+                "waiting_s (a time a model, the device's first)",
+                self.teacher.weights().models,
+                waiting.len(),
+            )?;
+            if let Some(k) = waiting.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+                let what = format!("waiting_s[{k}]");
+                return Err(Error::argument(what, "seconds, at least 0", waiting[k]));
+            }
+        }
         q.budget.check(&self.costs)
     }
 

@@ -74,6 +74,7 @@ impl TwoStage {
             n_output_tokens: None,
             state: call.state.unwrap_or(self.edge.typical()),
             available: call.available,
+            waiting_s: None,
             budget: call.budget,
         }
     }

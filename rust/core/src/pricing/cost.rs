@@ -10,7 +10,8 @@
 //! d_m = L_in·π_in,m + L_out,m·π_out,m + π_request,m
 //! c̄_m = ω_t·t_m/T0 + ω_e·e_m/E0 + ω_p·d_m/D0;  c_m = c̄_m / c̄_ref
 //!
-//! With a link of kind `none`, τ_ul, τ_dl and τ_rtt are 0 whatever ξ is.
+//! With a link of kind `none`, τ_ul, τ_dl and τ_rtt are 0 whatever ξ is. A queue of w_m seconds before
+//! model m adds w_m to t_m and, at the edge, P_idle·w_m to e_m; c̄_ref is without it.
 
 use crate::base::checks::{check_finite, check_len, check_tokens, filled, room};
 use std::path::Path;
@@ -42,6 +43,15 @@ pub struct Request<'a> {
     pub n_output_tokens: &'a [f64],
     /// ξ.
     pub state: LinkState,
+    /// (M,) for how long each model's queue holds a request back, s; `None` where none does.
+    pub waiting_s: Option<&'a [f64]>,
+}
+
+impl Request<'_> {
+    /// w_m, s.
+    fn waiting(&self, m: usize) -> f64 {
+        self.waiting_s.map_or(0.0, |w| w[m])
+    }
 }
 
 impl CostTable {
@@ -170,10 +180,10 @@ impl CostTable {
     pub fn latency_s(&self, m: usize, q: &Request) -> f64 {
         let inference = self.inference_s(m, q);
         if m == 0 || self.table.link.is_none() {
-            return inference;
+            return inference + q.waiting(m);
         }
         let (up, down) = self.transfer_s(m, q);
-        up + q.state.rtt_s + inference + down
+        up + q.state.rtt_s + inference + down + q.waiting(m)
     }
 
     /// Energy e_m, J; NaN where a coefficient or a power it needs is unmeasured.
@@ -186,12 +196,12 @@ impl CostTable {
             return active;
         }
         if self.table.link.is_none() {
-            return watts(ue.p_idle_w) * inference + active;
+            return watts(ue.p_idle_w) * (inference + q.waiting(m)) + active;
         }
         let (up, down) = self.transfer_s(m, q);
         watts(ue.p_tx_w) * up
             + watts(ue.p_rx_w) * down
-            + watts(ue.p_idle_w) * (q.state.rtt_s + inference)
+            + watts(ue.p_idle_w) * (q.state.rtt_s + inference + q.waiting(m))
             + active
     }
 
@@ -213,7 +223,7 @@ impl CostTable {
     pub fn costs_into(&self, q: &Request, out: &mut [f32]) -> Result<()> {
         let n = self.normalizers.ok_or_else(|| self.no_normalizers())?;
         let w = self.table.shares;
-        let raw = |m: usize| {
+        let raw = |m: usize, q: &Request| {
             // A share of 0 must not turn an unknown quantity into a NaN cost.
             let part = |share: f64, what: Quantity, scale: Option<f64>| match scale {
                 Some(scale) if share > 0.0 => share * self.quantity(what, m, q) / scale,
@@ -223,9 +233,10 @@ impl CostTable {
                 + part(w.energy, Quantity::EnergyJ, n.energy_j)
                 + part(w.price, Quantity::Usd, n.usd)
         };
-        let reference = raw(self.table.reference);
+        // The unit is what the reference model costs when nobody waits.
+        let reference = raw(self.table.reference, &Request { waiting_s: None, ..*q });
         for (m, c) in out.iter_mut().enumerate() {
-            *c = (raw(m) / reference) as f32;
+            *c = (raw(m, q) / reference) as f32;
         }
         Ok(())
     }
@@ -326,5 +337,6 @@ fn request<'a>(
         n_input_tokens: n_input[i],
         n_output_tokens: &n_output[i * m..(i + 1) * m],
         state: states[i],
+        waiting_s: None,
     }
 }

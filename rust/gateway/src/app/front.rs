@@ -19,7 +19,7 @@ use tower_http::request_id::{
 };
 use uuid::Uuid;
 
-use super::App;
+use super::{App, reload};
 use crate::ask::Kind;
 use crate::refusal::Refusal;
 use crate::wire::REQUEST_ID;
@@ -29,7 +29,12 @@ type Routes = Vec<(&'static str, MethodRouter<Arc<App>>)>;
 /// What anybody may ask: whether the gateway lives.
 fn open() -> Routes {
     let ready = |State(app): State<Arc<App>>| async move { app.ready() };
-    vec![("/healthz", get(|| async { "ok\n" })), ("/readyz", get(ready))]
+    vec![
+        ("/healthz", get(|| async { "ok\n" })),
+        ("/readyz", get(ready)),
+        // Has a door of its own.
+        ("/v1/reload", post(reload::call)),
+    ]
 }
 
 /// What takes a token, where there is one.

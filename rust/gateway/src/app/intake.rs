@@ -29,6 +29,13 @@ pub(super) struct Admitted {
     deferral: Option<Deferral>,
 }
 
+/// SHA-256 of the bearer token: hashes are compared, so that how long that takes says nothing about it.
+pub(super) fn bearer_hash(headers: &HeaderMap) -> Option<[u8; 32]> {
+    let bearer = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = bearer.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Sha256::digest(token.trim()).into())
+}
+
 impl App {
     /// Read the headers; a refusal for whoever has no right to ask, or poses as a device gateway.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Refusal> {
@@ -40,11 +47,7 @@ impl App {
 
     /// Whether a device gateway asks; a refusal where nobody who may.
     fn device_asks(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
-        let bearer = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let token = bearer.and_then(|v| v.split_once(' '));
-        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        // Hashes are compared: how long that takes says nothing about the token.
-        let hash: Option<[u8; 32]> = token.map(|(_, t)| Sha256::digest(t.trim()).into());
+        let hash = bearer_hash(headers);
         let opens = |door: Option<[u8; 32]>| door.is_some() && door == hash;
         if opens(self.access.device) {
             return Ok(true);

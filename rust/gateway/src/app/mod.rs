@@ -3,12 +3,14 @@
 //! In: a checked configuration, then requests. Out: responses. What a device and an edge share stands
 //! here: routes, tokens, limits, the operating point; what each does with a request is theirs.
 
+mod certificates;
 mod front;
 mod intake;
 mod outcomes;
+mod reload;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -16,7 +18,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::ask::Kind;
 use crate::brain::Brain;
@@ -27,9 +31,10 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::trace::Trace;
-use crate::upstream::Upstream;
+use crate::upstream::{Address, Upstream};
 
 pub use front::router;
+use intake::bearer_hash;
 use outcomes::Recent;
 
 /// What a device does, or an edge.
@@ -47,6 +52,8 @@ pub struct App {
     path: PathBuf,
     role: Role,
     brain: RwLock<Arc<Brain>>,
+    tls: RwLock<Option<Arc<ServerConfig>>>,
+    reloading: Mutex<()>,
     /// What a client may take.
     pub limits: Limits,
     access: Access,
@@ -66,18 +73,21 @@ impl App {
             let message = format!("log.path: expected a file that can be appended to, got: {e}");
             ConfigError { path: config.path.clone(), line: None, message }
         })?;
+        let trust = certificates::trust(config)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => {
-                Role::Device(Device::new(config, local, edge, (*not_text, *shadow), &brain))
+                Role::Device(Device::new(config, local, edge, (*not_text, *shadow), &brain, &trust))
             }
-            RoleConfig::Edge { models, not_text, .. } => {
-                Role::Edge(Edge::new(config, models, *not_text))
+            RoleConfig::Edge { models, not_text, health, .. } => {
+                Role::Edge(Edge::new(config, models, (*not_text, *health), &trust))
             }
         };
         Ok(Arc::new(Self {
             path: config.path.clone(),
             role,
             brain: RwLock::new(Arc::new(brain)),
+            tls: RwLock::new(certificates::served(config)?),
+            reloading: Mutex::default(),
             limits: config.limits,
             access: config.access,
             at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
@@ -90,9 +100,11 @@ impl App {
     /// What a configuration would do, in words; loads the router, starts nothing.
     pub fn describe(config: &Config) -> Result<String, ConfigError> {
         let brain = Brain::load(config)?;
+        certificates::trust(config)?;
+        let scheme = if certificates::served(config)?.is_some() { "https" } else { "http" };
         let (lam, alpha) = (config.router.lam.value, config.router.alpha.value);
         let mut lines = vec![
-            format!("listens on http://{}", config.listen),
+            format!("listens on {scheme}://{}", config.listen),
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
         ];
         match &config.role {
@@ -113,7 +125,20 @@ impl App {
                 }
             }
         }
+        lines.extend(Self::warnings(config).into_iter().map(|words| format!("warning: {words}")));
         Ok(lines.join("\n"))
+    }
+
+    /// What holds together and should not be.
+    pub fn warnings(config: &Config) -> Vec<String> {
+        let all: Vec<&Address> = match &config.role {
+            RoleConfig::Device { local, edge, .. } => vec![&local.address, &edge.0],
+            RoleConfig::Edge { models, .. } => models.iter().map(|m| &m.address).collect(),
+        };
+        let open = all.into_iter().filter(|a| a.token.is_some() && a.is_open());
+        let words =
+            |a: &Address| format!("the token for {} goes unencrypted to {}", a.name, a.base);
+        open.map(words).collect()
     }
 
     /// SHA-256 of the router's file.
@@ -126,28 +151,17 @@ impl App {
         Arc::clone(&self.brain.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Read the file's `[router]` again and swap what decides, or refuse and go on with the old one.
-    ///
-    /// The other sections take a restart. Reads files: call it off the event loop.
-    pub fn reload(&self) -> Result<String, ConfigError> {
-        let taken = self.load_again();
-        self.metrics.reload(taken.is_ok());
-        taken
+    /// What clients' connections are served with now; none is plain HTTP.
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn load_again(&self) -> Result<String, ConfigError> {
-        let new = Brain::load(&Config::read(&self.path)?)?;
-        let old = self.brain();
-        if new.models() != old.models() {
-            let (expected, got) = (old.models(), new.models());
-            let message = format!(
-                "router.path: expected a router of the models {expected:?}, got {got:?}; other models take a restart"
-            );
-            return Err(ConfigError { path: self.path.clone(), line: None, message });
+    /// Ask the models' servers whether they are well, until the value is dropped.
+    pub fn watch(&self) -> JoinSet<()> {
+        match &self.role {
+            Role::Device(_) => JoinSet::new(),
+            Role::Edge(edge) => edge.watch(),
         }
-        let hash = new.hash().to_string();
-        *self.brain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-        Ok(hash)
     }
 
     async fn answer(&self, request: Request, kind: Kind) -> Result<Response, Refusal> {
@@ -199,7 +213,7 @@ impl App {
     }
 
     fn ready(&self) -> (StatusCode, &'static str) {
-        if self.upstreams().iter().any(|u| u.breaker.is_up()) {
+        if self.upstreams().iter().any(|u| u.is_up()) {
             return (StatusCode::OK, "ready\n");
         }
         (StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n")
@@ -207,9 +221,13 @@ impl App {
 
     fn scrape(&self) -> impl IntoResponse + use<> {
         let up = self.upstreams();
-        let up = up.iter().map(|u| (u.name(), u.breaker.is_up()));
+        let up = up.iter().map(|u| (u.name(), u.is_up()));
+        let waits = match &self.role {
+            Role::Device(_) => vec![],
+            Role::Edge(edge) => edge.waits(),
+        };
         let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        ([(CONTENT_TYPE, media)], self.metrics.text(up))
+        ([(CONTENT_TYPE, media)], self.metrics.text(up, &waits))
     }
 
     fn models(&self) -> Response {

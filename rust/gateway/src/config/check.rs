@@ -13,6 +13,7 @@ use super::file::{
     AccessFile, BreakerFile, DeadlinesFile, DeviceFile, EdgeFile, LimitsFile, LogFile, ModelFile,
     RouterFile, RuleFile, ShadowFile,
 };
+use super::operations::TlsFile;
 use super::{
     Access, Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
     ShadowConfig,
@@ -35,7 +36,7 @@ pub fn line(text: &str, at: usize) -> usize {
     1 + before.matches('\n').count()
 }
 
-fn ms(x: &Spanned<u64>) -> Duration {
+pub(super) fn ms(x: &Spanned<u64>) -> Duration {
     Duration::from_millis(*x.get_ref())
 }
 
@@ -44,6 +45,9 @@ fn milliseconds<'a>(
 ) -> Vec<(&'static str, &'a Spanned<u64>)> {
     all.into_iter().filter(|(key, _)| key.ends_with("_ms")).collect()
 }
+
+/// Sections that a device's file shares with an edge's.
+type Rest = (LimitsFile, BreakerFile, AccessFile, TlsFile, Option<LogFile>);
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -67,6 +71,7 @@ impl Checker<'_> {
             model: file.local.model.map(Spanned::into_inner),
             context_tokens: file.local.context_tokens,
             deadlines: deadlines_of(&file.local.first_content_ms, &file.local.answer_ms)?,
+            health_path: self.health_path(None)?,
         };
         let edge = Address {
             name: "edge".into(),
@@ -80,7 +85,7 @@ impl Checker<'_> {
             not_text: file.not_text,
             shadow: file.shadow.map(|shadow| self.shadow(&shadow)).transpose()?,
         };
-        let rest = (file.limits, file.breaker, file.access, file.log);
+        let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
         self.config(&file.listen, &file.router, role, rest)
     }
 
@@ -116,8 +121,9 @@ impl Checker<'_> {
             return Err(self.wrong(name, "fallback", expected, name.get_ref()));
         }
         let fallback = file.fallback.map(|name| self.lined(name));
-        let role = RoleConfig::Edge { models, fallback, inclusive, not_text };
-        let rest = (file.limits, file.breaker, file.access, file.log);
+        let health = self.health(&file.health)?;
+        let role = RoleConfig::Edge { models, fallback, inclusive, not_text, health };
+        let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
         self.config(&file.listen, &file.router, role, rest)
     }
 
@@ -131,6 +137,7 @@ impl Checker<'_> {
             },
             model: file.model.map(Spanned::into_inner),
             context_tokens: file.context_tokens,
+            health_path: self.health_path(file.health_path.as_ref())?,
             deadlines: self.overridden(
                 deadlines,
                 file.first_content_ms.as_ref(),
@@ -144,7 +151,7 @@ impl Checker<'_> {
         listen: &Spanned<String>,
         router: &RouterFile,
         role: RoleConfig,
-        (limits, breaker, access, log): (LimitsFile, BreakerFile, AccessFile, Option<LogFile>),
+        (limits, breaker, access, tls, log): Rest,
     ) -> Result<Config> {
         let address: SocketAddr = listen.get_ref().parse().map_err(|_| {
             self.wrong(listen, "listen", "ADDRESS:PORT, such as 127.0.0.1:8080", listen.get_ref())
@@ -167,6 +174,7 @@ impl Checker<'_> {
             breaker: self.breaker(&breaker)?,
             limits: self.limits(&limits)?,
             access,
+            tls: self.tls(&tls)?,
             log: log.map(|log| self.log(&log)).transpose()?,
         })
     }
@@ -293,13 +301,20 @@ impl Checker<'_> {
         let access = Access {
             client: hash("access.token_env", file.token_env.as_ref())?,
             device: hash("access.device_token_env", file.device_token_env.as_ref())?,
+            admin: hash("access.admin_token_env", file.admin_token_env.as_ref())?,
         };
-        if let (Some(client), Some(device), Some(name)) =
-            (access.client, access.device, &file.device_token_env)
-            && client == device
+        let both = |a: Option<[u8; 32]>, b: Option<[u8; 32]>| a.is_some() && a == b;
+        if let Some(name) = &file.device_token_env
+            && both(access.client, access.device)
         {
             let expected = "another token than the clients', who could pose as devices";
             return Err(self.wrong(name, "access.device_token_env", expected, &"the same"));
+        }
+        if let Some(name) = &file.admin_token_env
+            && (both(access.admin, access.client) || both(access.admin, access.device))
+        {
+            let expected = "another token than the clients' and the devices', who could reload";
+            return Err(self.wrong(name, "access.admin_token_env", expected, &"the same"));
         }
         Ok(access)
     }
@@ -332,23 +347,22 @@ impl Checker<'_> {
         let text = url.get_ref().trim_end_matches('/');
         let base = text.strip_suffix("/v1").unwrap_or(text);
         let parsed = base.parse::<Uri>().ok().filter(|uri| {
-            uri.scheme_str() == Some("http")
+            matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|h| !h.is_empty())
                 && uri.query().is_none()
                 && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
         });
         match parsed {
             Some(_) => Ok(base.into()),
-            None => Err(self.wrong(
-                url,
-                key,
-                "http://HOST:PORT (this version speaks no TLS: put it behind a tunnel or a proxy that does)",
-                url.get_ref(),
-            )),
+            None => Err(self.wrong(url, key, "http://HOST:PORT or https://HOST", url.get_ref())),
         }
     }
 
-    fn times(&self, section: &str, all: Vec<(&'static str, &Spanned<u64>)>) -> Result<()> {
+    pub(super) fn times(
+        &self,
+        section: &str,
+        all: Vec<(&'static str, &Spanned<u64>)>,
+    ) -> Result<()> {
         let bad = all.into_iter().find(|(_, x)| !(1..=MAX_MS).contains(x.get_ref()));
         match bad {
             None => Ok(()),
@@ -361,7 +375,7 @@ impl Checker<'_> {
         }
     }
 
-    fn near(&self, path: &Spanned<PathBuf>) -> Lined<PathBuf> {
+    pub(super) fn near(&self, path: &Spanned<PathBuf>) -> Lined<PathBuf> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         Lined { value: folder.join(path.get_ref()), line: self.line(path) }
     }
@@ -374,7 +388,7 @@ impl Checker<'_> {
         line(self.text, x.span().start)
     }
 
-    fn wrong<T>(
+    pub(super) fn wrong<T>(
         &self,
         place: &Spanned<T>,
         key: &str,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::operations::{HealthFile, TlsFile};
+
 /// A whole file, of a device or of an edge.
 #[derive(Debug)]
 pub enum File {
@@ -45,6 +47,9 @@ pub struct DeviceFile {
     /// Who may ask.
     #[serde(default)]
     pub access: AccessFile,
+    /// Certificates.
+    #[serde(default)]
+    pub tls: TlsFile,
     /// The decision log.
     pub log: Option<LogFile>,
 }
@@ -66,6 +71,9 @@ pub struct EdgeFile {
     pub fallback: Option<Spanned<String>>,
     /// The model that takes requests with no text, or more than text.
     pub not_text: Option<Spanned<String>>,
+    /// How the models' servers are asked whether they are well.
+    #[serde(default)]
+    pub health: HealthFile,
     /// How long upstreams may take.
     #[serde(default)]
     pub deadlines: DeadlinesFile,
@@ -78,6 +86,9 @@ pub struct EdgeFile {
     /// Who may ask.
     #[serde(default)]
     pub access: AccessFile,
+    /// Certificates.
+    #[serde(default)]
+    pub tls: TlsFile,
     /// The decision log.
     pub log: Option<LogFile>,
 }
@@ -132,6 +143,8 @@ pub struct EdgeHopFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFile {
+    /// Where its server is asked whether it is well; `/v1/models` by default.
+    pub health_path: Option<Spanned<String>>,
     /// Its name in the router; another name is reached by name only.
     pub name: Spanned<String>,
     /// `http://127.0.0.1:8000`, say.
@@ -261,11 +274,14 @@ settings! {
 /// Who may ask.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_field_names)] // tokens stand in the environment: the names say so
 pub struct AccessFile {
     /// Environment variable with the clients' bearer token; needed beyond loopback.
     pub token_env: Option<Spanned<String>>,
     /// Environment variable with the device gateways' bearer token; an edge without it takes no deferrals.
     pub device_token_env: Option<Spanned<String>>,
+    /// Environment variable with the bearer token of `POST /v1/reload`; without it nobody may call that.
+    pub admin_token_env: Option<Spanned<String>>,
 }
 
 /// The decision log.

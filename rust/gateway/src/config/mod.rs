@@ -6,14 +6,16 @@
 
 mod check;
 mod file;
+mod operations;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::upstream::{Address, BreakerSettings, Deadlines};
+use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
 pub use file::NotText;
+pub use operations::Tls;
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may ask.
     pub access: Access,
+    /// Certificates.
+    pub tls: Tls,
     /// The decision log.
     pub log: Option<LogConfig>,
 }
@@ -105,6 +109,8 @@ pub enum RoleConfig {
         inclusive: bool,
         /// Index of the model for requests that text does not decide.
         not_text: Option<usize>,
+        /// How the models' health is asked for.
+        health: Option<HealthSettings>,
     },
 }
 
@@ -130,6 +136,8 @@ pub struct ModelConfig {
     pub context_tokens: Option<u64>,
     /// How long it may take.
     pub deadlines: Deadlines,
+    /// Where its server is asked whether it is well.
+    pub health_path: String,
 }
 
 /// What a client may take.
@@ -162,6 +170,8 @@ pub struct Access {
     pub client: Option<[u8; 32]>,
     /// The device gateways'.
     pub device: Option<[u8; 32]>,
+    /// Of whoever may reload.
+    pub admin: Option<[u8; 32]>,
 }
 
 /// The decision log.

@@ -14,9 +14,11 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use crate::app::{App, router};
 use slow::WriteLimit;
@@ -28,6 +30,7 @@ const MAX_FIELDS: usize = 128;
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(app.limits.connections));
     let (stopping, stopped) = watch::channel(false);
+    let _watching = app.watch();
     let mut stop = pin!(stop);
     let router = router(&app);
     loop {
@@ -43,7 +46,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
         match accepted {
             Ok((stream, _)) => {
                 let (app, service) = (Arc::clone(&app), TowerToHyperService::new(router.clone()));
-                tokio::spawn(connection(stream, app, service, stopped.clone(), slot));
+                tokio::spawn(accepted_by(stream, app, service, stopped.clone(), slot));
             }
             // Out of file descriptors, most likely: give connections time to end.
             Err(_) => sleep(Duration::from_millis(50)).await,
@@ -55,22 +58,42 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
     let _ = timeout(app.limits.drain, slots.acquire_many(all)).await;
 }
 
-async fn connection(
+/// Shake hands, where TLS is spoken, then serve. What takes long shaking hands is left, as a head is.
+async fn accepted_by(
     stream: TcpStream,
     app: Arc<App>,
     service: TowerToHyperService<Router>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
     let _ = stream.set_nodelay(true);
     app.metrics.connections.inc();
+    let stream = WriteLimit::new(stream, app.limits.write);
+    match app.tls() {
+        None => connection(stream, &app, service, stopped).await,
+        Some(config) => {
+            let shaken = timeout(app.limits.header, TlsAcceptor::from(config).accept(stream)).await;
+            if let Ok(Ok(stream)) = shaken {
+                connection(stream, &app, service, stopped).await;
+            }
+        }
+    }
+    app.metrics.connections.dec();
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    app: &App,
+    service: TowerToHyperService<Router>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let limits = app.limits;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_headers(MAX_FIELDS)
         .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(WriteLimit::new(stream, limits.write)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let stop = async {
         // The sender's end is a stop as well.
@@ -83,5 +106,4 @@ async fn connection(
             let _ = connection.await;
         }
     }
-    app.metrics.connections.dec();
 }

@@ -6,7 +6,10 @@
 
 mod breaker;
 mod events;
+mod health;
+mod queueing;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,14 +20,21 @@ use hyper::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
 };
 use hyper::http::response::Parts;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use crate::tls::{Trust, is_refusal};
+
 pub use breaker::{Breaker, BreakerSettings};
 pub use events::{Event, Events, Usage};
+pub use health::{HealthSettings, watch};
+pub use queueing::Queue;
+
+use health::Health;
 
 /// Bytes of events without content that are held back at most.
 const MAX_HELD: usize = 1 << 16;
@@ -90,6 +100,8 @@ pub enum Failure {
     Open(Duration),
     /// No connection.
     Unreachable,
+    /// No TLS that both sides take, or a certificate that is not trusted.
+    Untrusted,
     /// The connection broke, or the length was a lie.
     Broken,
     /// Nothing within the deadline.
@@ -110,6 +122,7 @@ impl Failure {
         match self {
             Self::Open(_) => "breaker-open",
             Self::Unreachable => "unreachable",
+            Self::Untrusted => "untrusted",
             Self::Broken => "broken",
             Self::Deadline => "deadline",
             Self::Status(_) => "status",
@@ -125,10 +138,20 @@ impl Failure {
 pub struct Address {
     /// The name in log, metrics and errors.
     pub name: String,
-    /// `http://host:port`, without the path.
+    /// `http://host:port` or `https://host`, without the path.
     pub base: String,
     /// What proves us to it.
     pub token: Option<HeaderValue>,
+}
+
+impl Address {
+    /// Whether others on the way can read what is sent: neither TLS nor loopback.
+    pub fn is_open(&self) -> bool {
+        let Ok(uri) = self.base.parse::<Uri>() else { return false };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
+        uri.scheme_str() == Some("http") && !here
+    }
 }
 
 /// One upstream.
@@ -137,9 +160,12 @@ pub struct Upstream {
     address: Address,
     deadlines: Deadlines,
     max_answer: usize,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     /// Whether it is left alone.
     pub breaker: Arc<Breaker>,
+    health: Health,
+    /// How long it keeps requests waiting.
+    pub queue: Arc<Queue>,
 }
 
 impl Upstream {
@@ -149,21 +175,41 @@ impl Upstream {
         deadlines: Deadlines,
         max_answer: usize,
         breaker: BreakerSettings,
+        trust: &Trust,
     ) -> Self {
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_connect_timeout(Some(deadlines.connect));
         connector.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trust.config())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .build(connector);
-        Self { address, deadlines, max_answer, client, breaker: Breaker::new(breaker) }
+        Self {
+            address,
+            deadlines,
+            max_answer,
+            client,
+            breaker: Breaker::new(breaker),
+            health: Health::default(),
+            queue: Arc::default(),
+        }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.address.name
+    }
+
+    /// Whether its breaker lets requests through and it says that it is well.
+    pub fn is_up(&self) -> bool {
+        self.breaker.is_up() && self.health.is_well()
     }
 
     /// How long it may take.
@@ -220,11 +266,11 @@ impl Upstream {
     async fn exchange(&self, question: &Question) -> Result<Answer, Failure> {
         let start = Instant::now();
         let seconds = || start.elapsed().as_secs_f64();
-        let response = self
-            .client
-            .request(self.request(question))
-            .await
-            .map_err(|e| if e.is_connect() { Failure::Unreachable } else { Failure::Broken })?;
+        let response = self.client.request(self.request(question)).await.map_err(|e| match e {
+            e if is_refusal(&e) => Failure::Untrusted,
+            e if e.is_connect() => Failure::Unreachable,
+            _ => Failure::Broken,
+        })?;
         let head_s = seconds();
         let (head, body) = response.into_parts();
         let status = head.status;

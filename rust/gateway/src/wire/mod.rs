@@ -37,8 +37,6 @@ pub const LATENCY_S: HeaderName = name("x-cr2fast-estimated-latency-s");
 pub const ENERGY_J: HeaderName = name("x-cr2fast-estimated-energy-j");
 /// Dollars that the cost table expects.
 pub const USD: HeaderName = name("x-cr2fast-estimated-usd");
-/// The code of a refusal of this gateway.
-pub const REFUSAL: HeaderName = name("x-cr2fast-refusal");
 /// The request's id.
 pub const REQUEST_ID: HeaderName = name("x-cr2fast-request-id");
 /// Where the answer was made: `device` or `edge`.

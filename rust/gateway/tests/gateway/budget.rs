@@ -162,6 +162,7 @@ async fn by_the_inclusive_rule_the_edge_may_send_a_request_back() {
                 n_output_tokens: None,
                 state,
                 available: None,
+                waiting_s: None,
                 budget: Budget::default(),
             };
             core.select(&query).unwrap().model

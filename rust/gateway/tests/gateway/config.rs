@@ -53,7 +53,16 @@ fn each_wrong_setting_names_its_line() {
             12,
             "invalid value: integer `-1`",
         ),
-        (changed("url = \"http:", "url = \"https:"), 10, "speaks no TLS"),
+        (changed("url = \"http:", "url = \"ftp:"), 10, "expected http://HOST:PORT or https://HOST"),
+        (file.clone() + "[tls]\ncert = \"a\"\n", 21, "tls.cert: expected tls.key beside it"),
+        (file.clone() + "[tls]\nkey = \"a\"\n", 21, "tls.key: expected tls.cert beside it"),
+        (
+            file.clone() + "[tls]\ncert = \"none.pem\"\nkey = \"none.key\"\n",
+            21,
+            "tls.cert: expected certificates in PEM",
+        ),
+        (file.clone() + "[tls]\nca = \"gateway.toml\"\n", 21, "tls.ca: expected certificates"),
+        (file.clone() + "[health]\nevery_ms = 1\n", 20, "unknown field `health`"),
         (
             changed("url = \"http://127.0.0.1:1\"", "url = \"http://a:b@c\""),
             10,
@@ -102,6 +111,22 @@ fn an_edges_file_is_held_against_the_router() {
         (
             edge(&[("medium", URL)]) + "token_env = \"DEVICE_TOKEN\"\n",
             "another token than the clients'",
+        ),
+        (
+            edge(&[("medium", URL)]) + "admin_token_env = \"DEVICE_TOKEN\"\n",
+            "another token than the clients' and the devices'",
+        ),
+        (
+            edge(&[("medium", URL)]).replace("every_ms = 0", "every_ms = 1\ntimeout_ms = 0"),
+            "health.timeout_ms: expected milliseconds",
+        ),
+        (
+            edge(&[("medium", URL)]).replace("every_ms = 0", "failures = 0"),
+            "health.failures: expected a number",
+        ),
+        (
+            edge(&[("medium", URL)]).replace("\n\n[dead", "\nhealth_path = \"health\"\n[dead"),
+            "models.health_path: expected a path",
         ),
         (ROUTER.to_string(), "a device's file, with [local] and [edge], or an edge's"),
         (String::new(), "got neither"),

@@ -68,6 +68,7 @@ async fn the_selector_chooses_by_the_devices_embedding_and_link() {
             n_output_tokens: None,
             state,
             available: None,
+            waiting_s: None,
             budget: Budget::default(),
         };
         let expected = core.select(&query).unwrap();

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::client::{ask, chat};
+use crate::common::client::{ask, chat, get, post};
 use crate::common::stub::{ANSWER, Stub};
-use crate::common::{World, edge, router};
+use crate::common::{ADMIN_TOKEN, CLIENT_TOKEN, World, edge, router};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_notices_and_a_bad_router_is_refused() {
@@ -64,4 +64,46 @@ async fn no_request_notices_and_a_bad_router_is_refused() {
     assert_eq!(gateway.app.router_hash(), now);
     going.store(false, Ordering::Relaxed);
     assert!(load.await.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_call_reloads_with_the_administrators_token_and_with_no_other() {
+    let world = World::new();
+    let medium = Stub::answering().await;
+    let text = edge(&[("medium", &medium.url)]).replace("device_token_env = \"DEVICE_TOKEN\"", "");
+    // Tokens come from the process's environment at a reload, so the file there names none.
+    std::fs::write(world.folder.join("gateway.toml"), &text).unwrap();
+    let tokens = "token_env = \"CLIENT_TOKEN\"\nadmin_token_env = \"CR2FAST_ADMIN_TOKEN\"\n";
+    let gateway = world.start(&(text.clone() + tokens)).await;
+    let old = gateway.app.router_hash();
+    let path = world.folder.join("router.safetensors");
+    router(world.encoder.info(), 1.0).save(&path).unwrap();
+    let call = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        post(&gateway.url, "/v1/reload", "{}", &[("authorization", &bearer)]).await
+    };
+    for token in [CLIENT_TOKEN, "other", ""] {
+        let reply = call(token).await;
+        assert_eq!((reply.status, reply.header("www-authenticate")), (401, "Bearer"));
+        assert!(!reply.body.contains(ADMIN_TOKEN));
+    }
+    assert_eq!(post(&gateway.url, "/v1/reload", "{}", &[]).await.status, 401);
+    assert_eq!(get(&gateway.url, "/v1/reload").await.status, 405);
+    assert_eq!(gateway.app.router_hash(), old);
+    let reply = call(ADMIN_TOKEN).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let new = gateway.app.router_hash();
+    assert_eq!(reply.json()["router"], new.as_str());
+    assert_ne!(new, old);
+    std::fs::write(&path, "no router").unwrap();
+    let reply = call(ADMIN_TOKEN).await;
+    assert_eq!(reply.status, 422);
+    assert!(reply.error().contains("the old router stays"), "{}", reply.error());
+    assert_eq!(gateway.app.router_hash(), new);
+    router(world.encoder.info(), 1.0).save(&path).unwrap();
+    let closed = world.start(&text).await;
+    let bearer = format!("Bearer {ADMIN_TOKEN}");
+    let reply = post(&closed.url, "/v1/reload", "{}", &[("authorization", &bearer)]).await;
+    assert_eq!(reply.status, 403);
+    assert!(reply.error().contains("access.admin_token_env"), "{}", reply.error());
 }

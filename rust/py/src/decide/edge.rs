@@ -188,6 +188,7 @@ impl EdgeSelector {
             n_output_tokens: n_out.as_ref().map(|o| o.0.as_slice()),
             state: state.0,
             available: mask.as_deref(),
+            waiting_s: None,
             budget: budget(max_latency_s, max_energy_j, max_usd),
         };
         let s = py.detach(|| self.inner.select(&query)).map_err(core)?;
@@ -238,6 +239,7 @@ impl EdgeSelector {
                 n_output_tokens,
                 state,
                 available,
+                waiting_s: None,
                 budget,
             })
         };

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod stub;
+pub mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 pub const MODELS: [&str; 3] = ["small", "medium", "large"];
 pub const DEVICE_TOKEN: &str = "device-token-of-the-tests";
 pub const CLIENT_TOKEN: &str = "client-token-of-the-tests";
+pub const ADMIN_TOKEN: &str = "admin-token-of-the-tests";
 const D: usize = 8;
 const HIDDEN: usize = 8;
 
@@ -197,8 +199,9 @@ impl World {
 
     pub fn config(&self, text: &str) -> Result<Config, ConfigError> {
         let env = |name: &str| match name {
-            "DEVICE_TOKEN" => Some(DEVICE_TOKEN.to_string()),
-            "CLIENT_TOKEN" => Some(CLIENT_TOKEN.to_string()),
+            "DEVICE_TOKEN" | "CR2FAST_DEVICE_TOKEN" => Some(DEVICE_TOKEN.to_string()),
+            "CLIENT_TOKEN" | "CR2FAST_TOKEN" => Some(CLIENT_TOKEN.to_string()),
+            "CR2FAST_ADMIN_TOKEN" => Some(ADMIN_TOKEN.to_string()),
             "SHORT_TOKEN" => Some("short".to_string()),
             _ => None,
         };
@@ -238,7 +241,7 @@ pub fn edge(models: &[(&str, &str)]) -> String {
         .collect();
     format!(
         "{ROUTER}\n{}\n[deadlines]\nfirst_content_ms = 300\nanswer_ms = 300\nidle_ms = 300\n\
-         [access]\ndevice_token_env = \"DEVICE_TOKEN\"\n",
+         [health]\nevery_ms = 0\n[access]\ndevice_token_env = \"DEVICE_TOKEN\"\n",
         models.concat()
     )
 }

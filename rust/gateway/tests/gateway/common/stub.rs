@@ -1,6 +1,6 @@
 //! An upstream that plays a part, on a plain socket: so that it can lie.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,6 +59,8 @@ pub struct Stub {
     /// Connections that the other side ended while an answer was due.
     pub left: Arc<Notify>,
     pub open: Arc<AtomicUsize>,
+    /// What GET is answered with: the server's word on its health.
+    pub well: Arc<AtomicBool>,
 }
 
 impl Stub {
@@ -71,6 +73,7 @@ impl Stub {
             seen: Arc::default(),
             left: Arc::default(),
             open: Arc::default(),
+            well: Arc::new(AtomicBool::new(true)),
         };
         let serving = stub.clone();
         tokio::spawn(async move {
@@ -105,6 +108,13 @@ impl Stub {
     async fn connection(&self, mut stream: TcpStream) {
         let mut buffer = Vec::new();
         while let Some(seen) = request(&mut stream, &mut buffer).await {
+            if seen.head.starts_with("GET ") {
+                let status = if self.well.load(Ordering::SeqCst) { 200 } else { 503 };
+                if stream.write_all(&reply(status, "{}")).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             self.seen.lock().unwrap().push(seen);
             let play = self.play.lock().unwrap().clone();
             let reply = match play {

@@ -1,0 +1,1 @@
+"""The gateway's bars, in one run: see `__main__`."""
