@@ -13,12 +13,14 @@ numpy). A body of more than MAX_BODY bytes is refused before it is read.
 
 import json
 import os
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 
 import cr2fast
+from cr2fast.data.content import normalised
 from cr2fast.encoders.messages import text_of
 
 LAM, ALPHA = float(os.environ.get("LAM", "1")), float(os.environ.get("ALPHA", "0.05"))
@@ -32,6 +34,13 @@ two_stage = cr2fast.TwoStage.load(os.environ["ROUTER"], LAM, ALPHA, encoder=enco
 app = FastAPI(title="cr2fast")
 
 LIMITS = ("max_latency_s", "max_energy_j", "max_usd")
+# What a chat request says to the model that answers it, and nothing of where it goes.
+PASSED_OVER = (
+    "model", "temperature", "top_p", "n", "stream", "stream_options", "stop", "max_tokens",
+    "max_completion_tokens", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
+    "top_logprobs", "seed", "tools", "tool_choice", "parallel_tool_calls", "response_format",
+    "reasoning_effort", "user", "metadata", "store",
+)  # fmt: skip
 EXPECTED = ("accuracy", "cost", "latency_s", "energy_j", "usd", "n_input_tokens")
 KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false"}
 
@@ -43,6 +52,16 @@ def refusal(status: int, words: str) -> HTTPException:
 
 def kind(value: object) -> str:
     return "nothing" if value is None else KINDS.get(type(value), "a number")
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: readers differ on which of two values counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} twice in one object")
+    return found
 
 
 async def body_of(request: Request) -> Any:
@@ -58,7 +77,7 @@ async def body_of(request: Request) -> Any:
     if too_long:
         raise refusal(413, f"body: expected at most {MAX_BODY} bytes, got more")
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=once)
     except RecursionError:
         raise refusal(400, "body: expected JSON, got one nested too deeply") from None
     except ValueError as error:
@@ -82,6 +101,11 @@ def prompt_of(body: Any) -> Any:
     if not isinstance(body, dict):
         words = f'body: expected an object with "prompt" or "messages", got {kind(body)}'
         raise refusal(422, words)
+    known = ("prompt", "messages", *LIMITS)
+    for name in body:
+        if name not in (*known, *PASSED_OVER):
+            near = get_close_matches(name[:60], known, n=1, cutoff=0.0)[0]
+            raise refusal(422, f"{name[:60]}: no field has this name; the nearest is {near}")
     given = [name for name in ("prompt", "messages") if body.get(name) is not None]
     if len(given) != 1:
         words = (
@@ -106,7 +130,8 @@ def prompt_of(body: Any) -> Any:
         ) from None
     except (ValueError, TypeError) as error:
         raise refusal(422, f"{name}: {str(error).removeprefix('text: ')}") from None
-    if not text.strip():
+    # Joiners, fillers and the like show nothing either.
+    if not normalised(text):
         raise refusal(422, f"{name}: expected some text, got none")
     return value
 

@@ -61,6 +61,12 @@ def data_dir():
     return Path(folder)
 
 
+def pytest_configure(config):
+    """Embeddings that tests make are kept where tests' things are, not in the user's cache."""
+    where = config.cache.mkdir("cr2fast") if hasattr(config, "cache") else Path(".pytest_cache")
+    os.environ.setdefault("CR2FAST_CACHE", str(where))
+
+
 def pytest_collection_modifyitems(items):
     """What reads real data is slow, and so is the statistical folder."""
     for item in items:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import sqlite3
 import threading
 import zipfile
 from hashlib import sha256
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.data import mmlu_pro
+from cr2fast.data import embedding
 from cr2fast.datasets import fetch_mmlu_pro, load_folder
 
 
@@ -98,7 +99,7 @@ def test_the_real_files_give_the_published_table(data_dir, serve, minilm, tmp_pa
 def test_nothing_is_done_twice_and_an_interrupted_run_goes_on(serve, minilm, tmp_path):
     site, cache = tmp_path / "site", tmp_path / "cache"
     site.mkdir()
-    rows = [row(i) for i in range(mmlu_pro._PART + 10)]
+    rows = [row(i) for i in range(embedding.CHUNK + 10)]
     hashes = {m: made_up(site, m, rows) for m in ("a", "b")}
     address, requests = serve(site)
     options = {"cache": cache, "hashes": hashes, "base_url": address, "progress": False}
@@ -109,25 +110,30 @@ def test_nothing_is_done_twice_and_an_interrupted_run_goes_on(serve, minilm, tmp
     assert (len(requests), fake.calls) == (2, 2)
     np.testing.assert_array_equal(first.embeddings, again.embeddings)
 
-    min(cache.rglob("*.npy"), key=lambda p: p.stat().st_size).unlink()
+    (kept,) = cache.rglob("*.sqlite")
+    with sqlite3.connect(kept) as database:
+        database.execute("DELETE FROM embeddings WHERE key IN (SELECT min(key) FROM embeddings)")
+    database.close()
     (cache / "model_outputs_b_5shots.zip").unlink()
     third = fetch_mmlu_pro(fake, ["a", "b"], **options)
     assert (len(requests), fake.calls) == (3, 3)
     np.testing.assert_array_equal(first.embeddings, third.embeddings)
 
 
-def test_a_damaged_part_is_named(serve, minilm, tmp_path):
+def test_a_damaged_cache_is_made_anew(serve, minilm, tmp_path):
     site, cache = tmp_path / "site", tmp_path / "cache"
     site.mkdir()
     hashes = {m: made_up(site, m, [row(1), row(2)]) for m in ("a", "b")}
     address, _ = serve(site)
     options = {"cache": cache, "hashes": hashes, "base_url": address, "progress": False}
-    fetch_mmlu_pro(Counting(minilm), ["a", "b"], **options)
-    part = next(cache.rglob("*.npy"))
-    for bad in (b"", b"\x93NUMPY damaged", part.read_bytes()[:-4]):
-        part.write_bytes(bad)
-        with pytest.raises(cr2fast.Cr2Error, match=f"{part.name}: expected 2 embeddings"):
-            fetch_mmlu_pro(Counting(minilm), ["a", "b"], **options)
+    first = fetch_mmlu_pro(Counting(minilm), ["a", "b"], **options)
+    (kept,) = cache.rglob("*.sqlite")
+    for bad in (b"", b"SQLite format 3\0 damaged", kept.read_bytes()[:-900]):
+        kept.write_bytes(bad)
+        fake = Counting(minilm)
+        again = fetch_mmlu_pro(fake, ["a", "b"], **options)
+        assert fake.calls == 1
+        np.testing.assert_array_equal(first.embeddings, again.embeddings)
 
 
 def test_answers_are_counted_as_published(serve, minilm, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -66,6 +68,24 @@ def test_an_encoder_embeds_and_counts_what_is_not_there():
         QueryTable.read(TEXTS)
     with pytest.raises(cr2fast.Cr2Error, match="at least one prompt"):
         QueryTable.read([], encoder=Counts())
+
+
+@pytest.mark.parametrize("name", ["messages", "input", "prompt", "request.messages"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_chats_are_read_by_their_last_user_turn(name, as_text):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]
+    chats = [[turns[0], turns[1] | {"content": t}] for t in TEXTS]
+    if name == "request.messages":
+        frame = pl.DataFrame({"request": [{"messages": c} for c in chats], "n": [1, 2, 3]})
+        if as_text:
+            cells = [json.dumps({"messages": c}) for c in chats]
+            frame = pl.DataFrame({"request": cells, "n": [1, 2, 3]})
+    else:
+        frame = pl.DataFrame({name: [json.dumps(c) for c in chats] if as_text else chats})
+    t = QueryTable.read(frame, encoder=Counts())
+    # A column of prompts that is text stays what it is in a table of queries.
+    stays = as_text and name == "prompt"
+    assert t.extra["text"] == (frame["prompt"].to_list() if stays else TEXTS)
 
 
 def test_without_ids_a_query_is_called_by_what_it_says():

@@ -135,7 +135,10 @@ USER = {"role": "user", "content": "x"}
     ("body", "words"),
     [
         ({}, 'body: expected one of "prompt" and "messages", got none'),
-        ({"text": "x"}, "got none"),
+        ({"text": "x"}, "text: no field has this name"),
+        ({"prompt": "x", "max_latncy_s": 1}, "max_latncy_s: no field has this name; the nearest is max_latency_s"),
+        ({"prompt": "\u200b\u2060\ufeff"}, "prompt: expected some text, got none"),
+        ({"prompt": "\u3164 \u00ad"}, "prompt: expected some text, got none"),
         ({"prompt": None, "messages": None}, "got none"),
         ({"prompt": "x", "messages": [USER]}, "got prompt and messages"),
         ("x", 'body: expected an object with "prompt" or "messages", got a string'),
@@ -183,7 +186,7 @@ def test_what_is_no_prompt_is_refused_in_its_own_words(ask, body, words):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"not JSON", b"\xff\xfe\x00", b"{\"prompt\": \"a", b"[" * 100_000,
+    [b"", b"{", b"not JSON", b'{"prompt": "a", "prompt": "b"}', b"\xff\xfe\x00", b"{\"prompt\": \"a", b"[" * 100_000,
      b'{"a":' * 100_000, b'{"prompt": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", b"9" * 5000 + b"x"],
 )  # fmt: skip
 def test_what_is_no_json_is_a_bad_request(post, raw):

@@ -67,11 +67,11 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
     for ours in _NUMBERS:
         own[ours] = _numbers(own[ours], ours)
     taken = set(found.values())
-    text = _texts(own["text"], own["messages"])
+    pairs = zip(texts(own["text"]), texts(own["messages"]), strict=True)
     known = {
         "row": np.arange(len(frame)),
         "query_id": _words(own["query_id"], "query_id"),
-        "text": text,
+        "text": [chat if prompt is None else prompt for prompt, chat in pairs],
         "category": _words(own["category"], "category"),
         "embedding": own["embedding"],
         "model": _words(own["model"], "model"),
@@ -104,7 +104,7 @@ def flat(frame: pl.DataFrame) -> pl.DataFrame:
                 continue
             for field in inner.columns:
                 parts.setdefault(f"{c}.{field}", inner[field])
-        if len(parts) == frame.width:
+        if list(parts) == frame.columns:
             break
         frame = polars.DataFrame(parts)
     return frame
@@ -151,10 +151,9 @@ def _numbers(column: pl.Series, what: str) -> pl.Series:
     return column.cast(polars.Float64)
 
 
-def _texts(text: pl.Series, messages: pl.Series) -> list[str | None]:
-    """What was asked: the text, else what the messages' last user turn says."""
-    pairs = zip(text.to_list(), messages.to_list(), strict=True)
-    return [_said(c) if t is None else _said(t) for t, c in pairs]
+def texts(column: pl.Series) -> list[str | None]:
+    """What was asked: prompts as they are, of chats what the last user turn says."""
+    return [_said(v) for v in column.to_list()]
 
 
 def _said(value: Any) -> str | None:

@@ -2,17 +2,15 @@
 
 In: names of models. Out: a :class:`RoutingTable`. The answer files are those of
 github.com/TIGER-AI-Lab/MMLU-Pro (Apache-2.0; the questions are MIT), pinned to one commit and
-checked by SHA-256. Files and embeddings are cached, the embeddings in parts, so that nothing is
-done twice and an interrupted run goes on where it stopped.
+checked by SHA-256. Files and embeddings are cached, so that nothing is done twice and an
+interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,8 @@ import numpy as np
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import explained, shown
 from cr2fast._util.optional import require
-from cr2fast._util.progress import Shows, item_bar
+from cr2fast._util.progress import Shows
+from cr2fast.data.embedding import embed
 from cr2fast.data.table import RoutingTable
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ SHA256 = {
         "26573565138fcd27358a0945c9f525a7d9a75a756689058a0d5bfcbc64fa55cb"
     ),
 }
-_PART = 512
 
 
 def fetch_mmlu_pro(
@@ -109,7 +107,7 @@ def fetch_mmlu_pro(
     count = encoder.count_tokens
     return RoutingTable(
         query_ids=tuple(f"mmlu_pro/{q}" for q in order),
-        embeddings=_embed(encoder, texts, folder, threads, progress),
+        embeddings=embed(encoder, texts, cache=folder, threads=threads, progress=progress),
         correct=np.array([[answers[m][q]["right"] for m in models] for q in order]),
         n_input_tokens=np.array([count(t) for t in texts], dtype=np.uint32),
         n_output_tokens=np.array(
@@ -168,41 +166,3 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
 def _text(row: Mapping[str, Any]) -> str:
     options = [f"{letter}. {o}" for letter, o in zip(ascii_uppercase, row["options"], strict=False)]
     return "\n".join([row["question"], *options])
-
-
-def _embed(
-    encoder: Encoder, texts: list[str], folder: Path, threads: int, progress: Shows
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Embeddings (N, d), cached in a file per few hundred texts, named by encoder and texts."""
-    parts = folder / f"embeddings-{encoder.info.sha256[:16]}"
-    parts.mkdir(parents=True, exist_ok=True)
-    out = []
-    with item_bar(progress, "embedding", len(texts)) as update:
-        for start in range(0, len(texts), _PART):
-            chunk = texts[start : start + _PART]
-            digest = sha256("\0".join(chunk).encode()).hexdigest()
-            path = parts / f"{digest[:32]}.npy"
-            if path.exists():
-                out.append(_load(path, len(chunk), encoder.dim))
-            else:
-                out.append(encoder.encode(chunk, threads=threads))
-                temporary = path.with_suffix(f".{os.getpid()}.tmp")
-                with temporary.open("wb") as file:
-                    np.save(file, out[-1])
-                temporary.replace(path)
-            update(len(chunk))
-    return np.concatenate(out)
-
-
-def _load(path: Path, n: int, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    try:
-        part = np.load(path, allow_pickle=False)
-        good = part.shape == (n, dim) and part.dtype == np.float32
-    except (OSError, ValueError, EOFError):
-        good = False
-    if not good:
-        raise Cr2Error(
-            f"{path}: expected {n} embeddings of width {dim}, got a damaged file; "
-            f"delete it and try again"
-        )
-    return np.asarray(part)

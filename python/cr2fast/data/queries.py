@@ -23,7 +23,7 @@ from cr2fast._util.seeds import check_seed
 from cr2fast.data import reading
 from cr2fast.data.columns import LARGEST
 from cr2fast.data.content import Keys, groups, keys
-from cr2fast.data.embedding import Cache
+from cr2fast.data.embedding import Cache, embed
 from cr2fast.encoders.info import EncoderInfo
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Queries:
             raise Cr2Error(f"{what}: expected at least one query, got none")
         if not all(isinstance(i, str) for i in self.query_ids):
             raise Cr2Error("query_ids: expected strings, got other types among them")
+        object.__setattr__(self, "query_ids", tuple(map(str, self.query_ids)))
         check_text(self.query_ids, "query_ids")
         if len(set(self.query_ids)) != n:
             raise Cr2Error("query_ids: expected unique ids, got duplicates")
@@ -71,8 +72,10 @@ class Queries:
                 )
         strata = self.categories
         if strata is not None:
-            if len(strata) != n or not all(isinstance(c, str) for c in strata):
+            if len(strata) != n:
                 raise Cr2Error(f"categories: expected {n} strings, got {len(strata)} values")
+            if isinstance(strata, str) or not all(isinstance(c, str) for c in strata):
+                raise Cr2Error(f"categories: expected {n} strings, got {shown(strata)}")
             object.__setattr__(self, "categories", tuple(map(str, strata)))
             check_text(strata, "categories")
         if not isinstance(self.encoder, EncoderInfo):
@@ -82,9 +85,12 @@ class Queries:
                 f"encoder: expected a name and a hash, both text, got {shown(tuple(self.encoder))}"
             )
         check_text(self.encoder, "encoder")
+        if not isinstance(self.extra, dict):
+            raise TypeError(f"extra: expected a dict of lists, got {type(self.extra).__name__}")
         for name, values in self.extra.items():
-            if len(values) != n:
-                raise Cr2Error(f"extra: expected {n} values of {name!r}, got {len(values)}")
+            size = len(values) if hasattr(values, "__len__") else type(values).__name__
+            if size != n:
+                raise Cr2Error(f"extra: expected {n} values of {shown(name)}, got {size}")
         self._check_embeddings()
 
     def _check_embeddings(self) -> None:
@@ -107,7 +113,14 @@ class Queries:
         """(N, K) keys of what each query says, whatever its id."""
         return keys(self.extra.get("text"), self.embeddings)
 
-    def embed(self: Q, encoder: Encoder | StaticEncoder, threads: int = 0) -> Q:
+    def embed(
+        self: Q,
+        encoder: Encoder | StaticEncoder,
+        threads: int = 0,
+        *,
+        cache: Cache = True,
+        progress: Shows = False,
+    ) -> Q:
         """Embed the column `text` with another encoder.
 
         Parameters
@@ -115,6 +128,8 @@ class Queries:
         encoder : Encoder or StaticEncoder
         threads : int
             How many texts to embed at once; 0: one per core.
+        cache, progress
+            As of :meth:`QueryTable.read`.
 
         Returns
         -------
@@ -129,7 +144,7 @@ class Queries:
         texts = self.extra.get("text")
         if texts is None or not all(isinstance(t, str) for t in texts):
             raise Cr2Error("text: expected a column `text` of strings to embed, got none")
-        made = encoder.encode(texts, threads)
+        made = embed(encoder, texts, cache=cache, threads=threads, progress=progress)
         return replace(self, embeddings=made, encoder=encoder.info)  # type: ignore[type-var]
 
     def take(self: Q, rows: npt.ArrayLike) -> Q:

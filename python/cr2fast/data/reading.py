@@ -19,8 +19,8 @@ from cr2fast._core import Cr2Error, texts_of
 from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
 from cr2fast._util.progress import Shows, check_shows
+from cr2fast.data import calls, names, source
 from cr2fast.data import columns as kinds
-from cr2fast.data import names, source
 from cr2fast.data.embedding import Cache, embed
 from cr2fast.encoders.info import EncoderInfo
 
@@ -126,11 +126,21 @@ def named(
     """The table with its query columns under our names, ids, categories and texts as text."""
     polars = require("polars", "lab")
     frame = kinds.joined(frame)
-    found = names.find(frame.columns, COLUMNS, columns, what)
+    wanted = (*COLUMNS, "messages")
+    found = names.find(frame.columns, wanted, columns, what)
+    if not {"text", "messages", "embedding"} & found.keys():
+        frame = calls.flat(frame)
+        found = names.find(frame.columns, wanted, columns, what)
     for ours in needed:
         if ours not in found:
             raise names.missing(ours, frame.columns, what)
+    chats = found.pop("messages", None)
+    said = found.get("text", chats)
     own = frame.rename({theirs: ours for ours, theirs in found.items() if theirs != ours})
+    if said is not None and ("text" not in found or frame[said].dtype != polars.String):
+        # Chats: what is read is the last user turn.
+        found["text"] = said
+        own = own.with_columns(text=polars.Series(calls.texts(frame[said]), dtype=polars.String))
     text = [c for c in ("query_id", "category", "text") if c in found]
     try:
         own = own.with_columns(polars.col(text).cast(polars.String))

@@ -81,7 +81,7 @@ class RoutingTable(Queries):
                 f"{shown(self.models)}"
             )
         check_text(self.models, "models")
-        object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "models", tuple(map(str, self.models)))
         self._check(
             "routing table",
             {
