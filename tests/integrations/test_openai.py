@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+from dataclasses import replace
+from pathlib import Path
 
 import openai
 import pytest
 
 import cr2fast
 from cr2fast import Cr2Error, OperatingPointError
+from cr2fast.datasets import make_routing_problem
 from cr2fast.integrations import asked
 from cr2fast.integrations.openai import AsyncRoutedOpenAI, RoutedOpenAI, UnusableAnswerError
 
@@ -240,6 +244,21 @@ def test_servers_names_and_an_edge_that_chooses(make, servers, texts, text_route
         make(available=[names[0]])
 
 
+def test_a_client_has_a_group_where_thresholds_are_per_group(
+    servers, text_router, letters, texts, problem
+):
+    router = cr2fast.Router(text_router._core)
+    table = make_routing_problem(n=400, d=24, models=3, seed=5).table
+    rows = replace(table, encoder=letters.info).split()[1]
+    router.calibrate(rows, alphas=(0.1,), lams=[0.1], groups=["app"] * len(rows))
+    given = {"router": router, "encoder": letters, "lam": 0.1}
+    for group, place in (("app", "device"), ("other", "edge"), (None, "edge")):
+        client = RoutedOpenAI(*made(openai.OpenAI, servers), group=group, **given)
+        answer = client.chat.completions.create(model="cr2fast", messages=chat(texts[0]))
+        assert answer.cr2fast.place == place
+        client.close()
+
+
 def test_what_is_wrong_with_a_client_is_said_when_it_is_made(
     servers, text_router, letters, fitted, tmp_path
 ):
@@ -288,3 +307,17 @@ def test_without_the_package_the_pip_command_is_named(monkeypatch, servers, text
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match=r"pip install 'cr2fast\[openai\]'"):
         RoutedOpenAI(one, two, router=text_router, encoder=letters, lam=1.0)
+
+
+def test_the_page_about_it_runs(servers, text_router, letters, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "in-process.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    code = code.replace("http://127.0.0.1:8081/v1", servers[0].url)
+    code = code.replace("http://127.0.0.1:8090/v1", servers[1].url)
+    monkeypatch.chdir(tmp_path)
+    text_router.save("router.safetensors")
+    letters.save("static.safetensors")
+    names: dict[str, object] = {}
+    exec(compile(code, "in-process.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("from the ")
+    names["client"].close()

@@ -211,6 +211,8 @@ def test_what_is_wrong_with_a_job_is_said_before_it_begins(artifact, tmp_path):
         RouteBatches(tmp_path / "none", LAM)
     with pytest.raises(Cr2Error, match="invalid"):
         RouteBatches(artifact, LAM, invalid="drop")
+    with pytest.raises(Cr2Error, match="has no groups, got 'app'"):
+        RouteBatches(artifact, LAM, ALPHA, group="app")
     with pytest.raises(Cr2Error, match="pass encoder="):
         RouteBatches(artifact, LAM, text="prompt")
 
@@ -224,6 +226,29 @@ def test_atypical_queries_are_deferred_as_the_device_defers_them(fitted, splits,
     out = RouteBatches(path, LAM, 0.05)({"embedding": x})
     assert (out["local"] == device.route_batch(x)).all()
     assert (out["local"] != (device.margins(x) >= device.threshold)).any()
+
+
+def test_groups_have_thresholds_of_their_own(fitted, splits, x, tmp_path):
+    router = cr2fast.Router(fitted._core)
+    router.calibrate(splits[1], alphas=(0.1,), lams=[LAM], groups="category")
+    path = tmp_path / "router.safetensors"
+    router.save(path)
+    names = [*splits[2].categories[:-2], "unknown", None]
+    device = cr2fast.DeviceRouter.load(path, LAM, 0.1)
+    route = RouteBatches(path, LAM, 0.1, group="app", tokens="n")
+    n = splits[2].n_input_tokens
+    for batch in (
+        pa.table({"embedding": fixed(x), "app": names, "n": n}),
+        {"embedding": x, "app": names, "n": n},
+    ):
+        out = route(batch)
+        local = device.route_batch(x, groups=names)
+        assert (column(out, "local") == local).all()
+        assert (column(out, "local") == (column(out, "model") == router.models[0])).all()
+    assert local.any()
+    assert not local[-2:].any()
+    with pytest.raises(Cr2Error, match="the router has thresholds per group"):
+        RouteBatches(path, LAM, 0.1)
 
 
 def test_polars_streams_through_it(route, x, expected):

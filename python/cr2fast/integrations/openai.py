@@ -151,7 +151,7 @@ class RoutedOpenAI(_Client):
     alpha : float, optional
         Their risk level.
     **options
-        `models`, `available`, `edge_model`, `state`, `not_text`, as of
+        `models`, `available`, `edge_model`, `state`, `not_text`, `group`, as of
         :class:`cr2fast.integrations.plan.Planner`.
 
     Notes

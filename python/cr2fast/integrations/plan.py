@@ -97,6 +97,8 @@ class Planner:
         The link; by default as it typically is by the cost table.
     not_text : {"edge", "device"}
         Where requests go that text does not decide.
+    group : str, optional
+        The group of all requests of this client, where the router has thresholds per group.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Planner:
         edge_model: str | None = None,
         state: LinkState | Callable[[], LinkState] | None = None,
         not_text: Place = "edge",
+        group: str | None = None,
     ) -> None:
         if isinstance(router, (str, Path)):
             router = Router.load(router, encoder.info)
@@ -136,6 +139,7 @@ class Planner:
             )
         self.edge_model = edge_model
         self.state = state
+        self.group = group
         self.two = lru_cache(maxsize=1024)(self._two)
         self.selector = lru_cache(maxsize=1024)(self._selector)
         # What is wrong with the default point is wrong now, not at the first request.
@@ -184,7 +188,7 @@ class Planner:
             return
         state = self.state() if callable(self.state) else self.state or two.typical_state
         limits: dict[str, Any] = wish.limits
-        choice = two.route(x, float(n), state, self.edge_models, **limits)
+        choice = two.route(x, float(n), state, self.edge_models, group=self.group, **limits)
         numbers = (two.lam, two.alpha, choice.margin, choice.threshold)
         if choice.local:
             yield self._hop(Routed(identity, "device", self.names[0], "accepted", *numbers))

@@ -40,6 +40,8 @@ class RouteBatches:
     embedding : str
         The column of embeddings, float32 lists of the router's width; not read where there is an
         encoder.
+    group : str, optional
+        The column of groups, where the router has thresholds per group.
     tokens : str, optional
         The column of input token counts. With it, rows get the name of their model too: the edge
         model of the greatest utility at the link as it typically is.
@@ -78,6 +80,7 @@ class RouteBatches:
         *,
         text: str | None = None,
         embedding: str = "embedding",
+        group: str | None = None,
         tokens: str | None = None,
         invalid: Invalid = "raise",
         prefix: str = "",
@@ -90,12 +93,18 @@ class RouteBatches:
         self.path = str(Path(path).resolve())
         self.encoder = str(Path(encoder).resolve()) if isinstance(encoder, (str, Path)) else encoder
         self.text = text or ("text" if encoder is not None else None)
-        self.embedding, self.tokens = embedding, tokens
+        self.embedding, self.group, self.tokens = embedding, group, tokens
         self.invalid, self.prefix = invalid, prefix
         self.threads = check_threads(threads)
         self.sha256 = sha256_of(path)
         device = DeviceRouter.load(path, lam, alpha)
         self.lam, self.alpha, self.dim = device.lam, device.alpha, device.dim
+        if (device.groups is None) != (group is None):
+            raise Cr2Error(
+                "group: expected the column of groups, since the router has thresholds per group"
+                if group is None
+                else f"group: expected none, since the router has no groups, got {shown(group)}"
+            )
         self.__name__ = f"RouteBatches({Path(path).name})"  # What engines call a function by.
         self._load()
 
@@ -123,9 +132,13 @@ class RouteBatches:
             chunks = [_encoded(encoder, columns.texts(batch, kind, self.text), self)]
         else:
             chunks = list(columns.matrices(batch, kind, self.embedding, self.dim))
+        groups = None if self.group is None else columns.texts(batch, kind, self.group)
         margins, known, local = [], [], []
+        start = 0
         for x, there in chunks:
-            m, ok, kept = self._decide(device, x, there)
+            some = None if groups is None else groups[start : start + len(x)]
+            start += len(x)
+            m, ok, kept = self._decide(device, x, there, some)
             margins.append(m)
             known.append(ok)
             local.append(kept)
@@ -138,11 +151,15 @@ class RouteBatches:
         }
         if two is not None and self.tokens is not None:
             n_input = columns.counts(batch, kind, self.tokens)
-            added["model"] = self._models(two, [x for x, _ in chunks], n_input, good)
+            added["model"] = self._models(two, [x for x, _ in chunks], n_input, good, groups)
         return columns.extended(batch, kind, {self.prefix + k: v for k, v in added.items()})
 
     def _decide(
-        self, device: DeviceRouter, x: npt.NDArray[np.float32], there: Any
+        self,
+        device: DeviceRouter,
+        x: npt.NDArray[np.float32],
+        there: Any,
+        groups: list[str | None] | None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Margins, which rows are valid, and which stay local."""
         n = len(x)
@@ -163,7 +180,13 @@ class RouteBatches:
                 raise
             good = good & finite
             margin = device.margins(np.where(good[:, None], x, np.float32(0)), self.threads)
-        keep = accepted(margin[None], np.array([[device.threshold]], np.float32))[0, 0]
+        if groups is None:
+            keep = accepted(margin[None], np.array([[device.threshold]], np.float32))[0, 0]
+        else:
+            tau = {g: device.threshold_of(g) for g in set(groups)}
+            each = np.array([tau[g] for g in groups], np.float32)
+            # The rule, row by row: each row is a cost weight's only query.
+            keep = accepted(margin[:, None], each[:, None])[:, 0, 0]
         if (level := device.defer_atypical) is not None:
             rows = x if good.all() else np.where(good[:, None], x, np.float32(0))
             keep = keep & (device.p_values(rows, self.threads) > level)
@@ -179,13 +202,17 @@ class RouteBatches:
         chunks: list[npt.NDArray[np.float32]],
         n_input: npt.NDArray[np.float64],
         good: npt.NDArray[np.bool_],
+        groups: list[str | None] | None,
     ) -> list[str | None]:
         """The model of each row; None where a row is invalid."""
         out: list[str | None] = [None] * len(good)
         rows = np.flatnonzero(good)
         if rows.size:
             x = np.ascontiguousarray(np.concatenate(chunks)[rows])
-            index = np.asarray(two.route_batch(x, n_input[rows], threads=self.threads).index)
+            named = None if groups is None else [groups[i] for i in rows.tolist()]
+            index = np.asarray(
+                two.route_batch(x, n_input[rows], threads=self.threads, groups=named).index
+            )
             for row, k in zip(rows.tolist(), index.tolist(), strict=True):
                 out[row] = two.models[k]
         return out

@@ -106,11 +106,16 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     Raises
     ------
     Cr2Error
-        Rows of a router that is not known, or of another encoder; no row with an embedding, or none
-        among those that stayed on the device.
+        Rows of a router that is not known, or of another encoder; no row with an embedding; a
+        router with thresholds per group.
     """
     polars = require("polars", "lab")
     check_type(router, Router, "router")
+    if router.calibration is not None and router.calibration["groups"] is not None:
+        raise Cr2Error(
+            "router: expected thresholds for all queries alike, got some per group: a decision log "
+            "holds no groups"
+        )
     found = opened(log)
     frame = found.frame
     routed = frame.filter(polars.col("why").is_in(ROUTED))
