@@ -311,7 +311,7 @@ def test_without_the_package_the_pip_command_is_named(monkeypatch, servers, text
 
 def test_the_page_about_it_runs(servers, text_router, letters, tmp_path, monkeypatch, capsys):
     page = Path(__file__).parents[2] / "docs" / "how-to" / "in-process.md"
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    code = "\n".join(re.findall(r"```python notest\n(.*?)```", page.read_text(), re.S))
     code = code.replace("http://127.0.0.1:8081/v1", servers[0].url)
     code = code.replace("http://127.0.0.1:8090/v1", servers[1].url)
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
 
 def run(page, **replaced):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S))
+    code = "\n".join(re.findall(r"```python notest\n(.*?)```", (PAGES / page).read_text(), re.S))
     for old, new in replaced.items():
         code = code.replace(old, new)
     names: dict[str, object] = {}
