@@ -215,6 +215,7 @@ def rewritten(log, folder, change):
         (lambda r: {k: v for k, v in r.items() if k != "score"}, WITH, r"column for score, tried \['score', .*pass --column score=<its name>"),
         (lambda r: r | {"model": "edge-1"}, WITH, r"at least two models, .* got only of \['edge-1'\]"),
         (lambda r: r | {"score": 7}, WITH, r"log.score: .*grades in \[0, 1\], got 7"),
+        (lambda r: {k: v for k, v in r.items() if k not in ("usd", "seconds")}, WITH, r"expected dollars \(tried \['usd'.*seconds.*neither for"),
         (lambda r: r | {"usd": -0.1}, WITH, "log.usd: expected numbers, at least 0, got -0.1"),
         (lambda r: {k: v for k, v in r.items() if k != "prompt_tokens"}, WITH, "a column for prompt_tokens, tried"),
         (lambda r: r | {"prompt_tokens": None}, WITH, "prompt_tokens and completion_tokens of every call with dollars"),

@@ -30,6 +30,7 @@ _IN_FLAGS = (
     (r"^fractions: ", "--split: "),
     (r"^seed: ", "--split-seed: seed: "),
     (r"^edge: ", "--edge: "),
+    (r"^local: ", "--local: "),
     (r"^models: ", "--local, --edge: models: "),
 )
 UNKNOWN_HASH = "its files are not known, so encoders are compared by name only"
@@ -79,31 +80,39 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
         raise Cr2Error("--encoder-id is for --data DIR; a log's prompts are embedded by --encoder")
     raw = source.frame(args.log, "log")
     columns = dict(args.column)
+    costs = CostTable.read(args.costs) if args.costs else None
     if router is not None:
         if args.local or args.edge:
             raise Cr2Error("--local, --edge: the router names its models; leave them out")
         local, edge = router.models[0], list(router.models[1:])
+        costs = costs or router.costs
     else:
-        costs = CostTable.read(args.costs) if args.costs else None
-        local, edge = models(args, calls.read(raw, columns, ("model",)), costs)
+        local, edge = models(args, calls.read(raw, columns, ("model", "score", "text")), costs)
+    # What is quick to check comes before the embeddings.
+    if costs is None:
+        costs = _billed(args, raw, local, edge)
     made = encoder(args.encoder) if args.encoder else _encoder_of(router)
     table = RoutingTable.read_log(
         raw, local=local, edge=edge, columns=columns, encoder=made, **making(args)
     )
     for text in table.notes:
         note(args, f"{args.log}: {text}")
-    if router is not None:
-        return RoutingProblem(table, CostTable.read(args.costs) if args.costs else router.costs)
-    if costs is None:
-        try:
-            costs = CostTable.from_log(raw, local=local, edge=edge, columns=columns)
-        except Cr2Error as error:
-            raise Cr2Error(f"{error}; or give prices of your own: --costs FILE") from None
-        for text in costs.notes:
-            note(args, f"costs: {text}")
-        shares = ", ".join(f"{k} {v:g}" for k, v in costs.shares.items() if v)
-        note(args, f"costs: read off {args.log} (shares: {shares}); others: --costs FILE")
     return RoutingProblem(table, costs)
+
+
+def _billed(args: argparse.Namespace, raw: Any, local: str, edge: list[str]) -> Any:
+    """The cost table that the log's dollars and seconds tell, and what they do not, said aloud."""
+    from cr2fast._core import CostTable
+
+    try:
+        costs = CostTable.from_log(raw, local=local, edge=edge, columns=dict(args.column))
+    except Cr2Error as error:
+        raise Cr2Error(f"{error}; or give prices of your own: --costs FILE") from None
+    for text in costs.notes:
+        note(args, f"costs: {text}")
+    shares = ", ".join(f"{k} {v:g}" for k, v in costs.shares.items() if v)
+    note(args, f"costs: read off {args.log} (shares: {shares}); others: --costs FILE")
+    return costs
 
 
 def models(args: argparse.Namespace, frame: Any, costs: Any = None) -> tuple[str, list[str]]:
@@ -114,13 +123,15 @@ def models(args: argparse.Namespace, frame: Any, costs: Any = None) -> tuple[str
         return costs.models[0], costs.models[1:]
     local = args.local
     if local is None:
-        local = answered.weakest(frame)
+        local, why = answered.weakest(frame)
         note(
             args,
-            f"--local not given: {local}, whose mean score is the lowest, is taken for the "
-            f"device's model; name another with --local MODEL",
+            f"--local not given: {local}, {why}, is taken for the device's model; name another "
+            f"with --local MODEL",
         )
-    return local, args.edge or answered.others(frame, local)
+    edge = args.edge or answered.others(frame, local)
+    answered.check_models(frame, (local, *edge))
+    return local, edge
 
 
 def _encoder_of(router: Any) -> Any:

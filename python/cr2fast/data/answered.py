@@ -62,20 +62,29 @@ def others(frame: pl.DataFrame, local: str) -> list[str]:
     return found
 
 
-def weakest(frame: pl.DataFrame) -> str:
-    """The model with the lowest mean score among calls that did not fail; of ties the cheapest."""
+def weakest(frame: pl.DataFrame) -> tuple[str, str]:
+    """The model with the lowest mean score or, without scores, the cheapest; and why it is taken.
+
+    Calls that failed do not count; of ties the cheaper one is taken.
+    """
     polars = require("polars", "lab")
-    scored = frame.filter(~polars.col("failed") & polars.col("model").is_not_null())
-    if scored.is_empty():
+    good = frame.filter(~polars.col("failed") & polars.col("model").is_not_null())
+    if good.is_empty():
         raise Cr2Error("log: expected calls that did not fail and name a model, got none")
-    scored = scored.with_columns(score=columns.grades(scored["score"], "log.score"))
+    good = good.with_columns(score=columns.grades(good["score"], "log.score"))
     means = (
-        scored.group_by("model")
+        good.group_by("model")
         .agg(polars.col("score").mean(), polars.col("usd").mean())
         .sort("score", "usd", "model", nulls_last=True)
     )
-    found: str = means["model"][0]
-    return found
+    if means["score"][0] is not None:
+        return means["model"][0], "whose mean score is the lowest"
+    if means["usd"][0] is not None:
+        return means["model"][0], "whose calls cost the least"
+    raise Cr2Error(
+        f"local: expected the name of the device's model, one of "
+        f"{shown(means['model'].to_list())}; the log has neither scores nor dollars to guess it by"
+    )
 
 
 def check_models(frame: pl.DataFrame, models: Sequence[str]) -> None:

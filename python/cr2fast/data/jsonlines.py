@@ -7,10 +7,12 @@ damaged line is named by its number.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # Lines longer than this are no rows of a table.
 MAX_LINE = 64 << 20
+# A list is parsed as a whole, and takes many times its bytes.
+MAX_FILE = 2 << 30
 # Objects within objects that become columns.
 DEPTH = 4
 # Whole numbers beyond these ends are none of a table's.
@@ -31,41 +35,75 @@ _INT = 2**63
 
 def read(path: Path) -> pl.DataFrame:
     """Read a file of JSON objects, one per line; empty lines are passed over."""
-    polars = require("polars", "lab")
+    with _opened(path) as file:
+        return _frame(_objects(file))
+
+
+def read_json(path: Path) -> pl.DataFrame:
+    """Read one JSON list of objects, or as :func:`read` where the file is none."""
+    with _opened(path) as file:
+        start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    if not start.startswith(b"["):
+        return read(path)
+    with _opened(path) as file:
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise Cr2Error(f"a list of more than {MAX_FILE} bytes; write an object per line instead")
+    found = _parsed(data, "the list")
+    for k, row in enumerate(found):
+        if not isinstance(row, dict):
+            raise Cr2Error(f"{shown(row)} at place {k} of the list, where an object belongs")
+    return _frame(iter(found))
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def _objects(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise Cr2Error(f"line {number} of more than {MAX_LINE} bytes")
+        if line.strip():
+            yield _object(line, number)
+
+
+def _frame(rows: Iterator[dict[str, Any]]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {}
-    rows = 0
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise Cr2Error(f"line {number} of more than {MAX_LINE} bytes")
-            for name, value in flat(_object(line, number)).items():
-                if name not in columns:
-                    columns[name] = [None] * rows
-                columns[name].append(_plain(value))
-            if line.strip():
-                rows += 1
-            for values in columns.values():
-                if len(values) < rows:
-                    values.append(None)
+    for n, row in enumerate(rows):
+        for name, value in flat(row).items():
+            if name not in columns:
+                columns[name] = [None] * n
+            columns[name].append(_plain(value))
+        for values in columns.values():
+            if len(values) <= n:
+                values.append(None)
+    polars = require("polars", "lab")
     found: pl.DataFrame = polars.DataFrame({k: column(k, v) for k, v in columns.items()})
     return found
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:
-    try:
-        # A byte order mark stands at most before the first line.
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        found = json.loads(text, object_pairs_hook=_pairs) if text.strip() else {}
-    except RecursionError:
-        raise Cr2Error(f"line {number}, JSON nested too deeply") from None
-    except ValueError as error:
-        raise Cr2Error(f"line {number}, {shown(text_of(line))}: {error}") from None
+    found = _parsed(line, f"line {number}, {shown(text_of(line))}")
     if not isinstance(found, dict):
         raise Cr2Error(f"line {number}, {shown(text_of(line))}, where an object belongs")
     return found
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    try:
+        # A byte order mark stands at most before the first line.
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_pairs)
+    except RecursionError:
+        raise Cr2Error(f"{where}: JSON nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise Cr2Error(f"{where}: no UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except ValueError as error:
+        raise Cr2Error(f"{where}: {error}") from None
 
 
 def text_of(line: bytes) -> str:

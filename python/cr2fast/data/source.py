@@ -7,6 +7,7 @@ columns are as they came, or an error that says which source, and what was expec
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ def frame(source: Any, what: str) -> pl.DataFrame:
     ----------
     source : path, polars.DataFrame, polars.LazyFrame, or object with ``__arrow_c_stream__``
         A path's ending says what the file is: ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl``,
-        ``.ndjson``, ``.arrow``, ``.ipc``, ``.feather``; of text files also with ``.gz`` behind it.
+        ``.ndjson``, ``.json``, ``.arrow``, ``.ipc``, ``.feather``; of text files also with ``.gz``
+        behind it.
     what : str
         What errors call the table.
 
@@ -102,7 +104,9 @@ def _tried(read: Callable[[], pl.DataFrame], what: str, expected: str) -> pl.Dat
         raise Cr2Error(f"{what}: expected {expected}, got {error}") from None
     # PanicException derives from BaseException: what another library meets in a damaged file.
     except (Exception, polars.exceptions.PanicException) as error:
-        raise Cr2Error(f"{what}: expected {expected}, got {explained(error)}") from None
+        # What polars advises is for who calls polars.
+        words = explained(error).partition(" Consider setting")[0]
+        raise Cr2Error(f"{what}: expected {expected}, got {words}") from None
 
 
 def _parquet(path: Path) -> pl.DataFrame:
@@ -110,13 +114,21 @@ def _parquet(path: Path) -> pl.DataFrame:
     return found
 
 
-def _csv(path: Path, separator: str = ",") -> pl.DataFrame:
+def _csv(path: Path, separator: str | None = None) -> pl.DataFrame:
     polars = require("polars", "lab")
+    separator = separator or _separator(path)
     options = {"separator": separator, "glob": False, "infer_schema_length": None}
     names = polars.read_csv(path, n_rows=0, separator=separator, glob=False).columns
     words = {name: polars.String for name in names if name in _WORDS}
     found: pl.DataFrame = polars.read_csv(path, schema_overrides=words, **options)
     return found
+
+
+def _separator(path: Path) -> str:
+    """A comma, or where the first line has none the semicolon of languages with decimal commas."""
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        line = file.readline(1 << 20)
+    return ";" if b";" in line and b"," not in line else ","
 
 
 def _tsv(path: Path) -> pl.DataFrame:
@@ -138,6 +150,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], pl.DataFrame]]] = {
     ".tsv": ("tab-separated values", _tsv),
     ".jsonl": ("JSON Lines", jsonlines.read),
     ".ndjson": ("JSON Lines", jsonlines.read),
+    ".json": ("JSON, a list of objects or an object per line,", jsonlines.read_json),
     ".arrow": ("Arrow IPC", _arrow),
     ".ipc": ("Arrow IPC", _arrow),
     ".feather": ("Arrow IPC", _arrow),

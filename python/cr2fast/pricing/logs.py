@@ -14,6 +14,7 @@ import numpy as np
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util.checks import shown
 from cr2fast.data import calls
+from cr2fast.data.names import GUESSES
 from cr2fast.pricing import regression
 from cr2fast.pricing.prices import PRICES, document
 from cr2fast.pricing.regression import F64, Coefficients
@@ -48,6 +49,13 @@ def from_log(
         exact = exact and told
     billed = all(m["usd_per_input_token"] is not None for m in models)
     if shares is None:
+        lacking = [m["name"] for m in models if m["tau0_s"] is None]
+        if lacking and not billed:
+            raise Cr2Error(
+                f"log: expected dollars (tried {list(GUESSES['usd'])}) or seconds (tried "
+                f"{list(GUESSES['seconds'])}, {list(GUESSES['milliseconds'])}) of the calls of "
+                f"every model, got neither for {shown(lacking)}"
+            )
         shares = {"price": 1.0} if billed else {"latency": 1.0}
     # Prices that every call agrees with were read off the bills; all else was estimated.
     measured = exact and billed and all(v == 0 for k, v in shares.items() if k != "price")
