@@ -78,6 +78,7 @@ def test_lines_that_are_no_records_are_kept_apart_and_counted(tmp_path, records)
         json.dumps(rest(records[19], ts="2026-11-01T00:00:00")),
         json.dumps(rest(records[20], n_output_tokens=1.5)),
         json.dumps(rest(records[21], margin=1e300)),
+        json.dumps(rest(records[22], ts="9999-12-31T23:59:59.999999Z")),
     ]
     torn = [good[0][:40], "[1]", '{"a": NaN}', '{"id": 1, "id": 2}', "[" * 100_000, "\x00\x00"]
     path = tmp_path / "d.jsonl"
@@ -91,7 +92,7 @@ def test_lines_that_are_no_records_are_kept_apart_and_counted(tmp_path, records)
     assert "id: expected one, got none" in words
     assert log.apart["line"].to_list()[0] == 4
     assert all(len(w) <= 600 for w in log.apart["words"])
-    with pytest.warns(LogWarning, match="12 lines lack a field"):
+    with pytest.warns(LogWarning, match="13 lines lack a field"):
         read_log(path)
 
 

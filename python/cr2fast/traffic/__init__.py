@@ -5,16 +5,9 @@ and routers, recalibrated routers. It needs the extra ``lab``.
 """
 
 from cr2fast.traffic.batches import RouteBatches
+from cr2fast.traffic.found import ClockStep, Found, Gap
 from cr2fast.traffic.label import label
-from cr2fast.traffic.log import (
-    ClockStep,
-    DecisionLog,
-    Found,
-    Gap,
-    LogWarning,
-    open_log,
-    read_log,
-)
+from cr2fast.traffic.log import DecisionLog, LogWarning, open_log, read_log
 from cr2fast.traffic.recalibrate import Held, Recalibration, recalibrate
 from cr2fast.traffic.replay import Figures, Measured, Replay, replay, replays
 from cr2fast.traffic.shards import Shards, route_shards

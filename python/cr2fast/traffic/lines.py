@@ -52,6 +52,8 @@ def _time(value: Any) -> datetime:
         raise ValueError("a time such as 2026-11-26T14:45:00.000000Z") from None
     if found.tzinfo is None:
         raise ValueError("a time with its offset, such as 2026-11-26T14:45:00.000000Z")
+    if not 1970 <= found.year < 3000:
+        raise ValueError("a time of the years 1970 to 2999")
     return found.astimezone(timezone.utc)
 
 

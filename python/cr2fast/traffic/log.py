@@ -8,9 +8,8 @@ gaps, clock steps and duplicates.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,125 +19,18 @@ from cr2fast._util import forked
 from cr2fast._util.checks import real, shown
 from cr2fast._util.optional import require
 from cr2fast.traffic import files, lines
-from cr2fast.traffic.lines import TornError, UnknownError, WrongError
-from cr2fast.traffic.outcomes import Grades, OutcomeCounts, ShadowCounts, Shadows
+from cr2fast.traffic.found import Found
+from cr2fast.traffic.reader import Reader
 
 if TYPE_CHECKING:
     import polars as pl
 
-# Records are written as requests end; the writer's queue may reorder them by this much, s.
-_JITTER_S = 1.0
-# Lines of which the words are kept; all are counted.
-_KEPT = 1000
+# Two logs may give one request times that differ by as much; so much more is read before a window.
+_SLACK = timedelta(hours=1)
 
 
 class LogWarning(UserWarning):
     """Some lines of a log were not read, or its clock or its traffic has holes."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """No request for long: between `after` and `before`, in the log `log`, for `seconds`."""
-
-    log: str
-    after: datetime
-    before: datetime
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ClockStep:
-    """The clock went back by `seconds`, to `at`: at line `line` of `file`, in the log `log`."""
-
-    log: str
-    at: datetime
-    file: str
-    line: int
-    seconds: float
-
-
-@dataclass
-class Found:
-    """What a reading found beside its rows.
-
-    Attributes
-    ----------
-    lines : int
-        All lines, empty ones not counted.
-    torn, wrong, too_long : int
-        Lines that are no whole JSON object (cut short, as a rule); that lack a field or have one of
-        another type; that are longer than is read. They are kept apart.
-    duplicates, conflicting : int
-        Lines whose id came before in the same log, with the same bytes and with others. The first
-        line counts; the conflicting ones are kept apart.
-    merged : int
-        Requests that two logs tell of, a device's and an edge's: one row each.
-    outside : int
-        Rows before `since` or from `until` on.
-    gaps : list of Gap
-    clock_steps : list of ClockStep
-    outcomes : OutcomeCounts
-        Grades: how many were found, and how they fit.
-    shadows : ShadowCounts
-        Requests that were sent to the other side too, and how they fit.
-    routers : dict of str to int
-        Rows by the SHA-256 of the router's file.
-    unknown_fields : dict of str to int
-        Fields that this version does not know, and how often they came.
-    """
-
-    lines: int = 0
-    torn: int = 0
-    wrong: int = 0
-    too_long: int = 0
-    duplicates: int = 0
-    conflicting: int = 0
-    merged: int = 0
-    outside: int = 0
-    gaps: list[Gap] = field(default_factory=list)
-    clock_steps: list[ClockStep] = field(default_factory=list)
-    outcomes: OutcomeCounts = field(default_factory=OutcomeCounts)
-    shadows: ShadowCounts = field(default_factory=ShadowCounts)
-    routers: dict[str, int] = field(default_factory=dict)
-    unknown_fields: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def unread(self) -> int:
-        """Lines kept apart."""
-        return self.torn + self.wrong + self.too_long + self.conflicting
-
-    def faults(self) -> list[str]:
-        """What a reader should know, a sentence each; none for a log without fault."""
-        gaps, steps, grades = self.gaps, self.clock_steps, self.outcomes
-        said = [
-            (self.torn, f"{self.torn} lines are cut short or no JSON"),
-            (self.wrong, f"{self.wrong} lines lack a field or have one of another type"),
-            (self.too_long, f"{self.too_long} lines are longer than is read"),
-            (self.conflicting, f"{self.conflicting} lines contradict an earlier one of their id"),
-            (self.duplicates, f"{self.duplicates} lines came twice"),
-            (
-                len(gaps),
-                f"{len(gaps)} gaps without a request, the longest "
-                f"{max((g.seconds for g in gaps), default=0):.0f} s",
-            ),
-            (
-                len(steps),
-                f"the clock went back {len(steps)} times, at most by "
-                f"{max((s.seconds for s in steps), default=0):.0f} s",
-            ),
-            (grades.twice, f"{grades.twice} outcomes came twice"),
-            (grades.revised, f"{grades.revised} outcomes revise an earlier one"),
-            (grades.orphans, f"{grades.orphans} outcomes are of requests that are not here"),
-            (
-                self.shadows.orphans,
-                f"{self.shadows.orphans} shadows are of requests that are not here",
-            ),
-            (
-                len(self.unknown_fields),
-                f"fields that this version does not know: {sorted(self.unknown_fields)[:10]}",
-            ),
-        ]
-        return [words for count, words in said if count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,26 +120,24 @@ def open_log(
     if not real(gap_s, "gap_s", "a number of seconds, above 0") > 0:
         raise Cr2Error(f"gap_s: expected a number of seconds, above 0, got {shown(gap_s)}")
     first, last = _instant(since, "since"), _instant(until, "until")
-    reader = _Reader()
+    reader = Reader(gap_s, first and first - _SLACK)
     for source in files.sources(paths, first):
         reader.file(source)
-    if not reader.rows and not reader.grades.kept:
+    found = reader.found
+    if not reader.known and not reader.grades.kept:
         raise Cr2Error(
             f"log: expected lines of schema {lines.SCHEMA!r}, got none in {shown(paths)}"
             + (f"; {reader.apart[0][3]}" if reader.apart else "")
         )
-    found = reader.found
-    for log in dict.fromkeys(row["log"] for row in reader.rows):
-        _clock([row for row in reader.rows if row["log"] == log], gap_s, found)
-    rows = _merged(reader.rows, found)
-    kept = [r for r in rows if (not first or r["ts"] >= first) and (not last or r["ts"] < last)]
-    found.outside = len(rows) - len(kept)
-    for row in kept:
-        found.routers[row["router"]] = found.routers.get(row["router"], 0) + 1
-    frame = _frame(kept)
-    known = {r["id"] for r in rows}
-    frame, found.shadows = reader.shadows.join(frame, known)
-    frame, found.outcomes = reader.grades.join(frame, known)
+    frame = _merged(reader.frame(), found)
+    here = frame.filter(
+        polars.lit(True) if first is None else polars.col("ts") >= first,
+        polars.lit(True) if last is None else polars.col("ts") < last,
+    )
+    found.outside += frame.height - here.height
+    found.routers = dict(here["router"].value_counts(sort=True).rows())
+    frame, found.shadows = reader.shadows.join(here, reader.known)
+    frame, found.outcomes = reader.grades.join(frame, reader.known)
     apart = polars.DataFrame(
         reader.apart,
         schema={"file": polars.String, "line": polars.Int64, "why": polars.String,
@@ -255,6 +145,21 @@ def open_log(
         orient="row",
     )  # fmt: skip
     return DecisionLog(frame, apart, found)
+
+
+def _merged(frame: pl.DataFrame, found: Found) -> pl.DataFrame:
+    """One row per request: the log that decided, its blanks filled from the other."""
+    polars = require("polars", "lab")
+    if frame["log"].n_unique() > 1:
+        rows = frame.height
+        frame = (
+            frame.sort(polars.col("margin").is_null(), maintain_order=True)
+            .group_by("id", maintain_order=True)
+            .agg(polars.all().drop_nulls().first())
+            .sort("ts", maintain_order=True)
+        )
+        found.merged = rows - frame.height
+    return frame.drop("log")
 
 
 def _instant(value: datetime | str | None, what: str) -> datetime | None:
@@ -269,121 +174,6 @@ def _instant(value: datetime | str | None, what: str) -> datetime | None:
     if not isinstance(value, datetime):
         raise TypeError(f"{what}: expected {expected}, got {type(value).__name__}")
     return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-
-
-class _Reader:
-    """Rows, grades and lines apart, file after file."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.grades = Grades()
-        self.shadows = Shadows()
-        self.apart: list[tuple[str, int, str, str]] = []
-        self.found = Found()
-        self._seen: dict[tuple[str, str], bytes] = {}
-
-    def file(self, source: files.Source) -> None:
-        """Read all lines of a file."""
-        for line in files.lines(source.path):
-            self.found.lines += 1
-            if line.data is None:
-                self.found.too_long += 1
-                words = f"expected a line of at most {files.MAX_LINE} bytes, got a longer one"
-                self._keep(source, line, "too long", words)
-                continue
-            try:
-                self._line(source, line, line.data)
-            except TornError as error:
-                self.found.torn += 1
-                self._keep(source, line, "torn", str(error))
-            except WrongError as error:
-                self.found.wrong += 1
-                self._keep(source, line, "wrong", str(error))
-            except UnknownError as error:
-                raise Cr2Error(
-                    f"log: {error} in line {line.number} of {source.path}; read it with the "
-                    f"cr2fast that its gateway came with, or a later one"
-                ) from None
-
-    def _line(self, source: files.Source, line: files.Line, data: bytes) -> None:
-        value = lines.parse(data)
-        kind = lines.kind_of(value)
-        if kind != "request":
-            self.grades.add(value) if kind == "outcome" else self.shadows.add(value)
-            return
-        row, strange = lines.record(value)
-        for name in strange:
-            shorter = name[:80]
-            self.found.unknown_fields[shorter] = self.found.unknown_fields.get(shorter, 0) + 1
-        key, digest = (source.log, row["id"]), blake2b(data.strip(), digest_size=8).digest()
-        before = self._seen.setdefault(key, digest)
-        if len(self._seen) > len(self.rows):
-            self.rows.append(row | {"log": source.log, "at": (str(source.path), line.number)})
-        elif before == digest:
-            self.found.duplicates += 1
-        else:
-            self.found.conflicting += 1
-            words = f"id: expected one line of {row['id']!r}, got another that says otherwise"
-            self._keep(source, line, "conflicting", words)
-
-    def _keep(self, source: files.Source, line: files.Line, why: str, words: str) -> None:
-        if len(self.apart) < _KEPT:
-            self.apart.append((str(source.path), line.number, why, words))
-
-
-def _clock(rows: list[dict[str, Any]], gap_s: float, found: Found) -> None:
-    """Gaps and backward steps in one log, whose records were written as their requests ended."""
-    came = ended = None
-    for row in rows:
-        ts: datetime = row["ts"]
-        end = ts + timedelta(seconds=min(row["total_s"] or 0.0, 1e9))
-        if ended is not None and came is not None:
-            back = (ended - end).total_seconds()
-            if back > _JITTER_S:
-                file, number = row["at"]
-                found.clock_steps.append(ClockStep(row["log"], ts, file, number, back))
-                came = ended = None
-            elif (silent := (ts - came).total_seconds()) > gap_s:
-                found.gaps.append(Gap(row["log"], came, ts, silent))
-        came = ts if came is None else max(came, ts)
-        ended = end if ended is None else max(ended, end)
-
-
-def _merged(rows: list[dict[str, Any]], found: Found) -> list[dict[str, Any]]:
-    """One row per request: the log that decided, its blanks filled from the other."""
-    logs = {row["log"] for row in rows}
-    if len(logs) < 2:
-        return rows
-    first: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda r: r["margin"] is None):
-        there = first.setdefault(row["id"], row)
-        if there is not row:
-            found.merged += 1
-            first[row["id"]] = {k: row[k] if v is None else v for k, v in there.items()}
-    return sorted(first.values(), key=lambda r: r["ts"])
-
-
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    polars = require("polars", "lab")
-    single, text, names = polars.Float32, polars.String, polars.List(polars.String)
-    others = {
-        "ts": polars.Datetime("us", "UTC"), "stream": polars.Boolean, "margin": single,
-        "threshold": single, "failed": names, "link_measured": names, "available": names,
-        "queueing_s": polars.List(polars.Struct({"model": text, "seconds": polars.Float64})),
-        "embedding": polars.List(single),
-    }  # fmt: skip
-    for column in ("id", "endpoint", "place", "model", "why", "outcome", "router"):
-        others[column] = text
-    for column in ("status", "n_input_tokens_estimated", "n_input_tokens", "n_output_tokens"):
-        others[column] = polars.Int64
-    columns = {}
-    for name in (*lines.FIELDS, *lines.LINK, *lines.LIMITS):
-        values = [row[name] for row in rows]
-        if name == "embedding":
-            values = [None if x is None else polars.Series(x) for x in values]
-        columns[name] = polars.Series(name, values, dtype=others.get(name, polars.Float64))
-    frame: pl.DataFrame = polars.DataFrame(columns)
-    return frame
 
 
 def embeddings(frame: pl.DataFrame, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
