@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway litellm-test scale-test bench-stream
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway gateway-demo gateway-static gateway-wheel bench-gateway litellm-test scale-test bench-stream
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,7 +49,29 @@ quick-profiler:
 	cd profiler && ../$(BIN)/python -m pytest -q -m "not slow" -k "not intervals_hold"
 
 gateway:  ## build the gateway, cr2fast-gateway, into target/release
-	cargo build --release -p cr2fast-gateway
+	cargo build --release -p cr2fast-gateway --bin cr2fast-gateway
+
+MUSL := $(shell uname -m)-unknown-linux-musl
+gateway-static:  ## the same as one static binary, into target/*-musl/release
+	@command -v musl-gcc >/dev/null || { echo "gateway-static: a C compiler for musl is needed: apt-get install musl-tools"; exit 1; }
+	rustup target add $(MUSL)
+	cargo build --release --target $(MUSL) -p cr2fast-gateway --bin cr2fast-gateway
+
+gateway-wheel: .venv/.tools  ## the gateway's own wheel, installed and asked for its version
+	rm -rf target/gateway-wheel
+	. $(BIN)/activate && cd rust/gateway && maturin build --release --out ../../target/gateway-wheel
+	$(PYTHON) -m venv target/gateway-wheel/venv
+	target/gateway-wheel/venv/bin/pip install -q target/gateway-wheel/*.whl
+	target/gateway-wheel/venv/bin/cr2fast-gateway --version
+
+# The testbed's live models where its environment is made, stubs elsewhere.
+DEMO_PYTHON = $(if $(wildcard .venv-testbed/.built),.venv-testbed/bin/python,$(BIN)/python)
+gateway-demo: gateway $(BUILT)  ## two servers behind two gateways: ask, stream, kill the edge, reload, read the log
+	$(DEMO_PYTHON) -m pip install -q openai 'polars>=1.20'
+	$(DEMO_PYTHON) examples/testbed/demo.py --gateway target/release/cr2fast-gateway --out target/gateway-demo
+
+bench-gateway: $(BUILT)  ## what the gateway costs and keeps, beside a bare proxy and LiteLLM's (ten minutes)
+	$(BIN)/python -m benches.gateway
 
 # Emulation is too slow for the million rows; the other tests compare NEON with scalar code, and both
 # with bits from x86-64.
