@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk testbed testbed-quick gateway gateway-demo gateway-static gateway-wheel bench-gateway litellm-test scale-test bench-stream
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk promise testbed testbed-quick gateway gateway-demo gateway-static gateway-wheel bench-gateway litellm-test scale-test bench-stream
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -186,6 +186,9 @@ bench-stream: $(BUILT)  ## rows per second of RouteBatches beside the bare kerne
 
 risk: $(BUILT)  ## realised risk over five seeds on CR2FAST_DATA
 	$(BIN)/python -m benches.risk_over_seeds
+
+promise: $(BUILT)  ## a day whose mix of queries shifts, on CR2FAST_DATA: a fixed threshold, the rolling one, recalibration
+	$(BIN)/python -m benches.promise_over_a_day --out target/promise
 
 light: wheel  ## install the wheel beside numpy alone in a fresh environment, and route
 	rm -rf target/light && $(PYTHON) -m venv target/light

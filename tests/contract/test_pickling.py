@@ -29,6 +29,8 @@ def things(router, splits):
     two = router.two_stage(1.0, 0.05)
     deferred = next(c for x in test.embeddings if not (c := two.route(x, 30)).local)
     report = router.calibrate(splits[1], alphas=(0.05,), lams=[1.0])
+    counts = cr2fast.MarginCounts(1)
+    counts.update(np.zeros((1, 2), np.float32), np.ones((1, 2), bool))
     return {
         "Router": router,
         "DeviceRouter": device,
@@ -53,6 +55,8 @@ def things(router, splits):
         "EncoderInfo": EncoderInfo("a", "b"),
         "FitOptions": cr2fast.FitOptions(hidden=3),
         "calibration": router.calibration,
+        "MarginCounts": counts,
+        "CellCounts": counts.second_pass([0.6]),
         "RiskAlarm": cr2fast.RiskAlarm(0.05, 0.01),
         "RollingThreshold": cr2fast.RollingThreshold(0.05, 0.0),
     }

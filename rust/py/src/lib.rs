@@ -42,6 +42,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<pricing::LinkStates>()?;
     m.add_class::<pricing::CostTable>()?;
     m.add_class::<calibration::alarm::RiskAlarm>()?;
+    m.add_class::<calibration::counts::MarginCounts>()?;
+    m.add_class::<calibration::counts::CellCounts>()?;
     m.add_class::<calibration::rolling::RollingThreshold>()?;
     m.add_class::<router::Router>()?;
     m.add_class::<decide::device::DeviceRouter>()?;

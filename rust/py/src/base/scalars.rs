@@ -136,6 +136,7 @@ pub mod args {
         prefers_edge: truth -> bool,
         late: whole -> u64,
         threads: count -> usize,
+        lams: count -> usize,
         first: count -> usize,
         max_tokens: count -> usize,
         counted: tokens -> Option<f64>,

@@ -1,6 +1,7 @@
 //! Calibration: CRC thresholds and empirical risk of arrays; the watch over a promise in service.
 
 pub mod alarm;
+pub mod counts;
 pub mod rolling;
 
 use cr2fast_core::{Promise, shown};
