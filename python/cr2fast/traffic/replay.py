@@ -19,9 +19,11 @@ from cr2fast._core import BudgetError, Cr2Error, OperatingPointError, TwoStage
 from cr2fast._util.checks import check_type
 from cr2fast._util.optional import require
 from cr2fast.evaluation.intervals import binomial_interval
+from cr2fast.evaluation.offpolicy import Estimate
 from cr2fast.router import Router
 from cr2fast.traffic.label import Judged, Link, Log, Traffic, judge, opened, traffic_of
 from cr2fast.traffic.lines import LIMITS
+from cr2fast.traffic.value import value_of
 
 F64 = npt.NDArray[np.float64]
 
@@ -115,6 +117,11 @@ class Replay:
         What the log measured of the logged decisions.
     changed : float
         Fraction of requests that would have gone to the other place.
+    value : Estimate or None
+        The mean score that it would have met, from grades of answers and of shadows, with a 95 %
+        interval (:func:`cr2fast.traffic.value.value_of`): observed, not predicted.
+    value_note : str
+        Why there is none.
     left_out : dict of str to int
         Requests of the log that are in none of these figures, by why.
     """
@@ -126,6 +133,8 @@ class Replay:
     logged: Figures
     measured: Measured
     changed: float
+    value: Estimate | None
+    value_note: str
     left_out: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,6 +228,7 @@ def replays(
             left_out["whose budget no model keeps"] = unmet
         if strangers := int((then < 0).sum()):
             left_out["answered by no model of the router (not in the logged figures)"] = strangers
+        value, note = value_of(traffic, judged, then, now)
         out.append(
             Replay(
                 lam=two.lam,
@@ -228,6 +238,8 @@ def replays(
                 logged=_figures(router, traffic, judged, then, prefers_edge),
                 measured=measured,
                 changed=float(((now == 0) != (then == 0))[known].mean()) if known.any() else 0.0,
+                value=value,
+                value_note=note,
                 left_out=left_out,
             )
         )
@@ -352,6 +364,9 @@ def table(replays: Sequence[Replay]) -> str:
         )
     if measured.score is not None:
         said.append(f"{measured.graded} were graded, {measured.score:.3f} on average.")
+        for r in replays:
+            told = str(r.value) if r.value is not None else f"unknown: {r.value_note}"
+            said.append(f"Score at lam={r.lam:g}, alpha={r.alpha:g}: {told}.")
     if left := replays[0].left_out:
         said.append("Left out: " + ", ".join(f"{n} {why}" for why, n in left.items()) + ".")
     return text + "\n" + " ".join(said)
