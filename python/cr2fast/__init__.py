@@ -42,6 +42,7 @@ from cr2fast._core import (
     __version__,
     crc_thresholds,
     empirical_risk,
+    text_features,
 )
 from cr2fast._util import renamed
 
@@ -123,6 +124,7 @@ __all__ = [
     "empirical_risk",
     "evaluate",
     "fit",
+    "text_features",
 ]
 
 

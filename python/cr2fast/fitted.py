@@ -7,6 +7,7 @@ calibration and evaluation ask for.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast import _core
+from cr2fast import features as feature_columns
 from cr2fast._core import CostTable, Cr2Error, LinkStates, SplitOverlapError
 from cr2fast._util import renamed
 from cr2fast._util.checks import check_type, shown
-from cr2fast.data.queries import QueryTable
+from cr2fast.data.queries import Queries, QueryTable
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
 
@@ -93,8 +95,59 @@ class Fitted:
 
     @property
     def dim(self) -> int:
-        """Width d of the embeddings it routes."""
+        """Width of the rows it routes: the embedding's d, and F of its features."""
         return self._core.dim
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width d of the embeddings it routes."""
+        return self._core.embedding_dim
+
+    @property
+    def features(self) -> dict[str, Any] | None:
+        """What it looks at beside the embedding; None for nothing.
+
+        `text` (whether features of the text are among them), `columns` (the caller's own),
+        `names` (all F of them, in order), and `weight`.
+        """
+        return self._core.features
+
+    def inputs(
+        self,
+        queries: Queries | npt.NDArray[np.float32],
+        texts: Sequence[Any] | None = None,
+        features: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """The rows that gate, teacher and length predictor read.
+
+        Parameters
+        ----------
+        queries : RoutingTable, QueryTable, or ndarray of float32 (N, d)
+            A table brings its texts and columns along; embeddings need `texts` or `features`.
+        texts : sequence of str or of chats, optional
+            The texts behind the embeddings.
+        features : ndarray of float32, (N, F), optional
+            In place of texts, all features in the order of ``features["names"]``, those of the text
+            as of :func:`cr2fast.text_features`; beside texts, the own columns only.
+
+        Returns
+        -------
+        ndarray of float32, (N, dim)
+            The embeddings as they are where the router has no features.
+
+        Raises
+        ------
+        Cr2Error
+            No texts, or no features, for a router that looks at them; another shape, NaN.
+        """
+        if isinstance(queries, Queries):
+            if texts is not None or features is not None:
+                raise Cr2Error("inputs: expected a table, or embeddings with texts, got both")
+            if (kind := self.features) is None:
+                return queries.embeddings
+            features = feature_columns.of_table(queries, kind["text"], kind["columns"])
+            queries = queries.embeddings
+        return self._core.inputs(queries, texts, features)
 
     @property
     def encoder(self) -> EncoderInfo:
@@ -152,9 +205,9 @@ class Fitted:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """How many parameters `gate` and `teacher` have."""
-        gate, teacher = self._core.parameters
-        return {"gate": gate, "teacher": teacher}
+        """How many numbers `gate`, `teacher` (its networks) and, if any, `smoother` hold."""
+        sizes = dict(zip(("gate", "teacher", "smoother"), self._core.parameters, strict=True))
+        return {name: n for name, n in sizes.items() if n}
 
     @property
     def lengths(self) -> Lengths:
@@ -169,7 +222,8 @@ class Fitted:
 
         Parameters
         ----------
-        embeddings : ndarray of float32, (N, d)
+        embeddings : ndarray of float32, (N, dim)
+            Rows of :meth:`inputs`.
         lams : array_like of float, (L,)
             Cost weights.
         threads : int
@@ -193,7 +247,8 @@ class Fitted:
 
         Parameters
         ----------
-        embeddings : ndarray of float32, (N, d)
+        embeddings : ndarray of float32, (N, dim)
+            Rows of :meth:`inputs`.
         threads : int
             0: one per core.
 
@@ -215,7 +270,8 @@ class Fitted:
 
         Parameters
         ----------
-        embeddings : ndarray of float32, (N, d)
+        embeddings : ndarray of float32, (N, dim)
+            Rows of :meth:`inputs`.
         n_input_tokens : array_like, (N,)
 
         Returns
@@ -306,13 +362,13 @@ class Fitted:
             raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
         n_output: npt.ArrayLike = table.n_output_tokens
         if lengths == "predicted":
-            n_output = self.predict_lengths(table.embeddings, table.n_input_tokens)
+            n_output = self.predict_lengths(self.inputs(table), table.n_input_tokens)
         return self.costs.cost(table.n_input_tokens, n_output, states)
 
     def judged_accuracies(self, table: RoutingTable, judge: Judge) -> npt.NDArray[np.float32]:
         """What the judge believes of each model, (N, M): the teacher's p, or the recorded y."""
         if judge == "teacher":
-            return self.accuracies(table.embeddings)
+            return self.accuracies(self.inputs(table))
         if judge == "outcomes":
             return table.correct.astype(np.float32)
         raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cr2fast import _core
+from cr2fast import features as feature_columns
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util import seeds
 from cr2fast._util.checks import (
@@ -96,12 +97,21 @@ class FitOptions:
         The s of the smoother's kernel exp(-s |x - x'| / median distance). Default 4.0.
     kernel_ridge : float
         Ridge penalty of the smoother. Default 2.0.
+    smoother_share : float
+        Share of the kernel smoother in the teacher's probabilities, 0 to 1, beside the network's;
+        only with `smoothing`. Its centres, training queries, are kept in the artifact. Default 0.0.
+    smoother_centres : int
+        Most centres of the smoother in the teacher. Default 8192.
     copies : int
         Most jittered copies of the training queries to learn on, one per epoch in turn; only with
         `smoothing`. Default 8.
     jitter : float
         Standard deviation of the jitter, as a multiple of the standardised embedding's; only with
         `smoothing`. Default 0.7.
+    feature_weight : float
+        Length of the features' part of a row, as a multiple of the embedding's; 0 for the one of
+        0.5, 1, 1.5 and 2 that cross-validation on the training split finds best; only with
+        ``features``. Default 0.0.
     film : bool
         Whether the cost weight scales the gate's hidden units as well as shifting them (FiLM,
         equations 49-55). Default True.
@@ -134,8 +144,11 @@ class FitOptions:
     smoothing: bool | None = None
     kernel_scale: float | None = None
     kernel_ridge: float | None = None
+    smoother_share: float | None = None
+    smoother_centres: int | None = None
     copies: int | None = None
     jitter: float | None = None
+    feature_weight: float | None = None
     film: bool | None = None
 
     def __post_init__(self) -> None:
@@ -203,6 +216,7 @@ def fit(
     lengths: Lengths = "predicted",
     lam_range: tuple[float, float] = LAM_RANGE,
     recipe: Recipe = "smoothed",
+    features: bool | str | Sequence[str] | None = None,
     teacher: Router | None = None,
     threads: int = 0,
     options: FitOptions | None = None,
@@ -230,6 +244,11 @@ def fit(
         "smoothed": the networks learn a kernel smoother's view of the answers, on jittered copies
         of the queries, which orders queries better than the answers themselves do. "paper": they
         learn the answers, as the paper says. Either sets the hyperparameters' defaults.
+    features : bool, str or sequence of str, optional
+        What gate, teacher and length predictor read beside the embedding: True or "text" for the
+        features of the text (:func:`cr2fast.text_features`; the table needs a column `text`), names
+        of numeric columns of the table for your own, or both. Kept in the artifact; every text that
+        is routed is looked at the same way. By default nothing, or what `teacher` looks at.
     teacher : Router, optional
         Take its teacher and length predictor and fit only a gate. It must have been fitted on the
         same models, embeddings and cost table; queries of its training count as this router's too.
@@ -274,6 +293,11 @@ def fit(
     if costs.normalizers is None:
         states = costs.sample_states(len(train), seed)
         costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
+    if features is None and teacher is not None and (kind := teacher.features) is not None:
+        text, columns = kind["text"], kind["columns"]
+    else:
+        text, columns = feature_columns.asked(features)
+    values = feature_columns.of_table(train, text, columns) if text or columns else None
     chosen = _options(options, hyperparameters).given()
     low, high = _range(lam_range)
     config = json.dumps(
@@ -295,8 +319,10 @@ def fit(
             threads,
             call,
             train.content.kept,
+            None if values is None else (text, columns, values),
         )
-    return Router(core.with_typicality(*minor_components(train.embeddings)))
+    rows = Router(core).inputs(train)
+    return Router(core.with_typicality(*minor_components(rows)))
 
 
 def _costs_of(teacher: Router, train: RoutingTable, costs: CostTable) -> CostTable:

@@ -264,7 +264,7 @@ class Router(Fitted):
             per_group.check_sizes(grouped, levels.tolist(), len(grid), promised)
         level = None if defer_atypical is None else real(defer_atypical, "defer_atypical")
         self._core, done = self._core.calibrate(
-            calibration.embeddings,
+            self.inputs(calibration),
             calibration.n_input_tokens,
             list(calibration.query_ids),
             grid.tolist(),

@@ -13,10 +13,10 @@ RUST = Path(__file__).parents[2] / "rust"
 # In the order in which data flows: a folder uses those before it.
 STAGES = {
     "core": (
-        "base", "simd", "ranks", "file", "encoder", "pricing", "networks", "choice", "calibration",
-        "router", "decide",
+        "base", "simd", "ranks", "file", "encoder", "features", "pricing", "networks", "choice",
+        "calibration", "router", "decide",
     ),
-    "py": ("base", "encoder", "pricing", "calibration", "choice", "router", "fit", "decide"),
+    "py": ("base", "encoder", "features", "pricing", "calibration", "choice", "router", "fit", "decide"),
 }  # fmt: skip
 
 

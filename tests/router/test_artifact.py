@@ -142,8 +142,8 @@ def cheaper(header, body):
     ("change", "words"),
     [
         (
-            put(format="cr2fast.router/2"),
-            "expected format cr2fast.router/1, got .*router/2.*upgrade",
+            put(format="cr2fast.router/3"),
+            "expected format cr2fast.router/2, got .*router/3.*upgrade",
         ),
         (put(format=None), "expected a format version, got none"),
         (put(models=["a"]), "models of the artifact: expected .* in this order, got"),

@@ -255,7 +255,7 @@ def route(args: argparse.Namespace) -> Any:
     if args.text:
         encoder = inputs.encoder(args.encoder)
         two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
-        n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text))
+        n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text), args.text)
         _say_alpha(args, two.alpha)
         more = limits | {"group": args.group}
         choices = [two.route_text(t, encoder, state, n, **more) for t in args.text]
@@ -284,11 +284,13 @@ def route(args: argparse.Namespace) -> Any:
     ]
 
 
-def _typical(args: argparse.Namespace, x: Any) -> list[dict[str, float]]:
+def _typical(args: argparse.Namespace, x: Any, texts: Any = None) -> list[dict[str, float]]:
     """The p-value of each row where ``--typicality`` asks for it."""
     if not args.typicality:
         return [{} for _ in x]
     device = DeviceRouter.load(args.router, args.lam, args.alpha)
+    if texts is not None:
+        x = device.inputs(x, texts)
     return [{"p_value": p} for p in device.p_values(x).tolist()]
 
 

@@ -165,15 +165,16 @@ def _live(
     """Load the file as a device and as an edge would, and route the test split."""
     device = DeviceRouter.load(artifact, lam, alpha)
     edge = EdgeSelector.load(artifact, lam)
-    local = device.route_batch(test.embeddings)
-    if device.route(test.embeddings[0]).local != local[0]:
+    rows_in = router.inputs(test)
+    local = device.route_batch(rows_in)
+    if device.route(rows_in[0]).local != local[0]:
         raise Cr2Error("device: expected one answer from the single and the batched call, got two")
     rows = np.flatnonzero(~local)
     share: dict[str, int] = {}
     if rows.size:
         deferred = test.take(rows)
         states = router.costs.sample_states(len(deferred), seeds.LIVE + seed)
-        chosen = edge.select_batch(deferred.embeddings, deferred.n_input_tokens, states)
+        chosen = edge.select_batch(rows_in[rows], deferred.n_input_tokens, states)
         names, counts = np.unique(np.asarray(edge.models)[chosen.index], return_counts=True)
         share = dict(zip(names.tolist(), counts.tolist(), strict=True))
     return {"lam": lam, "alpha": alpha, "kept": int(local.sum()), "edge": share}

@@ -87,14 +87,15 @@ def evaluate(
     lams, alphas = calibration["lams"], calibration["alphas"]
     states = table.sample_states(len(test), seeds.TEST + seeds.check_seed(seed))
     seen = router.decision_costs(test, states, lengths)
-    accuracies = router.accuracies(test.embeddings)
+    rows = router.inputs(test)
+    accuracies = router.accuracies(rows)
     believed = router.judged_accuracies(test, calibration["judge"])
     # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
     prefers_edge = _core.choice_margins(believed, judged_costs, lams) < 0
-    local = accepted(router.margins(test.embeddings, lams), calibration["thresholds"])
+    local = accepted(router.margins(rows, lams), calibration["thresholds"])
     if (level := calibration["defer_atypical"]) is not None:
-        local &= router.p_values(test.embeddings) > level
+        local &= router.p_values(rows) > level
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
     chosen = np.where(local, 0, at_edge[:, None, :])
 

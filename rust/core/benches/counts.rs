@@ -43,6 +43,7 @@ fn router() -> Router {
         scalars: [0.2, 4.0, 0.1, 900.0].repeat(models),
     };
     let full = Router::new(Parts {
+        features: None,
         encoder: small.encoder().clone(),
         gate: Gate::new(gate(D, H, 1)).unwrap(),
         teacher: Teacher::new(teacher(models, D, H, 2)).unwrap(),

@@ -1,7 +1,8 @@
 //! cr2fast-core: what a device runs, and what must be fast.
 //!
 //! Two-stage routing after CR² (arXiv 2605.12001). Reading the modules in this order follows the
-//! data: `base`, `simd` and `ranks` are what all stand on; `encoder` makes an embedding of a text;
+//! data: `base`, `simd` and `ranks` are what all stand on; `encoder` makes an embedding of a text, and
+//! `features` count what else a text shows;
 //! `pricing` prices a request; `networks` estimate what each model would do; `choice` is the
 //! full-information choice; `calibration` turns a risk level into thresholds; `router` is what one
 //! artifact (`file`) holds; `decide` accepts, defers and selects. No Python, no training.
@@ -11,6 +12,7 @@ mod calibration;
 mod choice;
 mod decide;
 mod encoder;
+mod features;
 mod file;
 mod networks;
 mod pricing;
@@ -21,7 +23,7 @@ mod simd;
 pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_tokens};
 pub use base::error::{Error, Result, Same, shown};
 pub use base::ids::{Named, Seen};
-pub use base::limits::{MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
+pub use base::limits::{MAX_CENTRES, MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
 pub use calibration::alarm::{MAX_WEIGHT, RiskAlarm};
 pub use calibration::counts::{CellCounts, MarginCounts};
@@ -42,11 +44,14 @@ pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
 pub use decide::two_stage::{Call, Choice, TwoStage};
 pub use encoder::identity::EncoderInfo;
 pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
+pub use features::inputs::{Features, check_width, row_of_text};
+pub use features::text::{TEXT_FEATURES, TEXT_SET, text_features};
 pub use file::precision::Precision;
 pub use networks::gate::{Film, Gate, GateWeights, PSI, psi};
 pub use networks::length::{
     LengthPredictor, LengthWeights, SCALARS as LENGTH_SCALARS, inverse_norm,
 };
+pub use networks::smoother::SmootherWeights;
 pub use networks::teacher::{Teacher, TeacherWeights};
 pub use pricing::cost::{CostTable, Quantity};
 pub use pricing::link::LinkState;

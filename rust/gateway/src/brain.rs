@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use cr2fast_core::{
-    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, LinkState, Query, Router, Rule,
-    Selection, StaticEncoder, TwoStage,
+    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, Features, LinkState, Query, Router,
+    Rule, Selection, StaticEncoder, TwoStage, row_of_text,
 };
 use sha2::{Digest, Sha256};
 
@@ -78,7 +78,7 @@ pub struct Estimate {
 /// What a text comes to.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// e(x); none where there is no text to decide by.
+    /// What networks read: e(x), and the router's features; none where there is no text to decide by.
     pub embedding: Option<Vec<f32>>,
     /// L_in by the encoder's tokenizer: an estimate of what models count.
     pub input_tokens: u64,
@@ -133,12 +133,20 @@ impl Brain {
             .encoder()
             .check(encoder.info())
             .map_err(core(files.encoder.line, "router.encoder"))?;
-        let same_width = router.dim() == encoder.dim();
+        let same_width = router.embedding_dim() == encoder.dim();
         if !same_width {
-            let (expected, got) = (router.dim(), encoder.dim());
+            let (expected, got) = (router.embedding_dim(), encoder.dim());
             let words =
                 format!("router.encoder: expected embeddings of width {expected}, got {got}");
             return Err(wrong(files.encoder.line, words));
+        }
+        if let Some(columns) = router.features().map(|f| f.columns()).filter(|c| !c.is_empty()) {
+            let words = format!(
+                "router.path: expected a router that looks at texts, got one that also looks at \
+                 columns of its caller's: {}",
+                columns.join(", ").chars().take(200).collect::<String>()
+            );
+            return Err(wrong(files.path.line, words));
         }
         let (lam, alpha) = (files.lam.value, files.alpha.value);
         router.threshold(lam, alpha).map_err(|e| {
@@ -180,7 +188,7 @@ impl Brain {
         self.router.models()
     }
 
-    /// Embedding width.
+    /// Width of what networks read: the embedding's, and the features'.
     pub fn dim(&self) -> usize {
         self.router.dim()
     }
@@ -198,10 +206,15 @@ impl Brain {
     /// Count what a request holds, and embed it where no embedding came with it.
     pub async fn encode(&self, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
         if texts.len() <= LONG_TEXT {
-            return encode(&self.encoder, texts, embed);
+            let features = self.router.features().map(AsRef::as_ref);
+            return encode(&self.encoder, features, texts, embed);
         }
         let (encoder, texts) = (Arc::clone(&self.encoder), texts.clone());
-        let done = tokio::task::spawn_blocking(move || encode(&encoder, &texts, embed)).await;
+        let features = self.router.features().cloned();
+        let done = tokio::task::spawn_blocking(move || {
+            encode(&encoder, features.as_deref(), &texts, embed)
+        })
+        .await;
         done.unwrap_or_else(|_| Err(internal("the encoder stopped")))
     }
 
@@ -321,9 +334,15 @@ fn rule(
     }
 }
 
-fn encode(encoder: &StaticEncoder, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
+fn encode(
+    encoder: &StaticEncoder,
+    features: Option<&Features>,
+    texts: &Texts,
+    embed: bool,
+) -> Result<Encoded, Refusal> {
     let text = texts.routable().filter(|_| embed);
-    let embedding = text.map(|text| encoder.encode(text)).transpose();
+    let row = |text: &str| row_of_text(features, encoder.encode(text)?, text);
+    let embedding = text.map(row).transpose();
     let embedding = embedding.map_err(|e| Refusal::bad("text", bounded(&e)))?;
     let input_tokens = texts.all.iter().map(|text| encoder.count_tokens(text) as u64).sum();
     Ok(Encoded { embedding, input_tokens })

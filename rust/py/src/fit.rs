@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use cr2fast_core::{EncoderInfo, Named};
-use cr2fast_train::{FitConfig, Progress, TrainData, TrainError, fit_router};
+use cr2fast_train::{FeatureData, FitConfig, Progress, TrainData, TrainError, fit_router};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -98,7 +98,7 @@ fn answers(obj: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, Vec<usize>)> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (embeddings, correct, n_input_tokens, n_output_tokens, costs, config, encoder, ids, frozen, threads, progress, content=None))]
+#[pyo3(signature = (embeddings, correct, n_input_tokens, n_output_tokens, costs, config, encoder, ids, frozen, threads, progress, content=None, features=None))]
 #[allow(clippy::too_many_arguments)]
 fn fit(
     py: Python<'_>,
@@ -114,6 +114,7 @@ fn fit(
     #[pyo3(from_py_with = args::threads)] threads: usize,
     progress: Option<Py<PyAny>>,
     content: Option<&Bound<'_, PyAny>>,
+    features: Option<(bool, Vec<String>, Bound<'_, PyAny>)>,
 ) -> PyResult<Router> {
     // Worker threads do not survive a fork, and what they held stays locked in the child.
     let first = *FITTING_PROCESS.get_or_init(std::process::id);
@@ -144,9 +145,23 @@ fn fit(
     let content = content.map(|c| matrix_u64(c, "content")).transpose()?;
     let kept = content.as_ref().map_or(&[][..], View::slice);
     let queries = Named { ids: &ids, kept, asked: &[] };
+    let values = features
+        .as_ref()
+        .map(|(_, _, values)| matrix_f32(values, "features"))
+        .transpose()?;
+    if let Some(values) = &values {
+        same_shape("features", &[n_input.len(), values.shape()[1]], values.shape())?;
+    }
+    let of = |values: &View<f32, numpy::Ix2>| values.slice().to_vec();
+    let values = values.as_ref().map(of);
+    let named = features.map(|(text, columns, _)| (text, columns));
     let train = |report: cr2fast_train::Report| {
+        let features = named.as_ref().zip(values.as_ref()).map(|((text, columns), values)| {
+            FeatureData { text: *text, columns: columns.clone(), values }
+        });
+
         let encoder = EncoderInfo { id: id.clone(), sha256: sha256.clone() };
-        fit_router(&data, costs, &config, encoder, &queries, teacher, report)
+        fit_router(&data, costs, &config, encoder, &queries, features, teacher, report)
     };
     py.detach(|| watch(&train, threads, progress.as_ref())).map(Router)
 }

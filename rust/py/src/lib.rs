@@ -6,6 +6,7 @@ mod calibration;
 mod choice;
 mod decide;
 mod encoder;
+mod features;
 mod fit;
 mod pricing;
 mod router;
@@ -57,6 +58,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     base::errors::register(m)?;
     base::scalars::register(m)?;
     encoder::register(m)?;
+    features::register(m)?;
     calibration::register(m)?;
     choice::register(m)?;
     fit::register(m)?;

@@ -12,6 +12,7 @@ use crate::base::arrays::{View, matrix_f32, matrix_u64, out1, out2, real, same_s
 use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::{args, levels};
 use crate::encoder::info;
+use crate::features::{describe, inputs};
 use crate::pricing::CostTable;
 
 /// A fitted, perhaps calibrated router.
@@ -47,6 +48,33 @@ impl Router {
     #[getter]
     fn dim(&self) -> usize {
         self.0.dim()
+    }
+
+    /// Embedding width.
+    #[getter]
+    fn embedding_dim(&self) -> usize {
+        self.0.embedding_dim()
+    }
+
+    /// What it looks at beside the embedding, by name, or None.
+    #[getter]
+    fn features<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        describe(py, self.0.features().map(AsRef::as_ref))
+    }
+
+    /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
+    /// or with `features` (N, F) as of :func:`text_features`; a router without features reads the
+    /// embeddings as they are.
+    #[pyo3(signature = (embeddings, texts=None, features=None))]
+    fn inputs<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        texts: Option<&Bound<'py, PyAny>>,
+        features: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let of = (self.0.features().map(AsRef::as_ref), self.0.embedding_dim());
+        inputs(py, of, embeddings, texts, features)
     }
 
     #[getter]
@@ -88,10 +116,13 @@ impl Router {
         self.0.calibration().map(cr2fast_core::Calibration::usual_alpha)
     }
 
-    /// (gate, teacher) parameter counts.
+    /// (gate, teacher, smoother) parameter counts.
     #[getter]
-    fn parameters(&self) -> (usize, usize) {
-        (self.0.gate().weights().parameter_count(), self.0.teacher().weights().parameter_count())
+    fn parameters(&self) -> (usize, usize, usize) {
+        let teacher = self.0.teacher();
+        let smoother = teacher.smoother().map_or(0, cr2fast_core::SmootherWeights::parameter_count);
+        let heads = teacher.weights().parameter_count();
+        (self.0.gate().weights().parameter_count(), heads, smoother)
     }
 
     /// What was calibrated, by name, or None.
@@ -338,7 +369,8 @@ pub fn check_width<'py>(
     let x = matrix_f32(obj, "embeddings")?;
     if x.shape()[1] != d {
         return Err(Cr2Error::new_err(format!(
-            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's?",
+            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's? A \
+             router with features reads rows of its inputs(embeddings, texts)",
             x.shape()
         )));
     }

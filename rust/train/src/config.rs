@@ -91,10 +91,17 @@ pub struct FitConfig {
     pub kernel_scale: f64,
     /// The smoother's ridge ρ.
     pub kernel_ridge: f64,
+    /// Share of the smoother in the teacher's p, beside the heads' own; 0 for none.
+    pub smoother_share: f64,
+    /// Most centres of the smoother in the teacher.
+    pub smoother_centres: usize,
     /// The greatest number of jittered copies of the training rows; epochs take turns in them.
     pub copies: usize,
     /// Standard deviation of the jitter, in units of the standardised embedding's.
     pub jitter: f64,
+    /// Length of the features' part of a row, beside the embedding's 1; 0: chosen by
+    /// cross-validation.
+    pub feature_weight: f64,
     /// Whether λ scales the gate's hidden units (FiLM) or only shifts them.
     pub film: bool,
 }
@@ -130,8 +137,11 @@ impl FitConfig {
             smoothing: false,
             kernel_scale: 4.0,
             kernel_ridge: 2.0,
+            smoother_share: 0.0,
+            smoother_centres: 8192,
             copies: 8,
             jitter: 0.7,
+            feature_weight: 0.0,
             film: true,
         }
     }
@@ -185,6 +195,7 @@ impl FitConfig {
             ("gate_epochs", self.gate_epochs, 10_000),
             ("batch", self.batch, 1 << 20),
             ("lams_per_step", self.lams_per_step, 1024),
+            ("smoother_centres", self.smoother_centres, cr2fast_core::MAX_CENTRES),
             ("copies", self.copies, 1024),
         ];
         for (name, v, max) in counts {
@@ -214,11 +225,20 @@ impl FitConfig {
             ("w_mono", self.w_mono),
             ("mono_tolerance", self.mono_tolerance),
             ("jitter", self.jitter),
+            ("feature_weight", self.feature_weight),
         ];
         for (name, v) in not_negative {
             if !(v.is_finite() && v >= 0.0) {
                 return Err(TrainError::argument(name, "a number, at least 0", v));
             }
+        }
+        if !(0.0..=1.0).contains(&self.smoother_share) {
+            let expected = "a number from 0 to 1";
+            return Err(TrainError::argument("smoother_share", expected, self.smoother_share));
+        }
+        if self.smoother_share > 0.0 && !self.smoothing {
+            let expected = "0 without smoothing, since there is no smoother then";
+            return Err(TrainError::argument("smoother_share", expected, self.smoother_share));
         }
         if !(LAMS.0..=LAMS.1).contains(&self.lam_low) {
             let expected = format!("a positive number, {:e} to {:e}", LAMS.0, LAMS.1);

@@ -25,6 +25,17 @@ pub struct TrainData<'a> {
     pub n_output: &'a [f64],
 }
 
+/// What the networks are to read beside the embeddings.
+#[derive(Clone, Debug)]
+pub struct FeatureData<'a> {
+    /// Whether features of the text come first among them.
+    pub text: bool,
+    /// Names of the caller's own columns.
+    pub columns: Vec<String>,
+    /// (N, F).
+    pub values: &'a [f32],
+}
+
 impl TrainData<'_> {
     /// N.
     pub(crate) fn rows(&self) -> usize {

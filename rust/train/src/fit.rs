@@ -6,7 +6,7 @@
 
 use cr2fast_core::{
     CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, Teacher, TeacherWeights,
-    check_len,
+    SmootherWeights, check_len,
 };
 
 use crate::config::{FitConfig, Lengths};
@@ -18,8 +18,8 @@ use crate::progress::{Record, Report};
 use crate::record::{Monotone, Summary};
 use crate::views::{self, Limits, View};
 
-/// A frozen teacher and its length predictor.
-pub type Frozen = (TeacherWeights, LengthWeights);
+/// A frozen teacher, the smoother in it, and its length predictor.
+pub type Frozen = (TeacherWeights, Option<SmootherWeights>, LengthWeights);
 
 /// What a fit leaves.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Fitted {
     pub gate: GateWeights,
     /// The heads.
     pub teacher: TeacherWeights,
+    /// The smoother beside them.
+    pub smoother: Option<SmootherWeights>,
     /// The length heads.
     pub length: LengthWeights,
     /// Hyperparameters, losses, checks: JSON.
@@ -49,16 +51,16 @@ pub fn fit(
     config.check()?;
     let m = costs.models().len();
     data.check(m)?;
-    if let Some((teacher, _)) = &frozen {
+    if let Some((teacher, _, _)) = &frozen {
         check_len("embedding width", teacher.d, data.d)?;
         check_len("models", teacher.models, m)?;
     }
     let split = Split::new(data.rows(), config);
     let limits = Limits::default();
-    let (views, held) = views::make(*data, &split, config, frozen.is_some(), limits, report)?;
-    let ((teacher, length), teacher_record) = match frozen {
+    let (views, held, smoother) = views::make(*data, &split, config, frozen.is_some(), limits, report)?;
+    let ((teacher, smoother, length), teacher_record) = match frozen {
         Some(frozen) => (frozen, None),
-        None => judge(data, &split, &views, &held, config, report)?,
+        None => judge(data, &split, (&views, &held, smoother), config, report)?,
     };
 
     let threads = rayon::current_num_threads();
@@ -70,7 +72,7 @@ pub fn fit(
     let prices = Prices { costs, n_input: data.n_input, n_output, seed: config.seed, threads };
     let monotone = Monotone::new(&prices.epoch(0)?, m, config);
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
-    let serving = Teacher::new(teacher.clone())?;
+    let serving = Teacher::new(teacher.clone())?.with_smoother(smoother.clone())?;
     let accuracies = |view: &View| -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(view.rows.len() * m);
         view.pieces(limits.rows, |x| {
@@ -100,21 +102,20 @@ pub fn fit(
         lengths: (&predicted, data.n_output),
         models: m,
     };
-    Ok(Fitted { record: summary.json(), gate, teacher, length })
+    Ok(Fitted { record: summary.json(), gate, teacher, smoother, length })
 }
 
 /// The teacher and the length predictor: what grades queries, and what prices them.
 fn judge(
     data: &TrainData,
     split: &Split,
-    views: &[View],
-    held: &View,
+    (views, held, smoother): (&[View], &View, Option<SmootherWeights>),
     config: &FitConfig,
     report: Report,
 ) -> Result<(Frozen, Option<Record>)> {
     let (teacher, record) = teacher::fit(views, held, config, report)?;
     let length = length::fit(data, split, config.ridge)?;
-    Ok(((teacher, length), Some(record)))
+    Ok(((teacher, smoother, length), Some(record)))
 }
 
 /// What the training split costs, under link states drawn anew each epoch.

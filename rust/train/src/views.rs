@@ -17,6 +17,7 @@ use crate::data::{Split, TrainData};
 use crate::error::Result;
 use crate::ops::nn::{self, Stream};
 use crate::progress::{Progress, Report};
+use cr2fast_core::SmootherWeights;
 use crate::smoother::{BLOCK, Smoother};
 
 /// Rows that are standardised at a time for the smoother.
@@ -135,8 +136,12 @@ impl<'v, 'a> Turns<'v, 'a> {
     }
 }
 
-/// The views to learn from, of one size, and the one to choose checkpoints on. A gate that learns from
-/// a frozen teacher needs no smoother: the teacher has a probability for each copy.
+/// The views to learn from, of one size, the one to choose checkpoints on, and the teacher's smoother
+/// where it has one.
+pub type Made<'a> = (Vec<View<'a>>, View<'a>, Option<SmootherWeights>);
+
+/// Make the views. A gate that learns from a frozen teacher needs no smoother: the teacher has a
+/// probability for each copy.
 pub fn make<'a>(
     data: TrainData<'a>,
     split: &'a Split,
@@ -144,7 +149,7 @@ pub fn make<'a>(
     frozen: bool,
     limits: Limits,
     report: Report,
-) -> Result<(Vec<View<'a>>, View<'a>)> {
+) -> Result<Made<'a>> {
     let (train, mut holdout) = (split.train(), split.holdout());
     let is_large = train.len() > limits.rows;
     if is_large {
@@ -152,7 +157,7 @@ pub fn make<'a>(
     }
     let mut held = View::plain(data, holdout, true)?;
     if !config.smoothing {
-        return Ok((vec![View::plain(data, train, !is_large)?], held));
+        return Ok((vec![View::plain(data, train, !is_large)?], held, None));
     }
     // Training rows are in random order already, so a part of them is a sample.
     let parts = train.len().div_ceil(limits.rows).min(config.copies);
@@ -171,8 +176,12 @@ pub fn make<'a>(
         let (x, y) = (standardized(&data, train)?, answers(&data, train)?);
         Some(Smoother::fit(&x, &y, config, report)?)
     };
+    let mut serving = None;
     if let Some(smoother) = &smoother {
         held.y = smoother.predict(&held.x()?)?;
+        if config.smoother_share > 0.0 {
+            serving = Some(serving_smoother(&data, train, smoother, config, report)?);
+        }
     }
     let mut views = Vec::with_capacity(copies);
     for copy in 0..copies {
@@ -188,7 +197,28 @@ pub fn make<'a>(
         views.push(view);
     }
     report(Progress { stage: "copies", done: copies as f64, total: copies, loss: 0.0 })?;
-    Ok((views, held))
+    Ok((views, held, serving))
+}
+
+/// The smoother that serves: the one that was learned from or, where that has too many centres or is a
+/// mean of several, one with fewer centres on all rows.
+fn serving_smoother(
+    data: &TrainData,
+    train: &[u32],
+    smoother: &Smoother,
+    config: &FitConfig,
+    report: Report,
+) -> Result<SmootherWeights> {
+    if smoother.centres().is_some_and(|n| n <= config.smoother_centres) {
+        return smoother.weights(config.smoother_share);
+    }
+    let centres = standardized(data, &train[..config.smoother_centres.min(train.len())])?;
+    let strips = train
+        .chunks(STRIP)
+        .map(|rows| Ok((standardized(data, rows)?, answers(data, rows)?)));
+    let models = data.correct.len() / data.rows();
+    Smoother::fit_on_centres(&centres, strips, models, config, report)?
+        .weights(config.smoother_share)
 }
 
 /// Standardised embeddings (B, d) of the split's rows.
@@ -248,7 +278,7 @@ mod tests {
         ] {
             let split = Split::new(n, &config);
             assert_eq!(split.train().len(), 207);
-            let (views, held) = make(data, &split, &config, false, limits, &|_| Ok(()))?;
+            let (views, held, _) = make(data, &split, &config, false, limits, &|_| Ok(()))?;
             assert_eq!((views.len(), held.rows.len()), (views_expected, 20));
             let mut seen: Vec<u32> = views.iter().flat_map(|v| v.rows.to_vec()).collect();
             assert_eq!(seen.len(), views_expected * rows_expected);

@@ -5,6 +5,9 @@ pub const MAX_WIDTH: usize = 4096;
 /// Largest number of models in a table or an artifact.
 pub const MAX_MODELS: usize = 1024;
 
+/// Largest number of centres of a smoother.
+pub const MAX_CENTRES: usize = 1 << 16;
+
 /// Largest λ: with it and any single-precision cost a utility is still finite.
 pub const MAX_LAM: f64 = 1e12;
 

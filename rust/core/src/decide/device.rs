@@ -12,6 +12,7 @@ use crate::calibration::crc::accepts;
 use crate::calibration::typicality::{Typicality, p_value};
 use crate::encoder::identity::EncoderInfo;
 use crate::encoder::static_encoder::StaticEncoder;
+use crate::features::inputs::{Features, check_width, row_of_text};
 use crate::networks::gate::{Film, Gate};
 use crate::router::Router;
 
@@ -34,6 +35,7 @@ pub struct Decision {
 #[derive(Clone, Debug)]
 pub struct DeviceRouter {
     pub(super) encoder: EncoderInfo,
+    pub(super) features: Option<Arc<Features>>,
     pub(super) gate: Arc<Gate>,
     pub(super) film: Film,
     pub(super) threshold: f32,
@@ -88,6 +90,7 @@ impl DeviceRouter {
             temperature: router.gate().weights().temperature(),
             gate: Arc::clone(router.gate()),
             encoder: router.encoder().clone(),
+            features: router.features().cloned(),
             threshold,
             lam,
             alpha,
@@ -116,9 +119,14 @@ impl DeviceRouter {
         self.threshold
     }
 
-    /// Embedding width.
+    /// Width of the rows that it reads: the embedding's, and the features'.
     pub fn dim(&self) -> usize {
         self.gate.weights().d
+    }
+
+    /// What it reads beside the embedding.
+    pub fn features(&self) -> Option<&Features> {
+        self.features.as_deref()
     }
 
     /// The level at which atypical queries are deferred, as it was calibrated.
@@ -173,6 +181,7 @@ impl DeviceRouter {
         typicality: bool,
     ) -> Result<Decision> {
         let threshold = self.threshold_of(group)?;
+        check_width(self.features(), embedding.len())?;
         let margin = self.gate.margin(embedding, &self.film)?;
         let p_value = match &self.typical {
             Some(t) if typicality || self.defer_atypical.is_some() => Some(t.p_value(embedding)),
@@ -250,7 +259,8 @@ impl DeviceRouter {
         typicality: bool,
     ) -> Result<Decision> {
         self.encoder.check(encoder.info())?;
-        self.route_in(group, &encoder.encode(text)?, typicality)
+        let row = row_of_text(self.features(), encoder.encode(text)?, text)?;
+        self.route_in(group, &row, typicality)
     }
 
     /// Decide N texts.
@@ -261,7 +271,15 @@ impl DeviceRouter {
         encoder: &StaticEncoder,
     ) -> Result<Vec<bool>> {
         self.encoder.check(encoder.info())?;
-        self.route_batch(&encoder.encode_batch(texts, 1)?, groups, 1)
+        let embeddings = encoder.encode_batch(texts, 1)?;
+        let Some(features) = self.features() else {
+            return self.route_batch(&embeddings, groups, 1);
+        };
+        let mut rows = Vec::with_capacity(texts.len() * self.dim());
+        for (e, text) in embeddings.chunks_exact(features.embedding_dim()).zip(texts) {
+            rows.extend(features.row_of_text(e, text.as_ref())?);
+        }
+        self.route_batch(&rows, groups, 1)
     }
 
     /// Δ̂ of N queries.

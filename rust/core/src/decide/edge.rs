@@ -11,6 +11,7 @@ use crate::calibration::longest::longest;
 use crate::choice::{best, utility};
 use crate::decide::budget::Budget;
 use crate::encoder::identity::EncoderInfo;
+use crate::features::inputs::{Features, check_width};
 use crate::networks::length::LengthPredictor;
 use crate::networks::teacher::Teacher;
 use crate::pricing::cost::{CostTable, Quantity, Request, check_costs};
@@ -161,6 +162,7 @@ pub struct EdgeSelector {
     /// Conformal factors of output lengths (M,); empty where the calibration had no lengths.
     pub(super) length_factors: Vec<f64>,
     pub(super) encoder: EncoderInfo,
+    pub(super) features: Option<Arc<Features>>,
     pub(super) typical: LinkState,
     pub(super) lam: f64,
     pub(super) rule: Rule,
@@ -178,6 +180,7 @@ impl EdgeSelector {
                 .calibration()
                 .map_or_else(Vec::new, |c| c.length_factors.clone()),
             encoder: router.encoder().clone(),
+            features: router.features().cloned(),
             typical: router.costs().link().typical()?,
             lam,
             rule,
@@ -209,7 +212,12 @@ impl EdgeSelector {
         self.costs.models()
     }
 
-    /// Embedding width.
+    /// What it reads beside the embedding.
+    pub fn features(&self) -> Option<&Features> {
+        self.features.as_deref()
+    }
+
+    /// Width of the rows that it reads: the embedding's, and the features'.
     pub fn dim(&self) -> usize {
         self.teacher.weights().d
     }
@@ -327,6 +335,7 @@ impl EdgeSelector {
 
     /// Refuse a query that is out of range.
     pub fn check(&self, q: &Query) -> Result<()> {
+        check_width(self.features(), q.embedding.len())?;
         check_len("embedding", self.dim(), q.embedding.len())?;
         check_tokens("n_input_tokens", &[q.n_input_tokens])?;
         q.state.check(|| "states[0]".into())?;

@@ -15,6 +15,7 @@ use crate::decide::device::{DeviceRouter, GroupThresholds, Typical};
 use crate::decide::edge::{EdgeSelector, Rule};
 use crate::decide::two_stage::TwoStage;
 use crate::encoder::identity::EncoderInfo;
+use crate::features::inputs::{Features, Header};
 use crate::file::container::{self, Container, Tensor};
 use crate::file::precision::Precision;
 use crate::networks::file::{Networks, gate_tensors, length_tensors, teacher_tensors};
@@ -38,6 +39,8 @@ struct DeviceBody {
     /// Names of the groups, and whether unknown ones take the threshold of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     groups: Option<(Vec<String>, bool)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    features: Option<Header>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,6 +52,8 @@ struct EdgeBody {
     lam: f64,
     rule: String,
     fallback: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    features: Option<Header>,
 }
 
 fn bytes(body: &impl Serialize, tensors: Vec<Tensor>) -> Result<Vec<u8>> {
@@ -61,10 +66,20 @@ fn body<T: for<'a> Deserialize<'a>>(file: &Container) -> Result<T> {
     T::deserialize(&file.body).map_err(|e| Error::artifact("the fields of the format", e))
 }
 
+/// Features of a decider's bytes, for rows of a width.
+fn read_features(
+    file: &Container,
+    header: Option<Header>,
+    dim: usize,
+) -> Result<Option<Arc<Features>>> {
+    Ok(header.map(|h| Features::read(file, h, dim)).transpose()?.map(Arc::new))
+}
+
 impl DeviceRouter {
     /// Serialise; the same decider gives the same bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = gate_tensors(&self.gate, PRECISION);
+        tensors.extend(self.features.iter().flat_map(|f| f.tensors()));
         tensors.push(Tensor::f32s("threshold", &[1], &[self.threshold]));
         if let Some(t) = &self.typical {
             tensors.extend(t.score.tensors());
@@ -82,6 +97,7 @@ impl DeviceRouter {
             n: self.typical.as_ref().map(|t| t.n),
             defer_atypical: self.defer_atypical,
             groups: self.groups.as_ref().map(|g| (g.names.to_vec(), g.pooled)),
+            features: self.features.as_ref().map(|f| f.header()),
         };
         bytes(&body, tensors)
     }
@@ -93,6 +109,7 @@ impl DeviceRouter {
         check_lam(b.lam)?;
         check_alpha(b.alpha)?;
         let gate = Arc::new(Networks::new(&file, PRECISION).gate()?);
+        let features = read_features(&file, b.features, gate.weights().d)?;
         let threshold = match file.f32s("threshold")?.1[..] {
             [t] if !t.is_nan() => t,
             _ => return Err(Error::artifact("one threshold, a margin or infinite", "another")),
@@ -126,6 +143,7 @@ impl DeviceRouter {
             film: gate.film(b.lam)?,
             temperature: gate.weights().temperature(),
             encoder: EncoderInfo { id: b.encoder_id, sha256: b.encoder_sha256 },
+            features,
             gate,
             threshold,
             lam: b.lam,
@@ -139,6 +157,7 @@ impl EdgeSelector {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = teacher_tensors(&self.teacher, PRECISION);
         tensors.extend(length_tensors(&self.length, PRECISION));
+        tensors.extend(self.features.iter().flat_map(|f| f.tensors()));
         let factors = &self.length_factors;
         tensors.push(Tensor::f64s("length_factors", &[factors.len()], factors));
         let body = EdgeBody {
@@ -149,6 +168,7 @@ impl EdgeSelector {
             lam: self.lam,
             rule: self.rule.name().into(),
             fallback: self.rule.model().map(|k| self.models()[k].clone()),
+            features: self.features.as_ref().map(|f| f.header()),
         };
         bytes(&body, tensors)
     }
@@ -175,6 +195,7 @@ impl EdgeSelector {
         }
         Ok(Self {
             encoder: EncoderInfo { id: b.encoder_id, sha256: b.encoder_sha256 },
+            features: read_features(&file, b.features, teacher.weights().d)?,
             typical: costs.link().typical()?,
             length_factors,
             rule: Rule::named(&models, &b.rule, b.fallback.as_deref())?,
@@ -191,6 +212,9 @@ impl TwoStage {
     pub fn of(device: DeviceRouter, edge: EdgeSelector) -> Result<Self> {
         device.encoder.check(&edge.encoder)?;
         check_len("edge embedding width", device.dim(), edge.dim())?;
+        if device.features != edge.features {
+            return Err(Error::artifact("both stages with the same features", "others"));
+        }
         if device.lam.to_bits() != edge.lam.to_bits() {
             return Err(Error::argument(
                 "edge lam",

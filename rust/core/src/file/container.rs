@@ -93,6 +93,15 @@ pub(crate) struct Container<'a> {
 impl<'a> Container<'a> {
     /// Parse a file of one format, `kind/version`.
     pub fn read(bytes: &'a [u8], format: &'static str) -> Result<Self> {
+        Self::read_either(bytes, format, format)
+    }
+
+    /// Parse a file of one format or its predecessor.
+    pub fn read_either(
+        bytes: &'a [u8],
+        format: &'static str,
+        before: &'static str,
+    ) -> Result<Self> {
         let tensors = SafeTensors::deserialize(bytes)
             .map_err(|e| Error::artifact("a whole safetensors file", e))?;
         let (_, metadata) = SafeTensors::read_metadata(bytes)
@@ -108,7 +117,7 @@ impl<'a> Container<'a> {
         let loose: serde_json::Value =
             serde_json::from_str(&body).map_err(|e| Error::artifact("metadata in JSON", e))?;
         match loose.get("format").and_then(|f| f.as_str()) {
-            Some(found) if found == format => {}
+            Some(found) if found == format || found == before => {}
             Some(other) if other.split('/').next() == Some(kind) => {
                 return Err(Error::Version { expected: format, got: other.into() });
             }

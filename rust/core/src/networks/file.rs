@@ -7,6 +7,7 @@ use crate::file::container::{Container, Tensor};
 use crate::file::precision::Precision;
 use crate::networks::gate::{Gate, GateWeights, PSI};
 use crate::networks::length::{LengthPredictor, LengthWeights, SCALARS};
+use crate::networks::smoother::SmootherWeights;
 use crate::networks::teacher::{Teacher, TeacherWeights};
 
 /// Tensors of a gate, its matrices of a precision that loses nothing of them.
@@ -30,14 +31,22 @@ pub(crate) fn gate_tensors(gate: &Gate, precision: Precision) -> Vec<Tensor> {
 pub(crate) fn teacher_tensors(teacher: &Teacher, precision: Precision) -> Vec<Tensor> {
     let t = teacher.weights();
     let (m, d, h) = (t.models, t.d, t.hidden);
-    vec![
+    let mut out = vec![
         Tensor::f32s("teacher.ln.weight", &[m, d], &t.ln_weight),
         Tensor::f32s("teacher.ln.bias", &[m, d], &t.ln_bias),
         Tensor::numbers("teacher.w1", &[m, h, d], &t.w1, precision),
         Tensor::f32s("teacher.b1", &[m, h], &t.b1),
         Tensor::f32s("teacher.w2", &[m, h], &t.w2),
         Tensor::f32s("teacher.b2", &[m], &t.b2),
-    ]
+    ];
+    if let Some(s) = teacher.smoother() {
+        let n = s.count();
+        out.push(Tensor::numbers("smoother.centres", &[n, d], &s.centres, precision));
+        out.push(Tensor::f32s("smoother.coefficients", &[m, n], &s.coefficients));
+        out.push(Tensor::f32s("smoother.mean", &[m], &s.mean));
+        out.push(Tensor::f32s("smoother.scalars", &[2], &[s.scale, s.share]));
+    }
+    out
 }
 
 /// Tensors of the length heads.
@@ -110,7 +119,29 @@ impl<'a> Networks<'a> {
             b1: self.file.f32s("teacher.b1")?.1,
             w2: self.file.f32s("teacher.w2")?.1,
             b2: self.file.f32s("teacher.b2")?.1,
-        })
+        })?
+        .with_smoother(self.smoother()?)
+    }
+
+    /// The smoother beside the heads; files of earlier versions have none.
+    fn smoother(&self) -> Result<Option<SmootherWeights>> {
+        if !self.file.has("smoother.centres") {
+            return Ok(None);
+        }
+        let ([_, d], centres) = self.shape("smoother.centres")?;
+        let mean = self.file.f32s("smoother.mean")?.1;
+        let [scale, share] = self.file.f32s("smoother.scalars")?.1[..] else {
+            return Err(Error::artifact("smoother.scalars of two values", "another number"));
+        };
+        Ok(Some(SmootherWeights {
+            models: mean.len(),
+            d,
+            centres,
+            coefficients: self.file.f32s("smoother.coefficients")?.1,
+            mean,
+            scale,
+            share,
+        }))
     }
 
     /// The length heads.

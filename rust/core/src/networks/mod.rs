@@ -3,5 +3,6 @@
 pub mod file;
 pub mod gate;
 pub mod length;
+pub mod smoother;
 pub mod teacher;
 mod trunk;

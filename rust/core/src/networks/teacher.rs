@@ -4,13 +4,15 @@
 //! p_m = σ(w2_m · GELU(W1_m·LN_m(e) + b1_m) + b2_m).
 //!
 //! All heads share LayerNorm's statistics; its affine is folded into each W1, so a head is one product
-//! with the centred row, and GELU runs in the gate's own kernel with γ = 1.
+//! with the centred row, and GELU runs in the gate's own kernel with γ = 1. Where there is a smoother,
+//! its share of p comes from there.
 
 use crate::base::checks::{check_finite, check_len, filled};
 use crate::base::error::{Error, Result};
 use crate::base::limits::MAX_MODELS;
 use crate::base::limits::MAX_WIDTH;
 use crate::base::threads;
+use crate::networks::smoother::{Smoother, SmootherWeights};
 use crate::networks::trunk::{Trunk, fold_layer_norm};
 use crate::simd::isa::Simd;
 use crate::simd::layers::sigmoid;
@@ -114,6 +116,7 @@ struct Head {
 pub struct Teacher {
     weights: TeacherWeights,
     heads: Vec<Head>,
+    smoother: Option<Smoother>,
     simd: Simd,
 }
 
@@ -138,7 +141,21 @@ impl Teacher {
                 b2: weights.b2[k],
             });
         }
-        Ok(Self { weights, heads, simd })
+        Ok(Self { weights, heads, smoother: None, simd })
+    }
+
+    /// The same heads, and a smoother beside them.
+    pub fn with_smoother(self, smoother: Option<SmootherWeights>) -> Result<Self> {
+        if let Some(s) = &smoother {
+            check_len("smoother models", self.weights.models, s.models)?;
+            check_len("smoother width", self.weights.d, s.d)?;
+        }
+        Ok(Self { smoother: smoother.map(Smoother::new).transpose()?, ..self })
+    }
+
+    /// The smoother beside the heads.
+    pub fn smoother(&self) -> Option<&SmootherWeights> {
+        self.smoother.as_ref().map(Smoother::weights)
     }
 
     /// The parameters as stored.
@@ -163,6 +180,7 @@ impl Teacher {
                         out[k] = self.accuracy(head, u);
                     }
                 }
+                self.smooth(&mut trunk, part);
             }
         });
         check_accuracies("embeddings", xs, &out)?;
@@ -173,20 +191,36 @@ impl Teacher {
     pub fn accuracies_of(
         &self,
         x: &[f32],
-        wanted: impl Iterator<Item = usize>,
+        wanted: impl Iterator<Item = usize> + Clone,
         out: &mut [f32],
     ) -> Result<()> {
         check_len("embedding", self.weights.d, x.len())?;
         check_len("accuracies", self.weights.models, out.len())?;
         let mut trunk = Trunk::new(self.simd);
         trunk.center(x, self.weights.d);
-        for k in wanted {
+        let mut own = vec![0.0; self.weights.models];
+        for k in wanted.clone() {
             let head = &self.heads[k];
             let u = trunk.product(&head.w1).next().expect("one row");
-            out[k] = self.accuracy(head, u);
+            own[k] = self.accuracy(head, u);
+        }
+        self.smooth(&mut trunk, &mut own);
+        for k in wanted {
+            out[k] = own[k];
             check_accuracies("embeddings", x, &out[k..=k])?;
         }
         Ok(())
+    }
+
+    /// Mix the smoother's share into p (B, M) of the rows that `trunk` took in.
+    fn smooth(&self, trunk: &mut Trunk, p: &mut [f32]) {
+        let Some(smoother) = &self.smoother else { return };
+        let squares: Vec<f32> = trunk.squares(self.weights.d).collect();
+        let (n, mut sums) = (smoother.weights().count(), Vec::new());
+        let rows = trunk.product(smoother.centres()).zip(p.chunks_exact_mut(self.weights.models));
+        for ((products, p), square) in rows.zip(squares) {
+            smoother.mix(&products[..n], square, p, &mut sums);
+        }
     }
 
     fn accuracy(&self, head: &Head, u: &[f32]) -> f32 {

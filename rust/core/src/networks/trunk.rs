@@ -43,6 +43,14 @@ impl Trunk {
         }
     }
 
+    /// Squared norms of the standardised rows taken in.
+    pub(crate) fn squares(&self, d: usize) -> impl Iterator<Item = f32> + '_ {
+        self.centered.chunks_exact(d).zip(&self.scale).map(|(c, scale)| {
+            let sum: f64 = c.iter().map(|c| f64::from(*c) * f64::from(*c)).sum();
+            (sum * f64::from(*scale) * f64::from(*scale)) as f32
+        })
+    }
+
     /// Hidden rows (before bias) of the rows taken in.
     pub(crate) fn product(&mut self, w: &Packed) -> std::slice::ChunksExact<'_, f32> {
         let h = w.padded_outputs();

@@ -15,15 +15,19 @@ use crate::calibration::grid::Calibration;
 use crate::calibration::groups::Groups;
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
+use crate::features::inputs::{Features, Header};
 use crate::file::container::{self, Container, Tensor};
 use crate::file::disk;
 use crate::file::precision::Precision;
 use crate::networks::file::{self as networks, Networks};
+use crate::networks::teacher::Teacher;
 use crate::pricing::cost::CostTable;
 use crate::router::{Parts, Router};
 
-/// The format this build writes and reads.
+/// The format of routers that look at embeddings only, as all did once.
 const FORMAT: &str = "cr2fast.router/1";
+/// That of routers with features or a smoother: what reads only the first would leave them out.
+const FORMAT_MORE: &str = "cr2fast.router/2";
 
 #[derive(Serialize, Deserialize)]
 struct Body {
@@ -39,6 +43,9 @@ struct Body {
     /// Precision of the matrices.
     #[serde(rename = "weights", default, skip_serializing_if = "Precision::is_default")]
     precision: Precision,
+    /// What networks read beside the embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    features: Option<Header>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +81,9 @@ fn tensors(r: &Router) -> Vec<Tensor> {
     if let Some(typicality) = &r.typicality {
         out.extend(typicality.tensors());
     }
+    if let Some(features) = &r.features {
+        out.extend(features.tensors());
+    }
     if let Some(c) = &r.calibration {
         if !c.typicality.is_empty() {
             out.push(Tensor::f32s("calibration.typicality", &[c.typicality.len()], &c.typicality));
@@ -105,10 +115,15 @@ fn tensors(r: &Router) -> Vec<Tensor> {
     out
 }
 
+/// Whether a router is more than its first format holds.
+fn is_more(features: bool, teacher: &Teacher) -> bool {
+    features || teacher.smoother().is_some()
+}
+
 /// Serialise; the same router gives the same bytes.
 fn to_bytes(r: &Router) -> Result<Vec<u8>> {
     let body = serde_json::to_string(&Body {
-        format: FORMAT.into(),
+        format: if is_more(r.features.is_some(), &r.teacher) { FORMAT_MORE } else { FORMAT }.into(),
         models: r.models.clone(),
         encoder_id: r.encoder.id.clone(),
         encoder_sha256: r.encoder.sha256.clone(),
@@ -129,6 +144,7 @@ fn to_bytes(r: &Router) -> Result<Vec<u8>> {
             }),
         }),
         precision: r.precision,
+        features: r.features.as_ref().map(|f| f.header()),
     })
     .map_err(|e| Error::artifact("metadata that serialises", e))?;
     container::to_bytes(body, tensors(r))
@@ -182,7 +198,7 @@ impl Reader<'_> {
 }
 
 fn from_bytes(bytes: &[u8]) -> Result<Router> {
-    let container = Container::read(bytes, FORMAT)?;
+    let container = Container::read_either(bytes, FORMAT_MORE, FORMAT)?;
     let body: Body = Body::deserialize(&container.body)
         .map_err(|e| Error::artifact("the fields of the format", e))?;
     let (reader, nets) = (Reader(&container), Networks::new(&container, body.precision));
@@ -193,10 +209,17 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
             costs.table().hash(),
         ));
     }
+    let (gate, teacher) = (nets.gate()?, nets.teacher()?);
+    if is_more(body.features.is_some(), &teacher) != (body.format == FORMAT_MORE) {
+        return Err(Error::artifact("features and smoother in a file of their format", body.format));
+    }
+    let dim = gate.weights().d;
+    let features = body.features.map(|h| Features::read(&container, h, dim)).transpose()?;
     let router = Router::new(Parts {
         encoder: EncoderInfo { id: body.encoder_id, sha256: body.encoder_sha256 },
-        gate: nets.gate()?,
-        teacher: nets.teacher()?,
+        features,
+        gate,
+        teacher,
         length: nets.length()?,
         costs,
         training: body.training,

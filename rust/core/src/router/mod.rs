@@ -18,6 +18,7 @@ use crate::calibration::promise::{Grid, Promise};
 use crate::calibration::run::{self, Fitted, Report, Split};
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
+use crate::features::inputs::Features;
 use crate::file::precision::Precision;
 use crate::networks::gate::Gate;
 use crate::networks::length::LengthPredictor;
@@ -29,6 +30,8 @@ use crate::pricing::cost::CostTable;
 pub struct Parts {
     /// The encoder of the training embeddings.
     pub encoder: EncoderInfo,
+    /// What the networks read beside the embedding.
+    pub features: Option<Features>,
     /// The gate.
     pub gate: Gate,
     /// The teacher.
@@ -81,6 +84,7 @@ impl Record {
 pub struct Router {
     models: Vec<String>,
     encoder: EncoderInfo,
+    features: Option<Arc<Features>>,
     gate: Arc<Gate>,
     teacher: Arc<Teacher>,
     length: Arc<LengthPredictor>,
@@ -98,6 +102,7 @@ impl Router {
         let router = Self {
             models: parts.costs.models(),
             encoder: parts.encoder,
+            features: parts.features.map(Arc::new),
             gate: Arc::new(parts.gate),
             teacher: Arc::new(parts.teacher),
             length: Arc::new(parts.length),
@@ -113,6 +118,9 @@ impl Router {
         check_len("length predictor models", m, router.length.weights().models)?;
         check_len("teacher embedding width", d, router.teacher.weights().d)?;
         check_len("length predictor embedding width", d, router.length.weights().d)?;
+        if let Some(features) = &router.features {
+            check_len("embedding and features width", d, features.dim())?;
+        }
         if let Some(typicality) = &router.typicality {
             check_len("typicality embedding width", d, typicality.dim())?;
         }
@@ -128,9 +136,19 @@ impl Router {
         &self.models
     }
 
-    /// Embedding width d.
+    /// Width of the rows that the networks read: the embedding's, and the features'.
     pub fn dim(&self) -> usize {
         self.gate.weights().d
+    }
+
+    /// Embedding width d.
+    pub fn embedding_dim(&self) -> usize {
+        self.features.as_ref().map_or(self.dim(), |f| f.embedding_dim())
+    }
+
+    /// What the networks read beside the embedding.
+    pub fn features(&self) -> Option<&Arc<Features>> {
+        self.features.as_ref()
     }
 
     /// The encoder of the training embeddings.
@@ -209,10 +227,14 @@ impl Router {
         g.w1 = to.rounded("gate.w1", &g.w1)?;
         g.film_weight = to.rounded("gate.film.weight", &g.film_weight)?;
         t.w1 = to.rounded("teacher.w1", &t.w1)?;
+        let mut s = self.teacher.smoother().cloned();
+        if let Some(s) = &mut s {
+            s.centres = to.rounded("smoother.centres", &s.centres)?;
+        }
         l.weight = to.rounded("length.weight", &l.weight)?;
         Ok(Self {
             gate: Arc::new(Gate::new(g)?),
-            teacher: Arc::new(Teacher::new(t)?),
+            teacher: Arc::new(Teacher::new(t)?.with_smoother(s)?),
             length: Arc::new(LengthPredictor::new(l)?),
             calibration: None,
             precision: to,

@@ -1,7 +1,7 @@
 //! `DeviceRouter` and `Decision`.
 
-use cr2fast_core::EncoderInfo;
-use numpy::PyArray1;
+use cr2fast_core::{EncoderInfo, Features, row_of_text};
+use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -11,6 +11,7 @@ use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
+use crate::features::inputs;
 use crate::router::{Router, check_width, open};
 
 /// Accept or defer, with the numbers behind it.
@@ -230,6 +231,23 @@ impl DeviceRouter {
         self.0.threshold_of(group).map_err(core)
     }
 
+    /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
+    /// or with `features` (N, F) as of :func:`text_features`; a router without features reads the
+    /// embeddings as they are.
+    #[pyo3(signature = (embeddings, texts=None, features=None))]
+    fn inputs<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        texts: Option<&Bound<'py, PyAny>>,
+        features: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let own = &self.0;
+        let d = own.features().map_or(own.dim(), Features::embedding_dim);
+        let of = (own.features(), d);
+        inputs(py, of, embeddings, texts, features)
+    }
+
     /// Decide one query.
     ///
     /// Parameters
@@ -321,7 +339,10 @@ impl DeviceRouter {
             let decide = || self.0.route_text_in(group, &text, table, typicality);
             return encoder.py().detach(decide).map(Decision).map_err(core);
         }
-        self.route(&encode(self.0.encoder(), encoder, text, false)?, typicality, group)
+        let x = encode(self.0.encoder(), encoder, text, false)?;
+        let x = vector_f32(&x, "embedding")?.slice().to_vec();
+        let row = row_of_text(self.0.features(), x, &one_text(text)?).map_err(core)?;
+        self.0.route_in(group, &row, typicality).map(Decision).map_err(core)
     }
 
     /// Decide N prompts, each a text or chat messages: bool (N,), True for local. `groups` are as of
@@ -343,7 +364,9 @@ impl DeviceRouter {
             let decide = || self.0.route_texts(&strings, groups.as_deref(), table);
             return Ok(out1(py, &py.detach(decide).map_err(core)?));
         }
-        self.route_batch(py, &encode(self.0.encoder(), encoder, texts, true)?, 1, groups)
+        let x = encode(self.0.encoder(), encoder, texts, true)?;
+        let rows = self.inputs(py, &x, Some(texts), None)?;
+        self.route_batch(py, rows.as_any(), 1, groups)
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's

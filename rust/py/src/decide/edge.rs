@@ -1,7 +1,7 @@
 //! `EdgeSelector` and `Selection`.
 
-use cr2fast_core::{Batch, Query, Rule, shown};
-use numpy::PyArray1;
+use cr2fast_core::{Batch, Features, Query, Rule, shown};
+use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -10,6 +10,7 @@ use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::args;
 use crate::decide::selection::{Selection, Selections};
 use crate::decide::{budget, of_text};
+use crate::features::inputs;
 use crate::pricing::{LinkState, LinkStates};
 use crate::router::{Router, check_width, open};
 
@@ -195,6 +196,23 @@ impl EdgeSelector {
         Ok(self.selection(s))
     }
 
+    /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
+    /// or with `features` (N, F) as of :func:`text_features`; a router without features reads the
+    /// embeddings as they are.
+    #[pyo3(signature = (embeddings, texts=None, features=None))]
+    fn inputs<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        texts: Option<&Bound<'py, PyAny>>,
+        features: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let own = &self.inner;
+        let d = own.features().map_or(own.dim(), Features::embedding_dim);
+        let of = (own.features(), d);
+        inputs(py, of, embeddings, texts, features)
+    }
+
     /// Select for one prompt.
     ///
     /// Parameters
@@ -243,7 +261,7 @@ impl EdgeSelector {
                 budget,
             })
         };
-        let s = of_text(self.inner.encoder(), text, encoder, n_input_tokens, select)?;
+        let s = of_text((self.inner.encoder(), self.inner.features()), text, encoder, n_input_tokens, select)?;
         Ok(self.selection(s))
     }
 

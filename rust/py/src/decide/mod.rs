@@ -1,6 +1,6 @@
 //! Decisions: the device accepts or defers, the edge selects; or both in one call.
 
-use cr2fast_core::{Budget, EncoderInfo, Result};
+use cr2fast_core::{Budget, EncoderInfo, Features, Result, row_of_text};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -20,10 +20,10 @@ pub fn budget(latency_s: Option<f64>, energy_j: Option<f64>, usd: Option<f64>) -
     Budget { latency_s, energy_j, usd }
 }
 
-/// Call `decide` with the embedding and L_in of one text or chat; without `n_input_tokens`, L_in is
+/// Call `decide` with the row (the embedding, and features where there are any) and L_in of one text or chat; without `n_input_tokens`, L_in is
 /// counted, over all turns of a chat. With a static encoder nothing in it holds the GIL.
 fn of_text<T: Send>(
-    expected: &EncoderInfo,
+    (expected, features): (&EncoderInfo, Option<&Features>),
     text: &Bound<'_, PyAny>,
     encoder: &Bound<'_, PyAny>,
     n_input_tokens: Option<f64>,
@@ -34,6 +34,7 @@ fn of_text<T: Send>(
     if let Ok(table) = encoder.cast::<StaticEncoder>() {
         let table = &table.get().0;
         let text = one_text(text)?;
+        let decide = |x, n| decide(row_of_text(features, x, &text)?, n);
         let run = || {
             expected.check(table.info())?;
             if n_input_tokens.is_none() && history.is_none() {
@@ -64,5 +65,6 @@ fn of_text<T: Send>(
         }
     };
     let x = vector_f32(&x, "embedding")?.slice().to_vec();
-    py.detach(|| decide(x, n_input)).map_err(core)
+    let text = one_text(text)?;
+    py.detach(|| decide(row_of_text(features, x, &text)?, n_input)).map_err(core)
 }

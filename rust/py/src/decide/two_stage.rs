@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cr2fast_core::{Call, OVERRUN};
+use cr2fast_core::{Call, Features, OVERRUN};
+use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -13,6 +14,7 @@ use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
 use crate::decide::edge::{available, rule, some};
 use crate::decide::{budget, of_text};
+use crate::features::inputs;
 use crate::pricing::{LinkState, LinkStates};
 use crate::router::{Router, check_width, open};
 
@@ -142,6 +144,23 @@ impl TwoStage {
     #[allow(clippy::unused_self)] // A constant today, of the artifact one day.
     fn overrun(&self) -> f64 {
         OVERRUN
+    }
+
+    /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
+    /// or with `features` (N, F) as of :func:`text_features`; a router without features reads the
+    /// embeddings as they are.
+    #[pyo3(signature = (embeddings, texts=None, features=None))]
+    fn inputs<'py>(
+        &self,
+        py: Python<'py>,
+        embeddings: &Bound<'py, PyAny>,
+        texts: Option<&Bound<'py, PyAny>>,
+        features: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let own = self.0.inner.device();
+        let d = own.features().map_or(own.dim(), Features::embedding_dim);
+        let of = (own.features(), d);
+        inputs(py, of, embeddings, texts, features)
     }
 
     /// Choose for one query.
@@ -305,7 +324,13 @@ impl TwoStage {
             let call = Call { state: xi, available: mask.as_deref(), budget, group };
             Ok((inner.route(&x, n, &call)?, x, n))
         };
-        let made = of_text(inner.device().encoder(), text, encoder, n_input_tokens, route)?;
+        let made = of_text(
+            (inner.device().encoder(), inner.device().features()),
+            text,
+            encoder,
+            n_input_tokens,
+            route,
+        )?;
         Ok(self.choice(made, state))
     }
 

@@ -30,6 +30,8 @@ pub enum Stream {
     GateLams,
     /// The pairs behind the smoother's median distance.
     Distances,
+    /// The rows that choose the features' weight.
+    Features,
     /// The jitter of a copy of the queries.
     Copy(usize),
 }
@@ -47,6 +49,7 @@ pub fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
         Stream::GateDropout => 6,
         Stream::GateLams => 7,
         Stream::Distances => 8,
+        Stream::Features => 9,
         Stream::Copy(copy) => 16 + copy as u64,
     });
     rng

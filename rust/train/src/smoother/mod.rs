@@ -15,7 +15,7 @@ mod centres;
 mod kernel;
 
 use candle_core::Tensor;
-use cr2fast_core::Simd;
+use cr2fast_core::{Simd, SmootherWeights};
 use rayon::prelude::*;
 
 use crate::config::FitConfig;
@@ -108,6 +108,29 @@ impl Smoother {
         let (points, coefficients, mean) = sums.solve(config.kernel_ridge)?;
         report(Progress { stage: "smoother", done: total as f64, total, loss: 0.0 })?;
         Ok(Self { blocks: vec![Block { points, coefficients }], mean, scale })
+    }
+
+    /// How many centres it has, where it is one function of its own; `None` for a mean of several.
+    pub fn centres(&self) -> Option<usize> {
+        match &self.blocks[..] {
+            [block] => Some(block.points.squares.len()),
+            _ => None,
+        }
+    }
+
+    /// The numbers that serve, where it is one function of its own.
+    pub fn weights(&self, share: f64) -> Result<SmootherWeights> {
+        let block = &self.blocks[0];
+        let centres = block.points.rows()?;
+        Ok(SmootherWeights {
+            models: self.mean.len(),
+            d: centres.dim(1)?,
+            centres: nn::values(&centres)?,
+            coefficients: block.coefficients.concat(),
+            mean: self.mean.clone(),
+            scale: self.scale,
+            share: share as f32,
+        })
     }
 
     /// Probabilities (B, M) of standardised rows (B, d).

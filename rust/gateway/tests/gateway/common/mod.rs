@@ -140,6 +140,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
                    model("large", "edge", 0.03, 2e-5)]
     });
     let parts = Parts {
+        features: None,
         encoder: info.clone(),
         gate: Gate::new(gate).unwrap(),
         teacher: Teacher::new(teacher).unwrap(),

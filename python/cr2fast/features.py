@@ -1,0 +1,102 @@
+"""What a router sees of a query beside its embedding: features of the text, and own columns.
+
+In: a table, and which features are asked for. Out: numbers (N, F), those of the text first. The
+features of a text are computed in Rust (:func:`text_features`), for a device as for a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cr2fast._core import TEXT_FEATURES, Cr2Error, text_features
+from cr2fast._util.checks import shown
+
+if TYPE_CHECKING:
+    from cr2fast.data.queries import Queries
+
+__all__ = ["TEXT", "TEXT_FEATURES", "asked", "of_table", "text_features"]
+
+TEXT = "text"
+
+
+def asked(features: bool | str | Sequence[str] | None) -> tuple[bool, list[str]]:
+    """Whether features of the text are asked for, and which columns of the table are.
+
+    Parameters
+    ----------
+    features : bool, str, sequence of str or None
+        True is "text"; False and None are nothing.
+
+    Raises
+    ------
+    Cr2Error
+        What is no name, or a name twice.
+    """
+    if features is None or features is False:
+        return False, []
+    if features is True:
+        return True, []
+    names = [features] if isinstance(features, str) else features
+    if not isinstance(names, Sequence) or not all(isinstance(n, str) and n for n in names):
+        raise Cr2Error(
+            f"features: expected True, False, or names of columns ('text' for those of the text), "
+            f"got {shown(features)}"
+        )
+    if len(set(names)) != len(names):
+        raise Cr2Error(f"features: expected each name once, got {shown(features)}")
+    return TEXT in names, [n for n in names if n != TEXT]
+
+
+def of_table(table: Queries, text: bool, columns: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The features of a table's queries, float32 (N, F).
+
+    Raises
+    ------
+    Cr2Error
+        No column of that name, no text for a query, or what is no finite number.
+    """
+    parts = [_texts(table)] if text else []
+    parts += [_column(table, name) for name in columns]
+    return np.concatenate(parts, axis=1)
+
+
+def texts_of(table: Queries) -> list[Any]:
+    """The texts behind a table's queries, or an error that says what to do without."""
+    texts = table.extra.get(TEXT)
+    without = None if texts is None else next((i for i, t in enumerate(texts) if t is None), None)
+    if texts is None or without is not None:
+        got = "none" if texts is None else f"none for {table.query_ids[without or 0]}"
+        raise Cr2Error(
+            f"features: expected a column 'text' with the text of every query, got {got}; read a "
+            f"table with texts, or fit with features=False, which looks at embeddings only"
+        )
+    return texts
+
+
+def _texts(table: Queries) -> npt.NDArray[np.float32]:
+    return text_features(texts_of(table))
+
+
+def _column(table: Queries, name: str) -> npt.NDArray[np.float32]:
+    values = table.extra.get(name)
+    if values is None:
+        have = sorted(table.extra)
+        raise Cr2Error(f"features: expected a column {name!r}, got a table with {shown(have)}")
+    try:
+        column = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise Cr2Error(
+            f"features: expected numbers in the column {name!r}, got {shown(values[0])}"
+        ) from None
+    if column.shape != (len(table),):
+        raise Cr2Error(
+            f"features: expected one number per query in the column {name!r}, got an array of "
+            f"shape {column.shape}"
+        )
+    if not np.isfinite(column).all():
+        raise Cr2Error(f"features: expected finite numbers in the column {name!r}, got others")
+    return column[:, None]

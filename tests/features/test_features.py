@@ -1,0 +1,312 @@
+"""Features of texts and the rows made of them: against plain twins, in files, on every path in."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cr2fast
+from cr2fast import _core
+from cr2fast.datasets import make_routing_problem
+from testing import oracle
+from testing.artifacts import parts, put, rewritten
+
+LAM, ALPHA = 1.0, 0.05
+# Characters on either side of every border between classes, and the marks that features look for.
+BORDERS = "".join(
+    chr(c + step)
+    for ranges in oracle._WORD_RANGES.values()
+    for pair in ranges
+    for c in pair
+    for step in (-1, 0, 1)
+    if not 0xD800 <= c + step <= 0xDFFF
+)
+PARTS = st.sampled_from(
+    [
+        "\n",
+        "A. ",
+        "(b) ",
+        " C: x",
+        "user:",
+        "USER:",
+        "<|im_start|>",
+        "```",
+        '"tools"',
+        "<tool",
+        "12",
+    ]
+)
+
+
+@given(st.lists(st.text() | st.text(BORDERS + " ?=\n_") | PARTS, max_size=12).map("".join))
+def test_features_are_what_their_definitions_say(text):
+    found = cr2fast.text_features([text])
+    assert found.shape == (1, len(_core.TEXT_FEATURES))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[0], oracle.text_features(text), rtol=1e-6, atol=1e-7)
+
+
+def test_a_chat_counts_by_its_last_user_turn():
+    chat = [{"role": "user", "content": "A?"}, {"role": "user", "content": "Is 2 + 2 = 4?"}]
+    np.testing.assert_array_equal(
+        cr2fast.text_features([chat]), cr2fast.text_features(["Is 2 + 2 = 4?"])
+    )
+    with pytest.raises(TypeError, match="list of texts"):
+        cr2fast.text_features("one")
+    assert cr2fast.text_features([]).shape == (0, len(_core.TEXT_FEATURES))
+
+
+class ByHash:
+    """An encoder of this test: the text's bytes, folded."""
+
+    info = cr2fast.EncoderInfo("by-hash", "")
+    count_tokens = staticmethod(len)
+
+    def encode(self, texts):
+        rows = [np.bincount(np.frombuffer(t.encode(), np.uint8) % 24, minlength=24) for t in
+                ([texts] if isinstance(texts, str) else texts)]  # fmt: skip
+        x = np.asarray(rows, np.float32) + 1
+        return x[0] if isinstance(texts, str) else x
+
+
+@pytest.fixture(scope="module")
+def problem():
+    made = make_routing_problem(400, d=24, seed=3)
+    rng = np.random.default_rng(0)
+    texts = [
+        f"Question {i}: what is {rng.integers(1e6)} + {'x' * int(rng.integers(1, 40))}?\nA. a\nB. b"
+        for i in range(400)
+    ]
+    table = replace(
+        made.table,
+        extra={"text": texts, "hour": rng.integers(0, 24, 400).tolist()},
+        embeddings=ByHash().encode(texts),
+        encoder=ByHash.info,
+    )
+    return table, made.costs
+
+
+def fitted(problem, features=True, **options):
+    table, costs = problem
+    train, calibration, test = table.split(seed=0)
+    router = cr2fast.fit(
+        train, costs, features=features, teacher_epochs=2, gate_epochs=2, progress=False, **options
+    )
+    router.calibrate(calibration, lams=[LAM], alphas=[ALPHA])
+    return router, test
+
+
+@pytest.fixture(scope="module")
+def routed(problem):
+    return fitted(problem)
+
+
+def test_rows_are_unit_embeddings_and_scaled_features(problem, routed):
+    router, test = routed
+    train = problem[0].split(seed=0)[0]
+    f = [cr2fast.text_features(t.extra["text"]).astype(float) for t in (test, train)]
+    expected = oracle.inputs(test.embeddings.astype(float), *f, router.features["weight"])
+    np.testing.assert_allclose(router.inputs(test), expected, atol=2e-5)
+    assert router.dim == 24 + 16
+    assert router.embedding_dim == 24
+    assert router.features["names"] == list(_core.TEXT_FEATURES)
+
+
+def test_every_path_sees_the_same_rows(routed):
+    router, test = routed
+    rows, texts, encoder = router.inputs(test), test.extra["text"], ByHash()
+    device, edge, two = router.device(LAM, ALPHA), router.edge(LAM), router.two_stage(LAM, ALPHA)
+    for own in (router, device, edge, two):
+        np.testing.assert_array_equal(own.inputs(test.embeddings, texts), rows)
+        np.testing.assert_array_equal(
+            own.inputs(test.embeddings, features=cr2fast.text_features(texts)), rows
+        )
+    local = device.route_batch(rows)
+    np.testing.assert_array_equal(device.route_texts(texts, encoder), local)
+    state = two.typical_state
+    for i in range(8):
+        assert device.route_text(texts[i], encoder) == device.route(rows[i])
+        n = len(texts[i])
+        assert (
+            edge.select_text(texts[i], encoder, state).model == edge.select(rows[i], n, state).model
+        )
+        assert two.route_text(texts[i], encoder).model == two.route(rows[i], n).model
+    assert cr2fast.evaluate(router, test).n == len(test)
+
+
+def test_files_keep_them(tmp_path, routed):
+    router, test = routed
+    router.save(tmp_path / "r.safetensors")
+    again = cr2fast.Router.load(tmp_path / "r.safetensors")
+    assert again.to_bytes() == router.to_bytes()
+    assert again.features == router.features
+    np.testing.assert_array_equal(again.inputs(test), router.inputs(test))
+    texts = test.extra["text"]
+    for part in (again.device(LAM, ALPHA), again.edge(LAM), again.two_stage(LAM, ALPHA)):
+        copied = pickle.loads(pickle.dumps(part))
+        np.testing.assert_array_equal(copied.inputs(test.embeddings, texts), router.inputs(test))
+    half = router.to_bfloat16()
+    np.testing.assert_array_equal(half.inputs(test), router.inputs(test))
+
+
+def test_a_forged_file_is_refused(routed):
+    data = routed[0].to_bytes()
+
+    def of(**changes):
+        return lambda _, body: body["features"].update(changes)
+
+    def renamed(header, _):
+        header["features.other"] = header.pop("features.shift")
+
+    for change in (
+        put(features=None),
+        put(format="cr2fast.router/1"),
+        put(format="cr2fast.router/3"),
+        of(text="text/9"),
+        of(text=None),
+        of(columns=["a"]),
+        of(bound=-1.0),
+        of(weight=0.0),
+        of(more=1),
+        renamed,
+    ):
+        with pytest.raises(cr2fast.Cr2Error):
+            cr2fast.Router.from_bytes(rewritten(data, change))
+
+
+def test_what_is_missing_is_said(problem, routed):
+    table, costs = problem
+    router, test = routed
+    bare = replace(test, extra={})
+    for call in (router.inputs, lambda t: cr2fast.evaluate(router, t)):
+        with pytest.raises(cr2fast.Cr2Error, match="text.*features=False"):
+            call(bare)
+    with pytest.raises(cr2fast.Cr2Error, match="features=False"):
+        cr2fast.fit(replace(table, extra={}), costs, features=True)
+    device = router.device(LAM, ALPHA)
+    for call in (device.inputs, router.inputs):
+        with pytest.raises(cr2fast.Cr2Error, match="texts: this router also looks at 16 features"):
+            call(test.embeddings)
+    with pytest.raises(cr2fast.Cr2Error, match="also looks at 16 features"):
+        device.route(test.embeddings[0])
+    with pytest.raises(cr2fast.Cr2Error, match=r"inputs\(embeddings, texts\)"):
+        device.route_batch(test.embeddings)
+    nan = np.full((len(test), 16), np.nan, np.float32)
+    with pytest.raises(cr2fast.Cr2Error, match="features"):
+        device.inputs(test.embeddings, features=nan)
+    plain, _ = fitted(problem, features=None)
+    with pytest.raises(cr2fast.Cr2Error, match="embeddings only"):
+        plain.inputs(test.embeddings, features=nan)
+    np.testing.assert_array_equal(plain.inputs(test.embeddings, ["x"] * len(test)), test.embeddings)
+    with pytest.raises(cr2fast.Cr2Error, match="the teacher's: none"):
+        cr2fast.fit(table, costs, features=True, teacher=plain, progress=False)
+    for wrong in (3, ["text", "text"], [1], ["nothing"]):
+        with pytest.raises(cr2fast.Cr2Error, match="features"):
+            cr2fast.fit(table, costs, features=wrong, progress=False)
+    words = replace(table, extra=table.extra | {"hour": ["x"] * len(table)})
+    with pytest.raises(cr2fast.Cr2Error, match="numbers in the column 'hour'"):
+        cr2fast.fit(words, costs, features=["hour"], progress=False)
+
+
+def test_own_columns_beside_the_text(problem):
+    router, test = fitted(problem, ("text", "hour"))
+    assert router.features["columns"] == ["hour"]
+    assert router.dim == 24 + 17
+    hours = np.asarray(test.extra["hour"], np.float32)[:, None]
+    texts = test.extra["text"]
+    np.testing.assert_array_equal(router.inputs(test.embeddings, texts, hours), router.inputs(test))
+    with pytest.raises(cr2fast.Cr2Error, match="columns"):
+        router.device(LAM, ALPHA).route_text(texts[0], ByHash())
+    with pytest.raises(cr2fast.Cr2Error, match="hour"):
+        router.inputs(test.embeddings, texts)
+    only, test = fitted(problem, ["hour"])
+    assert only.features["text"] is False
+    assert only.dim == 25
+    assert cr2fast.evaluate(only, test).n == len(test)
+
+
+def test_a_gate_of_its_own_looks_at_what_its_teacher_does(problem, routed):
+    table, costs = problem
+    teacher, test = routed
+    train = table.split(seed=0)[0]
+    gate = cr2fast.fit(train, costs, teacher=teacher, gate_epochs=1, progress=False, seed=4)
+    assert gate.features == teacher.features
+    rows = gate.inputs(test)
+    np.testing.assert_array_equal(rows, teacher.inputs(test))
+    np.testing.assert_array_equal(gate.accuracies(rows), teacher.accuracies(rows))
+
+
+@pytest.mark.parametrize("features", [None, True])
+def test_the_teachers_smoother_is_its_twin(problem, features, tmp_path):
+    table, costs = problem
+    train, calibration, test = table.split(seed=0)
+    fits = [
+        cr2fast.fit(
+            train, costs, features=features, smoother_share=share, smoother_centres=centres,
+            teacher_epochs=2, gate_epochs=1, progress=False,
+        )
+        for share, centres in ((0.0, 8192), (0.75, 8192), (0.75, 40))
+    ]  # fmt: skip
+    alone = fits[0]
+    rows = alone.inputs(test)
+    for router in fits[1:]:
+        router.save(tmp_path / "r.safetensors")
+        stored = floats(router.to_bytes())
+        scale, share = stored["smoother.scalars"].astype(float)
+        assert share == 0.75
+        f = oracle.smoother(
+            rows,
+            stored["smoother.centres"],
+            stored["smoother.coefficients"],
+            stored["smoother.mean"],
+            scale,
+        )
+        expected = (1 - share) * alone.accuracies(rows).astype(float) + share * f
+        p = router.accuracies(rows)
+        # Near centres, distances are small differences of single-precision squares.
+        np.testing.assert_allclose(p, expected, atol=2e-4)
+        again = cr2fast.Router.load(tmp_path / "r.safetensors")
+        np.testing.assert_array_equal(again.accuracies(rows), p)
+        # One row or many, one thread or two: the same bits; and so at the edge.
+        for i in range(5):
+            np.testing.assert_array_equal(router.accuracies(rows[i : i + 1], 1)[0], p[i])
+        router.calibrate(calibration, lams=[LAM], alphas=[ALPHA])
+        edge = router.edge(LAM)
+        state = router.two_stage(LAM, ALPHA).typical_state
+        chosen = [edge.select(rows[i], 20, state) for i in range(5)]
+        models = [router.models.index(c.model) for c in chosen]
+        assert [c.accuracy for c in chosen] == [p[i, m] for i, m in enumerate(models)]
+        copied = pickle.loads(pickle.dumps(edge))
+        assert copied.select(rows[0], 20, state) == chosen[0]
+        # A gate of its own keeps the smoother.
+        gate = cr2fast.fit(train, costs, teacher=router, gate_epochs=1, progress=False, seed=2)
+        np.testing.assert_array_equal(gate.accuracies(rows), p)
+        assert (
+            router.parameters["smoother"]
+            == sum(stored[f"smoother.{n}"].size for n in ("centres", "coefficients", "mean")) + 1
+        )
+        for change in (put(format="cr2fast.router/1"), no_scalars):
+            with pytest.raises(cr2fast.Cr2Error):
+                cr2fast.Router.from_bytes(rewritten(router.to_bytes(), change))
+    assert len(stored["smoother.centres"]) == 40
+    with pytest.raises(cr2fast.Cr2Error, match="smoother_share"):
+        cr2fast.fit(train, costs, recipe="paper", smoother_share=0.5, progress=False)
+
+
+def floats(data):
+    """Tensors of single precision of an artifact, by name."""
+    header, payload = parts(data)
+    return {
+        name: np.frombuffer(payload[slice(*t["data_offsets"])], np.float32).reshape(t["shape"])
+        for name, t in header.items()
+        if t.get("dtype") == "F32"
+    }
+
+
+def no_scalars(header, _):
+    header["smoother.others"] = header.pop("smoother.scalars")
