@@ -8,13 +8,12 @@ row are too small to spread over threads.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import jax
 import numpy as np
 
 import cr2fast
-from benches.paper import baselines, neural
+from benches.paper import baselines, cr2, neural
 from benches.paper.world import Pricer, text_features
 
 ROUNDS = 300
@@ -55,10 +54,15 @@ def measure(table, costs, rounds=ROUNDS):
     if (d, models) == (384, 4):
         assert sizes["EmbedLLM"] == 90_714, "the published head"
     small, other = train.take(range(min(1200, n))).split((0.5, 0.5))
-    router = cr2fast.fit(small, costs, teacher_epochs=1, gate_epochs=1, progress=False)
+    whole = table.extra.get("text")
+    router = cr2fast.fit(
+        small, costs, teacher_epochs=1, gate_epochs=1, progress=False,
+        features=whole is not None, smoother_share=cr2.SHARE,
+    )  # fmt: skip
     router.calibrate(other, lams=[1.0], alphas=(0.05,))
     device, edge = router.device(1.0, 0.05), router.edge(1.0)
-    x, tokens = train.embeddings[0], int(train.n_input_tokens[0])
+    rows = router.inputs(train.take(range(2)))
+    x, tokens = rows[0], int(train.n_input_tokens[0])
     state = cr2fast.LinkState(rate_ul_bps=20e6, rate_dl_bps=80e6, rtt_s=0.018)
     calls = {
         "KNN (k = 100)": (0, 2 * n * d, baseline("KNN", k=100)),
@@ -72,17 +76,19 @@ def measure(table, costs, rounds=ROUNDS):
             sizes["LLMRank"], 2 * sizes["LLMRank"], baseline("LLMRank", lr=1e-3, epochs=1)
         ),
         "CR² edge (selection)": (
-            router.parameters["teacher"],
-            2 * models * (d * 256 + 256),
+            router.parameters["teacher"] + router.parameters["smoother"],
+            2 * models * (len(x) * 256 + 256) + 2 * len(small) * (len(x) + models),
             lambda: edge.select(x, tokens, state),
         ),
         "CR² gate (decision)": (
-            router.parameters["gate"], 2 * (d * 256 + 256), lambda: device.route(x)
+            router.parameters["gate"], 2 * (len(x) * 256 + 256), lambda: device.route(x)
         ),
     }  # fmt: skip
+    if whole is not None:
+        text = [whole[0]]
+        calls["text features"] = (0, 0, lambda: cr2fast.text_features(text))
     # The same answer from one query as from many, before anything is timed.
-    many = replace(queries, embeddings=train.embeddings[:2])
-    assert device.route(x).local == device.route_batch(many.embeddings)[0]
+    assert device.route(x).local == device.route_batch(rows)[0]
     return [
         {"name": name, "parameters": size, "flops": flops, "median_us": _median_us(call, rounds)}
         for name, (size, flops, call) in calls.items()

@@ -19,7 +19,9 @@ ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 LAM_RANGE = (0.03, 4.0)
 # Dense, so that what is compared is methods and not the spacing of their operating points.
 LAMS = np.array([float(f"{x:.4g}") for x in np.geomspace(*LAM_RANGE, 256)])
-CONFIGS = [{"rows": rows, "recipe": "smoothed"} for rows in ROWS]
+CONFIGS = [
+    {"rows": rows, "recipe": "smoothed", "features": True, "smoother": True} for rows in ROWS
+]
 LOCAL_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 # What each ablation changes in the gate's fit; the teacher stays.
 GATES = {
@@ -28,14 +30,24 @@ GATES = {
     "margin loss alone": {"w_sign": 0.0},
     "sign loss alone": {"w_margin": 0.0},
 }
+# What each leaves out of the teacher, and so of the gate that learns from it.
+PARTS = {
+    "no text features": {"features": False},
+    "no smoother in the teacher": {"smoother": False},
+    "neither": {"features": False, "smoother": False},
+}
+SHARE = 0.75
 RULES = ("empirical", "fixed local rate", "sign of the margin")
 EDGE_ONLY, INCLUSIVE, FALLBACK = "edge-only", "inclusive", "fallback"
 
 
 def fit(train, costs, config, mode, seed, teacher=None, **options):
     """A router by one of CONFIGS; `teacher` shares a fitted one's."""
+    smoothed = config["recipe"] == "smoothed"
     return cr2fast.fit(
         learnable(train, config["rows"]), costs, seed=seed, recipe=config["recipe"], lengths=mode,
+        features=config["features"] and "text" in train.extra,
+        smoother_share=SHARE if smoothed and config["smoother"] else 0.0,
         lam_range=LAM_RANGE, teacher=teacher, progress=False, **options,
     )  # fmt: skip
 
@@ -49,10 +61,11 @@ class Calibrated:
             calibration, alphas=ALPHAS, lams=LAMS, lengths=mode, seed=seed, on_infeasible="defer"
         )
         self.lams = self.report.lams
-        self._margins = router.margins(calibration.embeddings, self.lams)
+        rows = router.inputs(calibration)
+        self._margins = router.margins(rows, self.lams)
         states = router.costs.sample_states(len(calibration), seeds.CALIBRATION + seed)
         costs = router.decision_costs(calibration, states, mode)
-        p = router.accuracies(calibration.embeddings)
+        p = router.accuracies(rows)
         self._prefers_edge = _core.choice_margins(p, costs, self.lams) < 0
 
     def thresholds(self, rule):
@@ -75,8 +88,9 @@ class Calibrated:
     def view(self, table, states):
         """What the two stages see of a split."""
         costs = self.router.decision_costs(table, states, self.mode)
-        p = self.router.accuracies(table.embeddings)
-        return View(self, p, costs, self.router.margins(table.embeddings, self.lams))
+        rows = self.router.inputs(table)
+        p = self.router.accuracies(rows)
+        return View(self, p, costs, self.router.margins(rows, self.lams))
 
 
 class View:

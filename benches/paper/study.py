@@ -146,13 +146,14 @@ def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
             )
             tick(f"ablation: {name}")
         other = {"smoothed": "paper", "paper": "smoothed"}[config["recipe"]]
-        swapped = config | {"recipe": other}
-        key = tuple(sorted(swapped.items()))
-        routers[mode, f"{other} recipe"] = cr2.fit(
-            train, pricer.costs, swapped, mode, seed, teachers.get(key)
-        )
-        teachers.setdefault(key, routers[mode, f"{other} recipe"])
-        tick(f"ablation: {other} recipe")
+        for name, changes in {f"{other} recipe": {"recipe": other}, **cr2.PARTS}.items():
+            changed = config | changes
+            key = tuple(sorted(changed.items()))
+            routers[mode, name] = cr2.fit(
+                train, pricer.costs, changed, mode, seed, teachers.get(key)
+            )
+            teachers.setdefault(key, routers[mode, name])
+            tick(f"ablation: {name}")
     calibrated = {
         key: cr2.Calibrated(router, calibration, key[0], seed) for key, router in routers.items()
     }
@@ -283,10 +284,12 @@ def examine(test, pricer, predictors, calibrated, seed, tick, bootstrap):
         for name, other in ours.items():
             if name != "chosen":
                 ablations[name] = other.choices()[:2]
-        described = {
-            name: _describe(Points.of(*pair, wide), pair[1], wide, at)
-            for name, pair in ablations.items()
-        }
+        described = {}
+        for name, (labels, choices) in ablations.items():
+            points = Points.of(labels, choices, wide)
+            described[name] = _describe(points, choices, wide, at)
+            if name in cr2.PARTS:
+                replicates[f"{mode}|{name}"] = metrics.bootstrap(points, at, draws)
         false, needless = view.errors(local)
         document["modes"][mode] = {
             "methods": methods,
@@ -334,7 +337,8 @@ def _alone(truth):
 def steps(scope):
     """How many times `tick` is called for one seed."""
     tried = sum(len(b.configs) for b in BASELINES) + len(cr2.CONFIGS)
-    ours = 2 + (1 + len(cr2.GATES)) * scope.ablations
+    parts = 1 + len(cr2.GATES) + len(cr2.PARTS)
+    ours = 2 + parts * scope.ablations
     return scope.repeats * tried + len(BASELINES) + len(MODES) * ours
 
 

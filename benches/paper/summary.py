@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import t as student
 
-from benches.paper import metrics
+from benches.paper import cr2, metrics
 from benches.paper.study import FULL, OURS
 from benches.paper.world import MODES
 from cr2fast.evaluation.intervals import binomial_interval
@@ -39,13 +39,16 @@ def _stack(documents, mode, kind, name, key):
     return np.array([d["modes"][mode][kind][name][key] for d in documents], dtype=float)
 
 
-def _saving(documents, replicates, mode, other):
+def _saving(documents, replicates, mode, other, kind="methods"):
     """1 - ours/theirs at each target: means over seeds, and the bootstrap's 95 % interval.
 
     Queries are resampled within each seed, the same for both methods; seeds are then averaged. Test
     splits of different seeds share queries, so the interval is somewhat narrow.
     """
-    by_seed = [_stack(documents, mode, "methods", name, "matched") for name in (OURS, other)]
+    by_seed = [
+        _stack(documents, mode, of, name, "matched")
+        for of, name in (("methods", OURS), (kind, other))
+    ]
     ours, theirs = (costs.mean(axis=0) for costs in by_seed)
     drawn = [np.mean([r[f"{mode}|{name}"] for r in replicates], axis=0) for name in (OURS, other)]
     ratio = 1 - drawn[0] / drawn[1]
@@ -154,6 +157,11 @@ def over_seeds(documents, replicates):
             "ablations": ablations,
             "gate": _gate(documents, mode),
             "savings": {m: _saving(documents, replicates, mode, m) for m in rivals},
+            "part_savings": {
+                p: _saving(documents, replicates, mode, p, "ablations")
+                for p in cr2.PARTS
+                if p in ablations
+            },
             "hull_savings": {m: 1 - methods[OURS]["hull"] / methods[m]["hull"] for m in rivals},
             "recovered": _share(
                 np.sum(1 - methods[OURS]["matched"]), np.sum(1 - methods[FULL]["matched"])
@@ -219,6 +227,11 @@ def text(results):
             lines.append(
                 f"{name:32s}{np.mean(entry['matched']):8.3f}{np.mean(entry['hull']):8.3f}"
                 f"{entry['risk_highest']:8.3f}"
+            )
+        for name, s in m["part_savings"].items():
+            lines.append(
+                f"cheaper than {name:26s}{s['mean']:+7.1%}, 95 % {s['mean_low']:+.1%} to "
+                f"{s['mean_high']:+.1%}"
             )
     lines += ["", "claims"]
     for c in results["claims"]:

@@ -11,6 +11,7 @@ from cr2fast.encoders.messages import Text
 
 __version__: str
 __all__ = [
+    "TEXT_FEATURES",
     "ArtifactError",
     "BudgetError",
     "CellCounts",
@@ -49,11 +50,10 @@ __all__ = [
     "fit",
     "number",
     "simd_isa",
+    "text_features",
     "text_of",
     "texts_of",
     "thread_count",
-    "TEXT_FEATURES",
-    "text_features",
 ]
 
 class Cr2Error(ValueError): ...

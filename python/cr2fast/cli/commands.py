@@ -100,6 +100,7 @@ def fit(args: argparse.Namespace) -> Any:
         lengths=args.lengths,
         lam_range=args.lam_range,
         recipe=args.recipe,
+        features=None if args.features is None else args.features.split(","),
         progress=inputs.progress(args),
         **inputs.hyperparameters(args),
     )
@@ -261,6 +262,7 @@ def route(args: argparse.Namespace) -> Any:
         choices = [two.route_text(t, encoder, state, n, **more) for t in args.text]
         return [_routed(args, i, two, c, typical[i]) for i, c in enumerate(choices)]
     x = inputs.embeddings(args.embeddings)
+    inputs.check_rows(args, x)
     typical = _typical(args, x)
     if args.n_input_tokens is None:
         # Without input tokens nothing has a price: stage one alone.
@@ -356,6 +358,7 @@ def inspect(args: argparse.Namespace) -> Any:
         "models": list(router.models),
         "encoder": router.encoder._asdict(),
         "dim": router.dim,
+        "features": router.features,
         "parameters": router.parameters,
         "precision": router.precision,
         "cost_table": {"source": router.costs.source, "sha256": router.costs.sha256},
@@ -366,8 +369,10 @@ def inspect(args: argparse.Namespace) -> Any:
     lines = [
         f"{args.router}: {info['bytes'] / 1e6:.2f} MB",
         f"models       {', '.join(router.models)} (the first is the device's)",
-        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} ({router.dim} numbers)"
+        f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} "
+        f"({router.embedding_dim} numbers)"
         + ("" if router.encoder.sha256 else f"; {inputs.UNKNOWN_HASH}"),
+        f"features     {', '.join(router.features['names']) if router.features else 'none'}",
         "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"precision    {router.precision}",
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",

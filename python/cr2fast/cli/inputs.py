@@ -270,8 +270,8 @@ def given(args: argparse.Namespace) -> str:
 
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     """Options of a fit that were given."""
-    names = ("teacher_epochs", "gate_epochs")
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    names = ("teacher_epochs", "gate_epochs", "smoother_share")
+    return {n: v for n in names if (v := getattr(args, n, None)) is not None}
 
 
 def writable(path: Path) -> None:
@@ -311,6 +311,19 @@ def embeddings(path: Path) -> np.ndarray[Any, Any]:
     if x.ndim not in (1, 2):
         raise Cr2Error(f"--embeddings: expected shape (N, d) or (d,), got {x.shape}")
     return np.atleast_2d(x)
+
+
+def check_rows(args: argparse.Namespace, x: np.ndarray[Any, Any]) -> None:
+    """Refuse embeddings only where the router also looks at features."""
+    from cr2fast.router import Router
+
+    router = Router.load(args.router)
+    if router.features is not None and x.shape[1] == router.embedding_dim:
+        raise Cr2Error(
+            f"--embeddings: expected rows of {router.dim} numbers, since this router also looks at "
+            f"features of the text, got embeddings only ({x.shape[1]}); use --text with --encoder, "
+            f"or write rows of Router.inputs to the file"
+        )
 
 
 def say(args: argparse.Namespace, text: str) -> None:

@@ -132,6 +132,19 @@ def _fit(subparsers: Any) -> None:
         "(default smoothed)",
     )
     sub.add_argument(
+        "--features",
+        metavar="NAMES",
+        help="what to look at beside the embedding: text, for length, options, digits and the like "
+        "of the text; or text and numeric columns of the table, as text,hour",
+    )
+    sub.add_argument(
+        "--smoother-share",
+        type=float,
+        metavar="SHARE",
+        help="share, 0 to 1, of the kernel smoother in the teacher's probabilities; its centres, "
+        "the training queries, make the file larger",
+    )
+    sub.add_argument(
         "--precision",
         choices=("float32", "float16", "bfloat16"),
         default="float32",

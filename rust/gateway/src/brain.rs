@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use cr2fast_core::{
-    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, Features, LinkState, Query, Router,
-    Rule, Selection, StaticEncoder, TwoStage, row_of_text,
+    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, Features, LinkState, Query,
+    Router, Rule, Selection, StaticEncoder, TwoStage, row_of_text,
 };
 use sha2::{Digest, Sha256};
 

@@ -42,8 +42,8 @@ fn text_features<'py>(
             "texts: expected a list of texts or chats, got one; give it as [text]",
         ));
     };
-    let values: Vec<f32> = py
-        .detach(|| strings.iter().flat_map(|text| cr2fast_core::text_features(text)).collect());
+    let values: Vec<f32> =
+        py.detach(|| strings.iter().flat_map(|text| cr2fast_core::text_features(text)).collect());
     out2(py, values, strings.len(), TEXT_FEATURES.len())
 }
 

@@ -145,10 +145,8 @@ fn fit(
     let content = content.map(|c| matrix_u64(c, "content")).transpose()?;
     let kept = content.as_ref().map_or(&[][..], View::slice);
     let queries = Named { ids: &ids, kept, asked: &[] };
-    let values = features
-        .as_ref()
-        .map(|(_, _, values)| matrix_f32(values, "features"))
-        .transpose()?;
+    let values =
+        features.as_ref().map(|(_, _, values)| matrix_f32(values, "features")).transpose()?;
     if let Some(values) = &values {
         same_shape("features", &[n_input.len(), values.shape()[1]], values.shape())?;
     }

@@ -5,8 +5,8 @@
 //! arXiv 2605.12001); the gate learns them.
 
 use cr2fast_core::{
-    CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, Teacher, TeacherWeights,
-    SmootherWeights, check_len,
+    CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, SmootherWeights, Teacher,
+    TeacherWeights, check_len,
 };
 
 use crate::config::{FitConfig, Lengths};
@@ -57,7 +57,8 @@ pub fn fit(
     }
     let split = Split::new(data.rows(), config);
     let limits = Limits::default();
-    let (views, held, smoother) = views::make(*data, &split, config, frozen.is_some(), limits, report)?;
+    let (views, held, smoother) =
+        views::make(*data, &split, config, frozen.is_some(), limits, report)?;
     let ((teacher, smoother, length), teacher_record) = match frozen {
         Some(frozen) => (frozen, None),
         None => judge(data, &split, (&views, &held, smoother), config, report)?,

@@ -4,8 +4,8 @@
 //! core loads, not calibrated.
 
 use cr2fast_core::{
-    CostTable, EncoderInfo, Features, Gate, LengthPredictor, Named, Parts, Precision, Router, Seen, Simd,
-    Teacher,
+    CostTable, EncoderInfo, Features, Gate, LengthPredictor, Named, Parts, Precision, Router, Seen,
+    Simd, Teacher,
 };
 
 use crate::config::FitConfig;

@@ -17,8 +17,8 @@ use crate::data::{Split, TrainData};
 use crate::error::Result;
 use crate::ops::nn::{self, Stream};
 use crate::progress::{Progress, Report};
-use cr2fast_core::SmootherWeights;
 use crate::smoother::{BLOCK, Smoother};
+use cr2fast_core::SmootherWeights;
 
 /// Rows that are standardised at a time for the smoother.
 const STRIP: usize = 2048;
@@ -213,9 +213,8 @@ fn serving_smoother(
         return smoother.weights(config.smoother_share);
     }
     let centres = standardized(data, &train[..config.smoother_centres.min(train.len())])?;
-    let strips = train
-        .chunks(STRIP)
-        .map(|rows| Ok((standardized(data, rows)?, answers(data, rows)?)));
+    let strips =
+        train.chunks(STRIP).map(|rows| Ok((standardized(data, rows)?, answers(data, rows)?)));
     let models = data.correct.len() / data.rows();
     Smoother::fit_on_centres(&centres, strips, models, config, report)?
         .weights(config.smoother_share)

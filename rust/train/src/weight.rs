@@ -33,7 +33,7 @@ pub fn choose(
     rows.shuffle(&mut nn::stream(config.seed, Stream::Features));
     rows.truncate(ROWS);
     let y = rows.iter().flat_map(|i| &data.correct[*i as usize * m..][..m]);
-    let y: Vec<f32> = y.map(|c| f32::from(u8::from(*c))).collect();
+    let y: Vec<f32> = y.copied().collect();
     let y = Tensor::from_vec(y, (rows.len(), m), &nn::CPU)?;
     // Fewer rows ask for less of a ridge.
     let ridge = config.kernel_ridge / if n > rows.len() { 2.0 } else { 1.0 };
@@ -97,7 +97,7 @@ mod tests {
         let mut found = Vec::new();
         for by_feature in [false, true] {
             let own = |i: usize| if by_feature { values[i] } else { embeddings[i * d] };
-            let correct: Vec<bool> = (0..n).map(|i| own(i) > 0.0).collect();
+            let correct: Vec<f32> = (0..n).map(|i| f32::from(u8::from(own(i) > 0.0))).collect();
             let data = TrainData {
                 d,
                 embeddings: &embeddings,

@@ -172,7 +172,6 @@ impl Features {
         self.row(embedding, &text_features(text))
     }
 
-
     /// For an artifact's metadata.
     pub(crate) fn header(&self) -> Header {
         Header {

@@ -59,9 +59,15 @@ enum Class {
 impl Class {
     fn of(c: char) -> Self {
         match u32::from(c) {
-            0x09..=0x0d | 0x20 | 0x85 | 0xa0 | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x3000 => {
-                Self::Space
-            }
+            0x09..=0x0d
+            | 0x20
+            | 0x85
+            | 0xa0
+            | 0x2000..=0x200a
+            | 0x2028
+            | 0x2029
+            | 0x202f
+            | 0x3000 => Self::Space,
             0x30..=0x39 => Self::Digit,
             0x41..=0x5a => Self::Capital,
             0x61..=0x7a => Self::Small,

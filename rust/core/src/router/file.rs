@@ -211,7 +211,10 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
     }
     let (gate, teacher) = (nets.gate()?, nets.teacher()?);
     if is_more(body.features.is_some(), &teacher) != (body.format == FORMAT_MORE) {
-        return Err(Error::artifact("features and smoother in a file of their format", body.format));
+        return Err(Error::artifact(
+            "features and smoother in a file of their format",
+            body.format,
+        ));
     }
     let dim = gate.weights().d;
     let features = body.features.map(|h| Features::read(&container, h, dim)).transpose()?;

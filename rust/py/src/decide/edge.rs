@@ -261,7 +261,13 @@ impl EdgeSelector {
                 budget,
             })
         };
-        let s = of_text((self.inner.encoder(), self.inner.features()), text, encoder, n_input_tokens, select)?;
+        let s = of_text(
+            (self.inner.encoder(), self.inner.features()),
+            text,
+            encoder,
+            n_input_tokens,
+            select,
+        )?;
         Ok(self.selection(s))
     }
 
