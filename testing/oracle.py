@@ -57,7 +57,12 @@ def teacher_accuracies(w, x):
         z = layer_norm(x, w["teacher.ln.weight"][m], w["teacher.ln.bias"][m])
         hidden = gelu(z @ w["teacher.w1"][m].T.astype(float) + w["teacher.b1"][m])
         out.append(sigmoid(hidden @ w["teacher.w2"][m].astype(float) + w["teacher.b2"][m]))
-    return np.stack(out, axis=1)
+    heads = np.stack(out, axis=1)
+    if "smoother.centres" not in w:
+        return heads
+    names = ("centres", "coefficients", "mean")
+    scale, share = w["smoother.scalars"].astype(float)
+    return (1 - share) * heads + share * smoother(x, *(w[f"smoother.{n}"] for n in names), scale)
 
 
 def lengths(w, x, n_input):

@@ -143,7 +143,9 @@ class Fitted:
         if isinstance(queries, Queries):
             if texts is not None or features is not None:
                 raise Cr2Error("inputs: expected a table, or embeddings with texts, got both")
-            if (kind := self.features) is None:
+            kind = self.features
+            # A decision log holds rows as they were routed.
+            if kind is None or queries.embeddings.shape[1] == self.dim:
                 return queries.embeddings
             features = feature_columns.of_table(queries, kind["text"], kind["columns"])
             queries = queries.embeddings

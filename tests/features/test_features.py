@@ -14,7 +14,7 @@ import cr2fast
 from cr2fast import _core
 from cr2fast.datasets import make_routing_problem
 from testing import oracle
-from testing.artifacts import parts, put, rewritten
+from testing.artifacts import put, rewritten
 
 LAM, ALPHA = 1.0, 0.05
 # Characters on either side of every border between classes, and the marks that features look for.
@@ -256,7 +256,7 @@ def test_the_teachers_smoother_is_its_twin(problem, features, tmp_path):
     rows = alone.inputs(test)
     for router in fits[1:]:
         router.save(tmp_path / "r.safetensors")
-        stored = floats(router.to_bytes())
+        stored = oracle.read_tensors(router.to_bytes())
         scale, share = stored["smoother.scalars"].astype(float)
         assert share == 0.75
         f = oracle.smoother(
@@ -296,16 +296,6 @@ def test_the_teachers_smoother_is_its_twin(problem, features, tmp_path):
     assert len(stored["smoother.centres"]) == 40
     with pytest.raises(cr2fast.Cr2Error, match="smoother_share"):
         cr2fast.fit(train, costs, recipe="paper", smoother_share=0.5, progress=False)
-
-
-def floats(data):
-    """Tensors of single precision of an artifact, by name."""
-    header, payload = parts(data)
-    return {
-        name: np.frombuffer(payload[slice(*t["data_offsets"])], np.float32).reshape(t["shape"])
-        for name, t in header.items()
-        if t.get("dtype") == "F32"
-    }
 
 
 def no_scalars(header, _):

@@ -157,9 +157,12 @@ class Planner:
         return isinstance(self.encoder, StaticEncoder)
 
     def encode(self, asked: Asked) -> tuple[npt.NDArray[np.float32] | None, int]:
-        """e(x), None where there is no text to decide by, and L_in by the encoder's tokenizer."""
+        """The row of a text, None where there is none to decide by, and L_in by the tokenizer."""
         n = sum(self.encoder.count_tokens(text) for text in asked.counted)
-        return (None if asked.embedded is None else self.encoder.encode(asked.embedded)), n
+        if asked.embedded is None:
+            return None, n
+        x = self.encoder.encode(asked.embedded)
+        return self.router.inputs(x[None], [asked.embedded])[0], n
 
     def hops(
         self, wish: Wish, encoded: tuple[npt.NDArray[np.float32] | None, int]

@@ -129,7 +129,7 @@ class RouteBatches:
         device, two, encoder = self._load()
         kind = columns.kind_of(batch)
         if self.text is not None:
-            chunks = [_encoded(encoder, columns.texts(batch, kind, self.text), self)]
+            chunks = [_encoded(encoder, columns.texts(batch, kind, self.text), self, device)]
         else:
             chunks = list(columns.matrices(batch, kind, self.embedding, self.dim))
         groups = None if self.group is None else columns.texts(batch, kind, self.group)
@@ -221,15 +221,20 @@ class RouteBatches:
         return f"RouteBatches({self.path!r}, lam={self.lam:g}, alpha={self.alpha:g})"
 
 
-def _encoded(encoder: Any, texts: list[Any], route: RouteBatches) -> tuple[Any, Any]:
+def _encoded(
+    encoder: Any, texts: list[Any], route: RouteBatches, device: DeviceRouter
+) -> tuple[Any, Any]:
+    def rows(texts: list[Any]) -> Any:
+        return device.inputs(encoder.encode(texts, route.threads), texts)
+
     there = np.array([t is not None for t in texts], bool)
     if not len(texts):
         return np.empty((0, route.dim), np.float32), None
     if there.all():
-        return encoder.encode(texts, route.threads), None
+        return rows(texts), None
     x = np.zeros((len(texts), route.dim), np.float32)
     if there.any():
-        x[there] = encoder.encode([t for t in texts if t is not None], route.threads)
+        x[there] = rows([t for t in texts if t is not None])
     return x, there
 
 

@@ -41,7 +41,7 @@ pub(crate) fn teacher_tensors(teacher: &Teacher, precision: Precision) -> Vec<Te
     ];
     if let Some(s) = teacher.smoother() {
         let n = s.count();
-        out.push(Tensor::numbers("smoother.centres", &[n, d], &s.centres, precision));
+        out.push(Tensor::numbers("smoother.centres", &[n, d], &s.centres, Precision::Bfloat16));
         out.push(Tensor::f32s("smoother.coefficients", &[m, n], &s.coefficients));
         out.push(Tensor::f32s("smoother.mean", &[m], &s.mean));
         out.push(Tensor::f32s("smoother.scalars", &[2], &[s.scale, s.share]));
@@ -128,7 +128,13 @@ impl<'a> Networks<'a> {
         if !self.file.has("smoother.centres") {
             return Ok(None);
         }
-        let ([_, d], centres) = self.shape("smoother.centres")?;
+        let (shape, centres) = self.file.numbers("smoother.centres", Precision::Bfloat16)?;
+        let [_, d] = shape[..] else {
+            return Err(Error::artifact(
+                "smoother.centres of 2 dimensions",
+                format!("shape {shape:?}"),
+            ));
+        };
         let mean = self.file.f32s("smoother.mean")?.1;
         let [scale, share] = self.file.f32s("smoother.scalars")?.1[..] else {
             return Err(Error::artifact("smoother.scalars of two values", "another number"));

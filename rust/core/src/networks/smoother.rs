@@ -4,12 +4,14 @@
 //! the Laplace kernel k(x, z) = exp(−s·‖x − z‖) between standardised rows over √d, and centres z_i that
 //! are training queries. The teacher's p is (1 − w)·(the head's p) + w·f, w being the share.
 //!
-//! One packed product gives x·z_i of all centres; distances, exponentials and sums follow in the
+//! Centres are of bfloat16's precision: a row waits for their bytes, and rounding moves a distance by a
+//! thousandth. One packed product gives x·z_i of all centres; distances, exponentials and sums follow in the
 //! centres' order, so a row has the same bits from every call.
 
 use crate::base::checks::{check_finite, check_len};
 use crate::base::error::{Error, Result};
 use crate::base::limits::{MAX_CENTRES, MAX_MODELS, MAX_WIDTH};
+use crate::file::precision::Precision;
 use crate::simd::packed::Packed;
 
 /// Predictions are probabilities, kept this far from certain.
@@ -22,7 +24,7 @@ pub struct SmootherWeights {
     pub models: usize,
     /// Width of a row d.
     pub d: usize,
-    /// Centres z (n, d): standardised rows over √d.
+    /// Centres z (n, d): standardised rows over √d, numbers of bfloat16's precision.
     pub centres: Vec<f32>,
     /// a (M, n).
     pub coefficients: Vec<f32>,
@@ -63,6 +65,10 @@ impl SmootherWeights {
         ] {
             check_len(name, expected, xs.len())?;
             check_finite(name, xs)?;
+        }
+        if Precision::Bfloat16.rounded("smoother.centres", &self.centres)? != self.centres {
+            let expected = "numbers of bfloat16's precision";
+            return Err(Error::argument("smoother.centres", expected, "finer ones"));
         }
         if !(self.scale.is_finite() && self.scale > 0.0) {
             return Err(Error::argument("smoother scale", "a positive number", self.scale));

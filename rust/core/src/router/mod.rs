@@ -227,14 +227,10 @@ impl Router {
         g.w1 = to.rounded("gate.w1", &g.w1)?;
         g.film_weight = to.rounded("gate.film.weight", &g.film_weight)?;
         t.w1 = to.rounded("teacher.w1", &t.w1)?;
-        let mut s = self.teacher.smoother().cloned();
-        if let Some(s) = &mut s {
-            s.centres = to.rounded("smoother.centres", &s.centres)?;
-        }
         l.weight = to.rounded("length.weight", &l.weight)?;
         Ok(Self {
             gate: Arc::new(Gate::new(g)?),
-            teacher: Arc::new(Teacher::new(t)?.with_smoother(s)?),
+            teacher: Arc::new(Teacher::new(t)?.with_smoother(self.teacher.smoother().cloned())?),
             length: Arc::new(LengthPredictor::new(l)?),
             calibration: None,
             precision: to,

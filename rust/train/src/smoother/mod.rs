@@ -15,7 +15,7 @@ mod centres;
 mod kernel;
 
 use candle_core::Tensor;
-use cr2fast_core::{Simd, SmootherWeights};
+use cr2fast_core::{Precision, Simd, SmootherWeights};
 use rayon::prelude::*;
 
 use crate::config::FitConfig;
@@ -125,7 +125,7 @@ impl Smoother {
         Ok(SmootherWeights {
             models: self.mean.len(),
             d: centres.dim(1)?,
-            centres: nn::values(&centres)?,
+            centres: Precision::Bfloat16.rounded("smoother.centres", &nn::values(&centres)?)?,
             coefficients: block.coefficients.concat(),
             mean: self.mean.clone(),
             scale: self.scale,
