@@ -227,6 +227,18 @@ class Router(Fitted):
         if groups is not None and isinstance(calibration, Queries):
             names = per_group.labels(calibration, groups)
             group_of = dict(zip(calibration.query_ids, names, strict=True))
+        lengths = lengths or self.lengths
+        if judge not in ("teacher", "outcomes"):
+            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
+        if lengths not in ("predicted", "known"):
+            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
+        if isinstance(calibration, QueryTable) and (judge, lengths) != ("teacher", "predicted"):
+            what = "answers" if judge == "outcomes" else "output lengths"
+            word = "judge='teacher'" if judge == "outcomes" else "lengths='predicted'"
+            raise Cr2Error(
+                f"calibration split: expected a RoutingTable, which has recorded {what}, got a "
+                f"QueryTable, which has none; pass one, or {word}"
+            )
         calibration = self.check_table(
             calibration,
             "calibration split",
@@ -236,7 +248,6 @@ class Router(Fitted):
         )
         warn_if_alike(calibration.embeddings, "calibration split")
         self.costs_for(costs)
-        lengths = lengths or self.lengths
         threads = check_threads(threads)
         config = self.training["config"]
         grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
@@ -244,18 +255,7 @@ class Router(Fitted):
         raising = on_infeasible == "raise"
         if on_infeasible is None:
             on_infeasible = "leave out" if alphas is None else "raise"
-        if judge not in ("teacher", "outcomes"):
-            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
-        if lengths not in ("predicted", "known"):
-            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
         answered = calibration if isinstance(calibration, RoutingTable) else None
-        if answered is None and (judge, lengths) != ("teacher", "predicted"):
-            what = "answers" if judge == "outcomes" else "output lengths"
-            word = "judge='teacher'" if judge == "outcomes" else "lengths='predicted'"
-            raise Cr2Error(
-                f"calibration split: expected a RoutingTable, which has recorded {what}, got a "
-                f"QueryTable, which has none; pass one, or {word}"
-            )
         promised = check_delta(simultaneous, delta)
         grouped = None
         if group_of:

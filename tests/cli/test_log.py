@@ -139,7 +139,7 @@ def test_queries_alone_calibrate(log, known, table, tmp_path, capsys):
         capsys, *args, "--queries", traffic, "--encoder", "known", "--judge", "outcomes"
     )
     assert code == 2
-    assert "a QueryTable, which has none" in err
+    assert "--judge outcomes needs recorded answers" in err
     # All of it was in training: nothing advises what was already done.
     pl.DataFrame({"prompt": parts[0].extra["text"]}).write_csv(traffic)
     code, _, err = run(

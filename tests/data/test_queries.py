@@ -95,6 +95,18 @@ def test_without_ids_a_query_is_called_by_what_it_says():
     assert other.query_ids[3] == f"{one.query_ids[0]}/2"
 
 
+def test_rows_of_one_query_are_one_and_of_several_an_error():
+    log = pl.concat([ASKED, ASKED.with_columns(prompt_tokens=pl.lit(9, pl.Int64)), ASKED[:1]])
+    for table in (log, log.drop("prompt"), log.drop("embedding")):
+        t = QueryTable.read(table, encoder=Counts())
+        assert t.query_ids == ("a", "b", "c")
+        assert t.n_input_tokens.tolist() == [4, 5, 3]
+        assert t.notes == ("4 further rows of the same queries left out",)
+    torn = pl.concat([ASKED, ASKED.with_columns(prompt=pl.lit("another"))])
+    with pytest.raises(cr2fast.Cr2Error, match="unique query_id, got duplicates .*: 'a', 'b', 'c'"):
+        QueryTable.read(torn)
+
+
 def test_damaged_rows_are_named_or_left_out_with_a_count():
     bad = ASKED.with_columns(
         embedding=pl.Series([[1.0, 2.0], [float("nan"), 0.0], [1e20, 1.0]]),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cr2fast._core import Cr2Error
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> int:
     """What the shell starts: :func:`main`, and nothing is said after it."""
+    # A warning is for people: what it says, without the line of code that said it.
+    warnings.formatwarning = lambda message, *_, **__: f"cr2fast: warning: {message}\n"
     code = main()
     if code == 130:
         _ignore_interrupts()

@@ -155,6 +155,11 @@ def calibrate(args: argparse.Namespace) -> Any:
     out = args.out or args.router
     inputs.writable(out)
     router = Router.load(args.router)
+    if args.queries is not None and args.judge == "outcomes":
+        raise Cr2Error(
+            "--judge outcomes needs recorded answers, and --queries FILE has none; pass --log FILE "
+            "or --data DIR, or --judge teacher"
+        )
     if args.queries is not None:
         split, costs = inputs.queries(args, router), None
     else:

@@ -102,8 +102,25 @@ def queries(table: Any, maker: Maker, columns: Mapping[str, str], incomplete: st
         table = _of_prompts(table)
     own = named(source.frame(table, "queries"), columns, "queries")
     own, notes = whole(own, "queries", maker, incomplete == "drop")
+    own, more = _once(own)
     found = fields(own, maker)
-    return found._replace(notes=(*notes, *found.notes))
+    return found._replace(notes=(*notes, *more))
+
+
+def _once(own: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """One row per id, where rows of an id say the same: a log has a row per model."""
+    if "query_id" not in own.columns or not own["query_id"].is_duplicated().any():
+        return own, []
+    said = ["query_id", "text" if "text" in own.columns else "embedding"]
+    first = own.unique("query_id", keep="first", maintain_order=True)
+    pairs = own.select(said).unique()
+    if len(pairs) > len(first):
+        twice = pairs.filter(pairs["query_id"].is_duplicated())["query_id"].unique().sort()
+        raise Cr2Error(
+            f"queries: expected unique query_id, got duplicates that say different things: "
+            f"{some(twice.to_list())}"
+        )
+    return first, [f"{len(own) - len(first)} further rows of the same queries left out"]
 
 
 def check_incomplete(incomplete: str) -> None:
@@ -236,13 +253,7 @@ def fields(own: pl.DataFrame, maker: Maker) -> Read:
 def _ids(own: pl.DataFrame, texts: list[str] | None, x: kinds.F32) -> tuple[str, ...]:
     """The ids of the column; without one, hashes of what queries say, repeats numbered."""
     if "query_id" in own.columns:
-        ids = own["query_id"].to_list()
-        if len(set(ids)) < len(ids):
-            twice = own.filter(own["query_id"].is_duplicated())["query_id"].unique()
-            raise Cr2Error(
-                f"queries: expected unique query_id, got duplicates: {some(twice.to_list())}"
-            )
-        return tuple(ids)
+        return tuple(own["query_id"].to_list())
     seen: dict[str, int] = {}
     out = []
     for i, row in enumerate(x):
