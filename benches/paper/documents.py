@@ -18,6 +18,7 @@ import numpy as np
 
 from benches.paper.figures import STYLES
 from benches.paper.study import FULL, OURS
+from benches.paper.summary import MIX
 from benches.paper.world import MODES
 
 matplotlib.use("Agg")
@@ -33,10 +34,16 @@ def _cell(text):
     return re.sub(r"([\\`*_{}\[\]<>#|$&!~])", r"\\\1", text[:400])
 
 
+def compared(results, mode):
+    """What CR² saves against each baseline and against the random mix."""
+    found = results["modes"][mode]
+    return found["savings"] | {MIX: found["over_mix"]}
+
+
 def losses(results, mode):
     """Where a baseline is cheaper than CR² at a matched accuracy, by baseline, as list items."""
     lines = []
-    for name, s in results["modes"][mode]["savings"].items():
+    for name, s in compared(results, mode).items():
         lost = [
             f"{t:.3f} by {-100 * v:.1f} % ({-100 * high:.1f} to {-100 * low:.1f})"
             for t, v, low, high in zip(
@@ -60,7 +67,7 @@ def _table(results, mode):
         "|---" + "|---:" * (len(ours) + 1) + "|",
     ]
     for name in [*ordered, *(n for n in REFERENCES if n in methods)]:
-        rival = name in results["modes"][mode]["savings"]
+        rival = name in compared(results, mode)
         costs = methods[name]["matched"]
         cells = [
             f"**{c:.3f}**" if rival and c < o else f"{c:.3f}"
@@ -115,12 +122,9 @@ def _pool(results, folder):
         "### Where it loses", "",
     ]  # fmt: skip
     for mode in MODES:
-        count = sum(len(s["by_target"]) for s in results["modes"][mode]["savings"].values())
         found = losses(results, mode)
-        lost = sum(
-            int(np.sum(np.array(s["by_target"]) < 0))
-            for s in results["modes"][mode]["savings"].values()
-        )
+        each = [v < 0 for s in compared(results, mode).values() for v in s["by_target"]]
+        lost, count = sum(each), len(each)
         ending = ", at these accuracies by so much (95 % interval):" if found else "."
         lines += [f"With {mode} lengths a baseline is cheaper in {lost} of {count} comparisons"
                   + ending, "", *found, *([""] if found else [])]  # fmt: skip

@@ -15,7 +15,7 @@ CATEGORIES = 20
 # What a category's row compares: the oracle reads the answers, and the other paths are ours.
 RIVALS = ("KNN", "MLP", "EmbedLLM", "LLMRank", "random mix")
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222;
+body{font:15px/1.5 system-ui,sans-serif;max-width:1260px;margin:2rem auto;padding:0 1rem;color:#222;
 overflow-wrap:anywhere}
 table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.25rem .6rem;
 border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}

@@ -114,7 +114,8 @@ def test_the_harness_runs_on_any_folder(tmp_path, monkeypatch, kind):
 def check_document(results, markdown):
     """The documents' page says every loss, before its table, and every row of the table."""
     for mode in ("predicted", "known"):
-        savings = results["modes"][mode]["savings"]
+        savings = documents.compared(results, mode)
+        assert len(savings) == 2 * len(study.BASELINES) + 1
         lost = sum(v < 0 for s in savings.values() for v in s["by_target"])
         count = sum(len(s["by_target"]) for s in savings.values())
         said = f"With {mode} lengths a baseline is cheaper in {lost} of {count} comparisons"
@@ -129,7 +130,7 @@ def check_document(results, markdown):
             entry["matched"], abs=6e-4
         )
         # In bold, and only there, where a baseline is cheaper.
-        if name in results["modes"]["predicted"]["savings"]:
+        if name in documents.compared(results, "predicted"):
             ours = results["modes"]["predicted"]["methods"][study.OURS]["matched"]
             bold = [c.strip().startswith("**") for c in row.split("|")[2:-2]]
             assert bold == [a < b for a, b in zip(entry["matched"], ours, strict=True)]

@@ -240,7 +240,7 @@ def _figures(log_lams: bool) -> dict[str, Any]:
     )
     items = [models.LegendItem(label=label, renderers=renderers) for label, renderers in drawn]
     pareto.add_layout(
-        models.Legend(items=items, ncols=3, click_policy="hide", location="left"), "below"
+        models.Legend(items=items, ncols=2, click_policy="hide", location="left"), "below"
     )
 
     risk = figure(
@@ -269,7 +269,7 @@ def _figures(log_lams: bool) -> dict[str, Any]:
             label="α, which bounds it on average over calibration sets", renderers=[dashed]
         ),
     ]
-    risk.add_layout(models.Legend(items=legend, ncols=2, location="left"), "below")
+    risk.add_layout(models.Legend(items=legend, ncols=1, location="left"), "below")
     for fig in (pareto, risk):
         fig.toolbar.logo = None
     return {"pareto": json_item(pareto, "pareto"), "risk": json_item(risk, "risk")}
