@@ -32,6 +32,7 @@ def test_shadows_cover_at_95_percent(method, n, rate):
         return (y, pi), {"predicted": 0.8 * p + 0.02} if method == "doubly-robust" else {}
 
     share, found = covered(draw, rate, method=method)
+    print(f"{method}, rate {rate}: {share:.1%} of {LOGS} intervals cover")
     assert 0.93 <= share <= 0.97, share
     assert abs(np.mean([e.value for e in found]) - rate) < 0.02 * rate + 0.003
 

@@ -17,6 +17,7 @@ def test_twice_the_risk_is_flagged_within_600_queries_in_nine_runs_of_ten():
     flagged = sum(
         RiskAlarm(ALPHA, DELTA).update_many(rng.random(600) < 2 * ALPHA) for _ in range(runs)
     )
+    print(f"flagged within 600 queries in {flagged / runs:.1%} of {runs} runs")
     assert flagged / runs >= 0.9
 
 
@@ -26,6 +27,7 @@ def test_a_router_at_alpha_is_accused_in_at_most_delta_of_a_thousand_runs_of_a_m
         RiskAlarm(ALPHA, DELTA).update_many(rng.random(10**6, dtype=np.float32) < ALPHA)
         for _ in range(runs)
     )
+    print(f"accused in {accused} of {runs} runs of a million queries")
     # Not for want of bets: wealth that was near the bound, or above it, did happen.
     assert 0 < accused / runs <= DELTA
 
@@ -103,6 +105,7 @@ def test_after_a_category_is_swapped_for_another_the_risk_comes_back(pool, alpha
         assert seen.sum() == rolling.losses
         rolled.append(seen[2000:].mean())
         fixed.append((prefers[live] & (margins[live] >= start))[2000:].mean())
+    print(f"alpha {alpha}: rolling {np.mean(rolled):.4f}, fixed {np.mean(fixed):.4f}")
     assert np.mean(rolled) <= alpha + 0.005
     # The change is one that matters, and the rolling threshold does not just defer everything.
     assert np.mean(fixed) > alpha * 1.15

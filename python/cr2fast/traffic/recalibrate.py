@@ -171,6 +171,12 @@ def recalibrate(
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     held = _between(held, "held")
     level = _between(level, "level")
+    if old["groups"]:
+        raise Cr2Error(
+            "router: expected one calibrated without groups, since a decision log does not say to "
+            "which group a request belongs, got one with thresholds per group; calibrate it with "
+            "Router.calibrate(queries, groups=...)"
+        )
     traffic = traffic_of(opened(log), router, logged_by)
     check_both_places(traffic)
     last = max(1, round(held * len(traffic)))

@@ -11,7 +11,7 @@ use cr2fast_core::Gate;
 use cr2fast_core::Precision;
 use cr2fast_core::Teacher;
 use cr2fast_core::internals::Packed;
-use cr2fast_core::{Isa, Simd};
+use cr2fast_core::{Isa, RiskAlarm, Simd};
 use cr2fast_core::{allowed_false_acceptances, crc_thresholds};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -99,6 +99,17 @@ fn accuracies(c: &mut Criterion) {
     }
 }
 
+fn watch(c: &mut Criterion) {
+    let losses: Vec<f64> = (0..10_000).map(|i| f64::from(u8::from(i % 20 == 0))).collect();
+    let mut alarm = RiskAlarm::new(0.06, 0.01).unwrap();
+    assert!(!alarm.update_many(&losses, None).unwrap());
+    let mut group = c.benchmark_group("risk alarm");
+    group.throughput(Throughput::Elements(losses.len() as u64));
+    group.bench_function("update", |b| {
+        b.iter(|| losses.iter().for_each(|l| drop(alarm.update(black_box(*l), 1.0))));
+    });
+}
+
 fn thresholds(c: &mut Criterion) {
     let alphas = [0.002, 0.005, 0.01, 0.02, 0.05];
     let mut group = c.benchmark_group("crc");
@@ -116,5 +127,5 @@ fn thresholds(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, margins, product, sweep, accuracies, thresholds);
+criterion_group!(benches, margins, product, sweep, accuracies, watch, thresholds);
 criterion_main!(benches);
