@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +38,9 @@ def source(splits, tmp_path_factory):
     x = splits[2].embeddings
     for k, rows in enumerate(np.array_split(np.arange(len(x)), 3)):
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(x[rows].ravel()), x.shape[1])
-        pq.write_table(pa.table({"embedding": embedding, "id": rows}), folder / f"{k}.parquet")
+        tokens = splits[2].n_input_tokens[rows]
+        columns = {"embedding": embedding, "id": rows, "n_input_tokens": tokens}
+        pq.write_table(pa.table(columns), folder / f"{k}.parquet")
     return folder
 
 
@@ -73,3 +78,28 @@ def test_each_engine_gives_the_devices_decisions(
     assert rows["local"].to_pylist() == device.route_batch(x).tolist()
     margin = np.array(rows["margin"].to_pylist(), np.float32)
     assert margin.tobytes() == device.margins(x).tobytes()
+
+
+@pytest.mark.parametrize("engine", ["ray", "processes"])
+def test_thresholds_of_partitions_are_those_of_one_machine(
+    engine, source, artifact, splits, tmp_path
+):
+    out = tmp_path / "thresholds.json"
+    # A process of its own, as a user would start it.
+    done = subprocess.run(
+        [
+            sys.executable, ROOT / "examples" / "scale" / "calibrate.py", engine, artifact, source,
+            out, "--lams", "0.5,1", "--alphas", "0.02,0.05", "--seed", "3",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    router = cr2fast.Router.load(artifact)
+    test, lams = splits[2], [0.5, 1.0]
+    states = router.costs.sample_states(len(test), 3)
+    lengths = router.predict_lengths(test.embeddings, test.n_input_tokens)
+    costs = router.costs.cost(test.n_input_tokens, lengths, states)
+    r = cr2fast._core.choice_margins(router.accuracies(test.embeddings), costs, lams) < 0
+    expected = cr2fast.crc_thresholds(router.margins(test.embeddings, lams), r, [0.02, 0.05])
+    found = np.array(json.loads(out.read_text())["thresholds"], np.float32)
+    assert found.tobytes() == expected.tobytes()

@@ -128,3 +128,18 @@ def test_a_gateway_is_told_by_its_process_id(tmp_path, monkeypatch):
         with pytest.raises(cr2fast.Cr2Error, match="--reload-pid: expected a process id"):
             traffic._hang_up(file)
     assert len(sent) == 1
+
+
+def test_a_log_is_summed_up_by_the_module_itself(log, records, capsys, tmp_path):
+    from cr2fast.traffic.__main__ import main
+
+    with log.open("a") as file:
+        file.write('{"torn\n')
+    assert main([str(log)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].endswith("1 lines are cut short or no JSON")
+    n = sum(r["place"] == "edge" for r in records)
+    assert f"{n}\tedge\tdeferred\tanswered" in out
+    assert out[-1].startswith(f"{log}:501: expected one JSON object")
+    assert main([str(tmp_path / "none")]) == 2
+    assert "no file at" in capsys.readouterr().err
