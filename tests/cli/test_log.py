@@ -116,6 +116,28 @@ def test_the_commands_cut_one_log_into_the_same_disjoint_parts(log, known, tmp_p
     assert "disjoint from the training split" in err
 
 
+def test_embeddings_of_the_log_are_used_checked_or_made_anew(log, known, table, tmp_path, capsys):
+    places = {t: i for i, t in enumerate(table.extra["text"])}
+
+    def with_embedding(row):
+        if "messages" not in row:
+            return row
+        x = table.embeddings[places[row["messages"][0]["content"]]]
+        return row | {"embedding": (-x).tolist()}
+
+    path = rewritten(log, tmp_path, with_embedding)
+    fit = ("fit", "--log", path, "-o", tmp_path / "r.safetensors", *EPOCHS)
+    code, _, err = run(capsys, *fit, "--encoder", "known")
+    assert code == 2
+    assert "--encoder: expected the one behind the embeddings" in err
+    code, _, err = run(capsys, *fit, "--encoder", "known", "--embed")
+    assert code == 0, err
+    assert cr2fast.Router.load(tmp_path / "r.safetensors").encoder == known.info
+    code, _, err = run(capsys, *fit)
+    assert code == 0, err
+    assert cr2fast.Router.load(tmp_path / "r.safetensors").encoder.id == "unknown"
+
+
 def test_queries_alone_calibrate(log, known, table, tmp_path, capsys):
     path = tmp_path / "router.safetensors"
     assert run(capsys, "fit", "--log", log, "--encoder", "known", "-o", path, *EPOCHS)[0] == 0

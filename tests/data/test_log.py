@@ -124,6 +124,19 @@ def test_without_usable_ids_the_prompt_tells_the_query():
         read(conversation, columns={"query_id": "request"})
 
 
+def test_other_columns_are_of_the_query_or_of_its_calls():
+    """Groups and features are columns of the queries: a log says them with every call."""
+    frame = log(
+        app=pl.col("request").str.slice(1).cast(pl.Int64) % 2,
+        host=pl.format("h{}", pl.int_range(pl.len())),
+        usd_of_mine=pl.lit(None, pl.Float64),
+    )
+    t = read(frame)
+    assert t.extra["app"] == [0, 1, 0, 1, 0, 1]
+    assert t.extra["host"][1] == ["h2", "h3"]
+    assert [p.extra["app"] for p in t.split((0.5, 0.5))]
+
+
 def test_calls_made_again_are_one_with_the_mean_of_their_scores():
     again = log().filter(pl.col("request") == "r2").with_columns(score=1 - pl.col("score"))
     t = read(pl.concat([log(), again]))

@@ -72,7 +72,7 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
 def _logged(args: argparse.Namespace, router: Any) -> Any:
     """Table and costs of ``--log``."""
     from cr2fast._core import CostTable
-    from cr2fast.data import calls, source
+    from cr2fast.data import calls, names, source
     from cr2fast.data.datasets import RoutingProblem
     from cr2fast.data.table import RoutingTable
 
@@ -92,9 +92,16 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
     if costs is None:
         costs = _billed(args, raw, local, edge)
     made = encoder(args.encoder) if args.encoder else _encoder_of(router)
+    known = (columns.get("embedding"), *names.GUESSES["embedding"])
+    theirs = [c for c in raw.columns if c in known]
+    if args.embed:
+        raw = raw.drop(theirs)
+        columns.pop("embedding", None)
     table = RoutingTable.read_log(
         raw, local=local, edge=edge, columns=columns, encoder=made, **making(args)
     )
+    if theirs and args.encoder and not args.embed:
+        _check_embeddings(table, made)
     for text in table.notes:
         note(args, f"{args.log}: {text}")
     return RoutingProblem(table, costs)

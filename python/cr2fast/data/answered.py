@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+# What stands before the names of columns that are none of ours.
+OTHER = "other."
+
+
 def read(
     log: Any,
     local: str,
@@ -34,7 +38,8 @@ def read(
     good = _good(frame, models, notes)
     good = _counted(good, maker, notes)
     good = _joined(good, _ids(good, names, notes), notes)
-    q = _queries(good, models)
+    of_query = _of_query(good)
+    q = _queries(good, models, of_query)
     drop = incomplete == "drop"
     own, more = reading.whole(q, "log", maker, drop)
     o = good.select(
@@ -42,7 +47,11 @@ def read(
         "model",
         correct="score",
         n_output_tokens="completion_tokens",
-        **{c.removeprefix("other."): c for c in good.columns if c.startswith("other.")},
+        **{
+            c.removeprefix(OTHER): c
+            for c in good.columns
+            if c.startswith(OTHER) and c not in of_query
+        },
         usd="usd",
         seconds="seconds",
     )
@@ -207,7 +216,22 @@ def _joined(good: pl.DataFrame, ids: pl.Series, notes: list[str]) -> pl.DataFram
     return out.with_columns(polars.col("completion_tokens", "prompt_tokens").round())
 
 
-def _queries(good: pl.DataFrame, models: Sequence[str]) -> pl.DataFrame:
+def _of_query(good: pl.DataFrame) -> list[str]:
+    """Other columns that say one thing of a query, whichever model was called: its app, say."""
+    polars = require("polars", "lab")
+    others = [c for c in good.columns if c.startswith(OTHER) and not good[c].dtype.is_nested()]
+    if not others:
+        return []
+    kinds = good.group_by("query_id").agg(polars.col(others).drop_nulls().n_unique())
+    names = [c.removeprefix(OTHER) for c in others]
+    return [
+        c
+        for c, name in zip(others, names, strict=True)
+        if name not in reading.COLUMNS and kinds[c].max() == 1
+    ]
+
+
+def _queries(good: pl.DataFrame, models: Sequence[str], others: Sequence[str]) -> pl.DataFrame:
     """A row per query: prompt, category, embedding, and input tokens of the first that has some."""
     polars = require("polars", "lab")
     rank = {m: i for i, m in enumerate(models)}
@@ -217,6 +241,7 @@ def _queries(good: pl.DataFrame, models: Sequence[str]) -> pl.DataFrame:
     q = ranked.group_by("query_id", maintain_order=True).agg(
         polars.col("text").first(),
         *first,
+        *(polars.col(c).drop_nulls().first().alias(c.removeprefix(OTHER)) for c in others),
         polars.col("prompt_tokens").sort_by("\0rank").drop_nulls().first().alias("n_input_tokens"),
     )
     # What the log has nowhere is made.
