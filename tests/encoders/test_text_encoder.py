@@ -200,6 +200,20 @@ def test_settings_and_files_are_in_the_fingerprint(encoder, tmp_path):
     assert cr2fast.Encoder.load(tmp_path).info.sha256 != encoder.info.sha256
 
 
+def test_a_byte_order_mark_before_the_tokenizer_is_none_of_it(encoder, tmp_path):
+    """Windows' editors write one; the file is another, so the fingerprint is too."""
+    files = encoder_files.find("minilm")
+    (tmp_path / "model.onnx").symlink_to(files.model)
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + files.tokenizer.read_bytes())
+    marked = cr2fast.Encoder.load(tmp_path)
+    for text in TEXTS[:3]:
+        assert marked.tokens(text) == encoder.tokens(text)
+    assert marked.info.sha256 != encoder.info.sha256
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe" + files.tokenizer.read_bytes())
+    with pytest.raises(cr2fast.Cr2Error, match="expected a tokenizer in .*utf-8"):
+        cr2fast.Encoder.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("texts", "error", "words"),
     [
