@@ -167,7 +167,10 @@ class Router(Fitted):
             Cost weights in the trained range; by default 32 log-spaced ones (:func:`default_lams`).
         judge : {"teacher", "outcomes"}
             What a local acceptance is measured against: it is false where the full-information
-            choice by the teacher's probabilities, or by the recorded answers, is an edge model.
+            choice by the teacher's probabilities, or by the recorded answers, is an edge model. Of
+            graded answers it is false where some edge model's grade less its cost is higher than
+            the local one's, by however little, and counts as one: the risk is a fraction of
+            queries, not a loss of grades.
         lengths : {"predicted", "known"}, optional
             Output lengths that price the judge's choice; by default the router's own.
         on_infeasible : {"raise", "defer", "leave out"}, optional
