@@ -371,3 +371,37 @@ def test_texts_are_decided_by_an_encoder(tmp_path):
     other.save(tmp_path / "other.safetensors")
     with pytest.raises(Cr2Error, match="encoder"):
         RouteBatches(tmp_path / "other.safetensors", 1.0, 0.1, static)
+
+
+def test_a_router_that_looks_at_the_text_gets_its_features(tmp_path):
+    from dataclasses import replace
+
+    from cr2fast.datasets import make_routing_problem
+
+    letters = "abcdefghij"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    encoder = cr2fast.StaticEncoder.from_vectors(
+        np.random.default_rng(0).normal(size=(len(tokens), 16)).astype(np.float32), tokens,
+        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
+    )  # fmt: skip
+    problem = make_routing_problem(n=300, d=16, models=2, seed=0)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list(letters), rng.integers(1, 9))) + f" {i}?" for i in range(300)]
+    table = replace(problem.table, encoder=encoder.info, extra={"text": texts})
+    train, calibration, test = table.split()
+    router = cr2fast.fit(
+        train, problem.costs, teacher_epochs=1, gate_epochs=1, hidden=8, progress=False,
+        features=True,
+    )  # fmt: skip
+    router.calibrate(calibration, alphas=(0.1,), lams=[1.0])
+    path = tmp_path / "router.safetensors"
+    router.save(path)
+    said = test.extra["text"]
+    expected = router.device(1.0, 0.1).route_texts(said, encoder)
+    out = RouteBatches(path, 1.0, 0.1, encoder)(pa.table({"text": said}))
+    assert out["local"].to_pylist() == expected.tolist()
+    rows = router.inputs(encoder.encode(said), said)
+    out = RouteBatches(path, 1.0, 0.1)({"embedding": rows})
+    assert out["local"].tolist() == expected.tolist()
+    with pytest.raises(Cr2Error, match=f"width {router.dim}, the router's"):
+        RouteBatches(path, 1.0, 0.1)({"embedding": encoder.encode(said)})

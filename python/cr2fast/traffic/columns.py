@@ -138,7 +138,7 @@ def _of_polars(column: Any, name: str, dim: int) -> tuple[F32, Any]:
         widths = {column.dtype.size} if len(column) else set()
     if widths - {dim}:
         raise _width(name, dim, widths)
-    values = column.explode(empty_as_null=False) if len(column) else column.clear().explode()
+    values = column.explode()
     if values.null_count():
         raise Cr2Error(f"{name}: expected no nulls inside embeddings, got {values.null_count()}")
     flat = values.to_numpy().astype(np.float32, copy=False)

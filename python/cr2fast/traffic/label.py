@@ -90,6 +90,22 @@ def opened(log: Log) -> DecisionLog:
     return log if isinstance(log, DecisionLog) else open_log(log)
 
 
+def check_router(router: Router) -> None:
+    """Refuse what is no router, or one whose thresholds a log cannot tell apart.
+
+    Raises
+    ------
+    TypeError, Cr2Error
+    """
+    check_type(router, Router, "router")
+    if router.calibration is not None and router.calibration["groups"] is not None:
+        raise Cr2Error(
+            "router: expected one calibrated without groups, since a decision log does not say to "
+            "which group a request belongs, got one with thresholds per group; calibrate it with "
+            "Router.calibrate(queries, groups=...)"
+        )
+
+
 def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = ()) -> Traffic:
     """The requests that `router` can decide anew.
 
@@ -110,12 +126,7 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
         router with thresholds per group.
     """
     polars = require("polars", "lab")
-    check_type(router, Router, "router")
-    if router.calibration is not None and router.calibration["groups"] is not None:
-        raise Cr2Error(
-            "router: expected thresholds for all queries alike, got some per group: a decision log "
-            "holds no groups"
-        )
+    check_router(router)
     found = opened(log)
     frame = found.frame
     routed = frame.filter(polars.col("why").is_in(ROUTED))

@@ -185,6 +185,6 @@ def embeddings(frame: pl.DataFrame, dim: int) -> np.ndarray[Any, np.dtype[np.flo
             f"{other['embedding'].list.len()[0]} for {other['id'][0]!r} ({other.height} such "
             f"rows): another encoder made them"
         )
-    flat = frame["embedding"].explode(empty_as_null=False) if frame.height else None
+    flat = frame["embedding"].explode() if frame.height else None
     out = np.empty(0, np.float32) if flat is None else flat.to_numpy()
     return np.ascontiguousarray(out, dtype=np.float32).reshape(frame.height, dim)

@@ -17,13 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, OperatingPointError
-from cr2fast._util.checks import check_type, real, shown
+from cr2fast._util.checks import real, shown
 from cr2fast.calibration import CalibrationReport, accepted, threshold_word
 from cr2fast.calibration.drift import DriftReport
 from cr2fast.data.queries import QueryTable
 from cr2fast.evaluation.intervals import risk_tail
 from cr2fast.router import Router
-from cr2fast.traffic.label import Log, Traffic, check_both_places, judge, opened, traffic_of
+from cr2fast.traffic.label import (
+    Log,
+    Traffic,
+    check_both_places,
+    check_router,
+    judge,
+    opened,
+    traffic_of,
+)
 
 
 @dataclass(frozen=True)
@@ -165,18 +173,12 @@ def recalibrate(
     Cr2Error
         A log of another router or encoder; embeddings of one place only.
     """
-    check_type(router, Router, "router")
+    check_router(router)
     old = router.calibration
     if old is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     held = _between(held, "held")
     level = _between(level, "level")
-    if old["groups"]:
-        raise Cr2Error(
-            "router: expected one calibrated without groups, since a decision log does not say to "
-            "which group a request belongs, got one with thresholds per group; calibrate it with "
-            "Router.calibrate(queries, groups=...)"
-        )
     traffic = traffic_of(opened(log), router, logged_by)
     check_both_places(traffic)
     last = max(1, round(held * len(traffic)))
