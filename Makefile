@@ -212,12 +212,13 @@ LLAMA_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cr2fast/wheels
 	.venv-testbed/bin/pip install -q --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
-testbed: .venv-testbed/.built  ## profile two live models, and route between them (ten minutes)
-	$(TESTBED)
+testbed: .venv-testbed/.built gateway  ## profile two live models, route between them, ask through the gateways (ten minutes)
+	$(TESTBED) --gateway target/release/cr2fast-gateway
 
 testbed-quick: .venv-testbed/.built  ## the same with fewer questions and rounds
 	rm -rf target/testbed-quick
-	$(TESTBED)-quick --quick
+	cargo build --profile checked -p cr2fast-gateway --bin cr2fast-gateway
+	$(TESTBED)-quick --quick --gateway target/checked/cr2fast-gateway
 
 wheel: .venv/.tools  ## build the wheel into dist/
 	rm -rf dist

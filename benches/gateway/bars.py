@@ -317,8 +317,9 @@ def _litellm(world: World, upstream: str) -> Running | None:
     log = (world.folder / "litellm.log").open("w")
     process = subprocess.Popen(
         [command, "--config", config, "--host", "127.0.0.1", "--port", str(port),
-         "--num_workers", workers, "--telemetry", "False"],
-        stdout=log, stderr=subprocess.STDOUT, text=True, env=ENV, start_new_session=True,
+         "--num_workers", workers, "--run_gunicorn", "--telemetry", "False"],
+        stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**ENV, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
     )  # fmt: skip
     running = Running(process, f"127.0.0.1:{port}", world.folder / "litellm.log")
 
@@ -328,7 +329,8 @@ def _litellm(world: World, upstream: str) -> Running | None:
         process.wait()
 
     world.running.callback(end)
-    for _ in range(1_200):
+    # A worker takes seconds to load, and much longer on a busy machine.
+    for _ in range(2_400):
         with suppress(OSError), urlopen(f"http://{running.address}/health/liveliness", timeout=1):
             return running
         if process.poll() is not None:

@@ -85,17 +85,14 @@ def _carry(source: int, target: int, delay_s: float, rate_bps: float) -> None:
             return
 
 
-def _tun(delay_s: float, rates: tuple[float, float]) -> list[int]:
-    """A TUN device on either side, and threads between them."""
+def _tun() -> list[int]:
+    """A TUN device on either side."""
     devices = []
     for host, name in zip(HOSTS, (b"cr2a", b"cr2b"), strict=True):
         device = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name, IFF_TUN | IFF_NO_PI))
         _ip("link", "set", name.decode(), "netns", host)
         devices.append(device)
-    a, b = devices
-    for source, target, rate in ((a, b, rates[0]), (b, a, rates[1])):
-        threading.Thread(target=_carry, args=(source, target, delay_s, rate), daemon=True).start()
     return devices
 
 
@@ -116,13 +113,17 @@ def link(rtt_s: float, up_bps: float, down_bps: float) -> Iterator[Link]:
         if _netem(rtt_s / 2, (up_bps, down_bps)):
             kind = "veth, tc netem"
         else:
-            devices = _tun(rtt_s / 2, (up_bps, down_bps))
+            devices = _tun()
             kind = "two TUN devices: this kernel has no netem"
         for k, (host, name) in enumerate(zip(HOSTS, ("cr2a", "cr2b"), strict=True)):
             own, other = ADDRESSES[k], ADDRESSES[1 - k]
             _ip("-n", host, "addr", "add", own, "peer", other, "dev", name)
             _ip("-n", host, "link", "set", name, "up")
             _ip("-n", host, "link", "set", "lo", "up")
+        # A device that is not up yet ends its reader.
+        for k, rate in enumerate((up_bps, down_bps) if devices else ()):
+            ends = (devices[k], devices[1 - k], rtt_s / 2, rate)
+            threading.Thread(target=_carry, args=ends, daemon=True).start()
         on = [("ip", "netns", "exec", host) for host in HOSTS]
         yield Link(kind, on[0], on[1], ADDRESSES[1])
     finally:

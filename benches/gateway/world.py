@@ -135,8 +135,8 @@ class World:
         log = file.with_suffix(".log")
         for _ in range(500):
             said = log.read_text()
-            if "://" in said:
-                address = said.split("://")[1].split(",")[0].split()[0]
+            if " on http://" in said:
+                address = said.split(" on http://")[1].split(",")[0]
                 return self._keep(Running(process, address, log))
             if process.poll() is not None:
                 break

@@ -1,4 +1,4 @@
-"""From two live models to routed queries: profile, link, traces, cost table, fit, calibrate, route.
+"""From two live models to routed queries: profile, link, traces, table, fit, calibrate, route, ask.
 
     python examples/testbed/run.py --out testbed            # ten minutes on two cores
     python examples/testbed/run.py --out testbed --quick    # five
@@ -35,6 +35,7 @@ from cr2fast_profiler.workload.exchange import RejectedRequest
 from cr2fast_profiler.workload.grid import Grid
 from questions import Question, grade, prompt, questions
 from servers import DEVICE, EDGE, serve
+from through import through
 from tqdm import tqdm
 
 import cr2fast
@@ -173,16 +174,21 @@ def routing_table(asked: list[Question], traces: list[pl.DataFrame], out: Path) 
     outcomes.select(columns).write_parquet(out / "testbed_outcomes.parquet")
 
 
-def route(out: Path) -> dict[str, object]:
-    """Fit, calibrate, evaluate, and send one text through both stages."""
-    encoder = cr2fast.Encoder.load("minilm")
-    table = cr2fast.RoutingTable.read(
+def read_table(out: Path, encoder: cr2fast.Encoder) -> cr2fast.RoutingTable:
+    """The routing table of the two Parquet files."""
+    return cr2fast.RoutingTable.read(
         out / "testbed_queries.parquet",
         out / "testbed_outcomes.parquet",
         local=DEVICE,
         edge=[EDGE],
         encoder=encoder.info,
     )
+
+
+def route(out: Path) -> dict[str, object]:
+    """Fit, calibrate, evaluate, and send one text through both stages."""
+    encoder = cr2fast.Encoder.load("minilm")
+    table = read_table(out, encoder)
     costs = cr2fast.CostTable.read(out / "cost_table.json")
     train, calibration, test = table.split((0.5, 0.3, 0.2), seed=0)
     router = cr2fast.fit(train, costs, seed=0)
@@ -232,6 +238,7 @@ def main() -> None:
     """Go the whole way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("testbed"), metavar="DIR")
+    parser.add_argument("--gateway", type=Path, help="cr2fast-gateway, to ask through it as well")
     parser.add_argument("--quick", action="store_true", help="fewer questions and rounds")
     args = parser.parse_args()
     out: Path = args.out
@@ -250,6 +257,14 @@ def main() -> None:
     build_table(out)
     routing_table(asked, traces, out)
     found = route(out)
+    if args.gateway:
+        table = read_table(out, cr2fast.Encoder.load("minilm"))
+        costs = cr2fast.CostTable.read(out / "cost_table.json")
+        with serve(DEVICE, out) as device_url, serve(EDGE, out) as edge_url:
+            urls, n = (device_url, edge_url), 20 if args.quick else 60
+            found["gateways"] = through(
+                args.gateway.resolve(), out, table, costs, asked, urls, ALPHAS, n
+            )
     for name in (DEVICE, EDGE):
         found[f"leave_one_cell_out_error_{name}"] = profile_of(out / name).latency.loco_error
     check(out, found)
