@@ -114,8 +114,7 @@ def plot(risk, deferred, path):
     for way, a, b in zip(WAYS, risk, deferred, strict=True):
         top.plot(hours, 100 * a, label=way)
         bottom.plot(hours, 100 * b, label=way)
-    top.axhline(100 * ALPHA, color="black", lw=0.8, ls="--")
-    top.annotate("promised", (0.2, 100 * ALPHA), va="bottom", fontsize=8)
+    top.axhline(100 * ALPHA, color="black", lw=0.8, ls="--", label="alpha, as promised")
     top.set_ylabel("risk in the hour, %")
     bottom.set_ylabel("deferred, %")
     bottom.set_xlabel("hour (night at both ends, noon in the middle)")

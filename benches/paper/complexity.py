@@ -54,7 +54,7 @@ def measure(table, costs, rounds=ROUNDS):
     if (d, models) == (384, 4):
         assert sizes["EmbedLLM"] == 90_714, "the published head"
     small, other = train.take(range(min(1200, n))).split((0.5, 0.5))
-    whole = table.extra.get("text")
+    whole = table.extra.get("text") if cr2.has_texts(table) else None
     router = cr2fast.fit(
         small, costs, teacher_epochs=1, gate_epochs=1, progress=False,
         features=whole is not None, smoother_share=cr2.SHARE,

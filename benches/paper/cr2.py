@@ -46,10 +46,14 @@ def fit(train, costs, config, mode, seed, teacher=None, **options):
     smoothed = config["recipe"] == "smoothed"
     return cr2fast.fit(
         learnable(train, config["rows"]), costs, seed=seed, recipe=config["recipe"], lengths=mode,
-        features=config["features"] and "text" in train.extra,
+        features=config["features"] and has_texts(train),
         smoother_share=SHARE if smoothed and config["smoother"] else 0.0,
         lam_range=LAM_RANGE, teacher=teacher, progress=False, **options,
     )  # fmt: skip
+
+
+def has_texts(table):
+    return all(isinstance(text, str) for text in table.extra.get("text", [None]))
 
 
 class Calibrated:
