@@ -49,7 +49,15 @@ def overruns(folder: Path, lam: float, seed: int) -> list[tuple[str, float, int,
     problem = load_folder(folder)
     costs = priced(problem.costs)
     train, calibration, test = problem.table.split(seed=seed)
-    router = cr2fast.fit(train, costs, seed=seed, progress=False, teacher_epochs=4, gate_epochs=4)
+    router = cr2fast.fit(
+        train,
+        costs,
+        seed=seed,
+        progress=False,
+        lam_range=(0.1, 20.0),
+        teacher_epochs=4,
+        gate_epochs=4,
+    )
     router.calibrate(calibration, lams=[lam], alphas=[ALPHA], seed=seed)
     two = router.two_stage(lam, ALPHA)
     states = costs.sample_states(len(test), 1000 + seed)
@@ -112,7 +120,9 @@ def timing(lam: float) -> None:
     )  # fmt: skip
     part = problem.table.take(range(3000)).embed(static)
     train, calibration, test = part.split(seed=0)
-    router = cr2fast.fit(train, problem.costs, progress=False, teacher_epochs=1, gate_epochs=1)
+    router = cr2fast.fit(
+        train, problem.costs, progress=False, lam_range=(0.1, 20.0), teacher_epochs=1, gate_epochs=1
+    )
     router.calibrate(calibration, lams=[lam], alphas=[ALPHA])
     two, device, edge = router.two_stage(lam, ALPHA), router.device(lam, ALPHA), router.edge(lam)
     state = problem.costs.sample_states(1, 0)[0]

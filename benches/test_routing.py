@@ -17,7 +17,13 @@ def world(tmp_path_factory):
     problem = make_routing_problem(n=3000, d=384)
     train, calibration, _ = problem.table.split()
     router = cr2fast.fit(
-        train, problem.costs, teacher_epochs=2, gate_epochs=2, lr=3e-3, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        teacher_epochs=2,
+        gate_epochs=2,
+        lr=3e-3,
+        progress=False,
     )
     router.calibrate(calibration)
     path = tmp_path_factory.mktemp("bench") / "router.safetensors"

@@ -31,7 +31,13 @@ def device_for(problem, encoder):
     """A router on embeddings that say they are this encoder's."""
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
     router = cr2fast.fit(
-        train, problem.costs, recipe="paper", teacher_epochs=1, gate_epochs=1, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        recipe="paper",
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
     )
     router.calibrate(calibration, on_infeasible="defer")
     return router.device(1.0, 0.05)

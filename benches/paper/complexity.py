@@ -56,7 +56,7 @@ def measure(table, costs, rounds=ROUNDS):
     small, other = train.take(range(min(1200, n))).split((0.5, 0.5))
     whole = table.extra.get("text") if cr2.has_texts(table) else None
     router = cr2fast.fit(
-        small, costs, teacher_epochs=1, gate_epochs=1, progress=False,
+        small, costs, lam_range=(0.1, 20.0), teacher_epochs=1, gate_epochs=1, progress=False,
         features=whole is not None, smoother_share=cr2.SHARE,
     )  # fmt: skip
     router.calibrate(other, lams=[1.0], alphas=(0.05,))

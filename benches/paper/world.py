@@ -102,7 +102,14 @@ class Pricer:
     def __init__(self, train, costs, seed):
         # One epoch: of this router only the length predictor and the normalizers are used.
         self.router = cr2fast.fit(
-            train, costs, seed=seed, recipe="paper", teacher_epochs=1, gate_epochs=1, progress=False
+            train,
+            costs,
+            seed=seed,
+            recipe="paper",
+            lam_range=(0.1, 20.0),
+            teacher_epochs=1,
+            gate_epochs=1,
+            progress=False,
         )
         self.costs = self.router.costs
         states = self.costs.sample_states(len(train), 7_000_003 + seed)

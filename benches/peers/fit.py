@@ -142,8 +142,8 @@ def ours(train_split, costs):
         calls.setdefault(stage, []).append((time.perf_counter(), done, loss))
 
     router = cr2fast.fit(
-        train_split, costs, recipe="paper", teacher_epochs=EPOCHS, gate_epochs=EPOCHS,
-        threads=2, progress=progress,
+        train_split, costs, recipe="paper", lam_range=(0.1, 20.0),
+        teacher_epochs=EPOCHS, gate_epochs=EPOCHS, threads=2, progress=progress,
     )  # fmt: skip
     times, curves = {}, {}
     for stage in ("teacher", "gate"):

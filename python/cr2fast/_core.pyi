@@ -10,8 +10,12 @@ from cr2fast.encoders.info import TextEncoder
 from cr2fast.encoders.messages import Text
 
 __version__: str
+PAPER_LAMS: tuple[float, float]
+USUAL_ALPHA: float
 __all__ = [
+    "PAPER_LAMS",
     "TEXT_FEATURES",
+    "USUAL_ALPHA",
     "ArtifactError",
     "BudgetError",
     "CellCounts",
@@ -47,6 +51,7 @@ __all__ = [
     "count",
     "crc_thresholds",
     "empirical_risk",
+    "find_level",
     "fit",
     "number",
     "simd_isa",
@@ -54,6 +59,7 @@ __all__ = [
     "text_of",
     "texts_of",
     "thread_count",
+    "usual_alpha",
 ]
 
 class Cr2Error(ValueError): ...
@@ -868,5 +874,7 @@ def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]: ...
 def allowed_counts(
     n: int, alphas: Sequence[float], lams: int, delta: float | None = None
 ) -> list[int | None]: ...
+def find_level(grid: ArrayLike, value: float) -> tuple[int | None, str]: ...
+def usual_alpha(alphas: ArrayLike) -> float: ...
 def number(value: object, what: str) -> float: ...
 def count(value: object, what: str) -> int: ...

@@ -27,7 +27,6 @@ from cr2fast._util.checks import (
     whole,
 )
 from cr2fast._util.progress import Progress, Shows, epoch_bar
-from cr2fast.calibration import LAM_RANGE
 from cr2fast.calibration.typicality import minor_components
 from cr2fast.data.content import warn_if_alike
 from cr2fast.data.table import RoutingTable
@@ -195,16 +194,18 @@ def _options(options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions
     return replace(options, **keywords)
 
 
-def _range(lam_range: object) -> tuple[float, float]:
-    """Lowest and highest cost weight to learn."""
-    expected = "two finite numbers, lowest first"
+def _range(lam_range: object) -> dict[str, float]:
+    """Lowest and highest cost weight to learn; none where the data are to tell."""
+    if isinstance(lam_range, str) and lam_range == "auto":
+        return {}
+    expected = "two finite numbers, lowest first, or 'auto'"
     check_unmasked(lam_range, "lam_range")
     if not isinstance(lam_range, (Sequence, np.ndarray)) or len(lam_range) != 2:
         raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
     low, high = (real(v, "lam_range", expected) for v in lam_range)
     if not np.isfinite([low, high]).all():
         raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
-    return low, high
+    return {"lam_low": low, "lam_high": high}
 
 
 def fit(
@@ -214,7 +215,7 @@ def fit(
     seed: int = 0,
     progress: Shows | Progress = True,
     lengths: Lengths = "predicted",
-    lam_range: tuple[float, float] = LAM_RANGE,
+    lam_range: tuple[float, float] | Literal["auto"] = "auto",
     recipe: Recipe = "smoothed",
     features: bool | str | Sequence[str] | None = None,
     teacher: Router | None = None,
@@ -238,8 +239,13 @@ def fit(
     lengths : {"predicted", "known"}
         Output lengths that price the gate's targets: the predictor's, as at a deployed edge, or the
         recorded ones, the paper's assumption.
-    lam_range : (float, float)
-        Cost weights the gate learns.
+    lam_range : "auto" or (float, float)
+        Cost weights the gate learns, and calibration's default grid spans. "auto": from where 2 %
+        of the full-information choices on the training split are the local model, by the teacher,
+        to where 98 % are; and from where choices start to move to cheaper edge models, where many
+        do so before any becomes local. What was found, and what stood in the way where the rate
+        never comes to 2 % or to 98 %, is in ``router.training["lam_range"]``. The paper's range is
+        (0.1, 20).
     recipe : {"smoothed", "paper"}
         "smoothed": the networks learn a kernel smoother's view of the answers, on jittered copies
         of the queries, which orders queries better than the answers themselves do. "paper": they
@@ -299,10 +305,8 @@ def fit(
         text, columns = feature_columns.asked(features)
     values = feature_columns.of_table(train, text, columns) if text or columns else None
     chosen = _options(options, hyperparameters).given()
-    low, high = _range(lam_range)
     config = json.dumps(
-        chosen
-        | {"lam_low": low, "lam_high": high, "seed": seed, "lengths": lengths, "recipe": recipe}
+        chosen | _range(lam_range) | {"seed": seed, "lengths": lengths, "recipe": recipe}
     )
     threads = check_threads(threads)
     with epoch_bar(progress) as call:

@@ -164,7 +164,8 @@ class Router(Fitted):
             Risk levels in (0, 1); by default those of the paper
             (:data:`cr2fast.calibration.ALPHAS`) that N samples can promise.
         lams : array_like of float, optional
-            Cost weights in the trained range; by default 32 log-spaced ones (:func:`default_lams`).
+            Cost weights in the trained range; by default 32, closer where more choices change with
+            the cost weight (``fit(lam_range="auto")``), or log-spaced (:func:`default_lams`).
         judge : {"teacher", "outcomes"}
             What a local acceptance is measured against: it is false where the full-information
             choice by the teacher's probabilities, or by the recorded answers, is an edge model. Of
@@ -252,8 +253,7 @@ class Router(Fitted):
         warn_if_alike(calibration.embeddings, "calibration split")
         self.costs_for(costs)
         threads = check_threads(threads)
-        config = self.training["config"]
-        grid = lam_grid(lams, float(config["lam_low"]), float(config["lam_high"]))
+        grid = lam_grid(lams, self.training)
         levels = ascending(ALPHAS if alphas is None else alphas, "alphas")
         raising = on_infeasible == "raise"
         if on_infeasible is None:

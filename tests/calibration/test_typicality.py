@@ -34,7 +34,13 @@ def splits(problem):
 @pytest.fixture(scope="module")
 def fitted(problem, splits):
     return cr2fast.fit(
-        splits[0], problem.costs, hidden=16, teacher_epochs=1, gate_epochs=1, progress=False
+        splits[0],
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=16,
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
     )
 
 

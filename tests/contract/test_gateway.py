@@ -61,7 +61,13 @@ def fitted(encoder: cr2fast.StaticEncoder, seed: int) -> cr2fast.Router:
     table = replace(problem.table, encoder=encoder.info)
     train, calibration, _ = table.split()
     router = cr2fast.fit(
-        train, problem.costs, hidden=16, teacher_epochs=2, gate_epochs=2, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=16,
+        teacher_epochs=2,
+        gate_epochs=2,
+        progress=False,
     )
     router.calibrate(calibration, alphas=ALPHAS, lams=LAMS)
     return router

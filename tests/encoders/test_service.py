@@ -35,7 +35,13 @@ def path(encoder, tmp_path_factory):
     problem = make_routing_problem(n=900, d=384, seed=4)
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split(seed=0)
     router = cr2fast.fit(
-        train, problem.costs, hidden=16, teacher_epochs=1, gate_epochs=1, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=16,
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
     )
     router.calibrate(calibration, lams=[LAM], alphas=(ALPHA,))
     out = tmp_path_factory.mktemp("service") / "router.safetensors"

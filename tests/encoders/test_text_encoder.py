@@ -36,7 +36,13 @@ def router(encoder):
     table = replace(problem.table, encoder=encoder.info)
     train, calibration, _ = table.split(seed=0)
     router = cr2fast.fit(
-        train, problem.costs, hidden=16, teacher_epochs=1, gate_epochs=1, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=16,
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
     )
     router.calibrate(calibration, lams=[LAM], alphas=(0.05,))
     return router

@@ -18,7 +18,13 @@ def main() -> None:
     problem = make_routing_problem(n=300, d=8, models=3, seed=5)
     train, calibration, test = problem.table.split()
     router = cr2fast.fit(
-        train, problem.costs, hidden=8, teacher_epochs=2, gate_epochs=2, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=8,
+        teacher_epochs=2,
+        gate_epochs=2,
+        progress=False,
     )
     router.calibrate(calibration, alphas=(0.05, 0.1), lams=LAMS)
     router.save(HERE / "router.safetensors")

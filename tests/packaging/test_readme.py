@@ -35,7 +35,13 @@ def small_router(info, d):
     problem = make_routing_problem(n=600, d=d, seed=0)
     train, calibration, _ = replace(problem.table, encoder=info).split(seed=0)
     router = cr2fast.fit(
-        train, problem.costs, hidden=8, teacher_epochs=1, gate_epochs=1, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=8,
+        teacher_epochs=1,
+        gate_epochs=1,
+        progress=False,
     )
     router.calibrate(calibration, lams=[1.0], alphas=[0.05])
     router.save("router.safetensors")

@@ -5,6 +5,9 @@ In: what a caller asked for. Out: ascending float64 grids, or an error that says
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,10 +15,10 @@ from cr2fast import _core
 from cr2fast._core import Cr2Error, OperatingPointError
 from cr2fast._util.checks import check_unmasked, real, shown, whole
 
-# The paper's risk levels, its default among them, and the cost weights a gate learns by default.
-ALPHA = 0.01
+# The paper's risk levels, its default among them, and its range of cost weights.
+ALPHA = _core.USUAL_ALPHA
 ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
-LAM_RANGE = (0.1, 20.0)
+LAM_RANGE = _core.PAPER_LAMS
 # More cost weights than this are no grid that two digits tell apart.
 _MOST_LAMS = 100_000
 
@@ -23,16 +26,16 @@ _MOST_LAMS = 100_000
 def default_lams(
     low: float = LAM_RANGE[0], high: float = LAM_RANGE[1], n: int = 32
 ) -> npt.NDArray[np.float64]:
-    """Cost weights on a log scale, rounded to two digits so that people can type them.
+    """Cost weights on a log scale, with two digits, or as many as keep them apart, to be typed.
 
     The point nearest to 1 (on the log axis) becomes 1 when the range holds it.
 
     Parameters
     ----------
     low, high : float
-        Ends of the grid.
+        Ends of the grid; by default the paper's.
     n : int
-        Number of points before rounding makes some of them equal; equal ones become one.
+        Number of points.
 
     Returns
     -------
@@ -46,11 +49,22 @@ def default_lams(
             f"lams: expected 0 < low < high and n >= 2, at most {_MOST_LAMS}, got {low}, {high}, "
             f"{n}"
         )
-    grid = np.geomspace(low, high, n)
-    if low <= 1 <= high:
-        grid[np.abs(np.log(grid)).argmin()] = 1.0
-    rounded = np.array([float(f"{x:.2g}") for x in grid])
-    return np.unique(np.clip(rounded, low, high))
+    return typable(np.geomspace(low, high, n))
+
+
+def typable(grid: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The grid with two digits, or as many as keep its points apart; with 1 if one is near."""
+    grid, low, high = grid.copy(), grid[0], grid[-1]
+    at, logs = int(np.abs(np.log(grid)).argmin()), np.log(grid)
+    # No point moves by more than half a step.
+    steps = np.diff(logs)[max(at - 1, 0) : at + 1]
+    if low <= 1 <= high and abs(logs[at]) <= 0.5001 * steps.min():
+        grid[at] = 1.0
+    for digits in range(2, 18):
+        rounded = np.clip([float(f"{x:.{digits}g}") for x in grid], low, high)
+        if (np.diff(rounded) > 0).all():
+            return rounded
+    return np.unique(grid)
 
 
 def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
@@ -70,23 +84,28 @@ def ascending(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     return array
 
 
-def lam_grid(lams: npt.ArrayLike | None, low: float, high: float) -> npt.NDArray[np.float64]:
+def lam_grid(lams: npt.ArrayLike | None, training: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     """Cost weights to calibrate at: those given, in the trained range, or the default ones.
 
     Parameters
     ----------
     lams : array_like of float, (L,), optional
-    low, high : float
-        The trained range.
+    training : mapping
+        A router's training record, with the trained range and, where the data told it, a grid.
 
     Returns
     -------
     ndarray of float64, (L,)
         Strictly ascending.
     """
-    if lams is None:
+    low, high = float(training["config"]["lam_low"]), float(training["config"]["lam_high"])
+    told = training.get("lam_range")
+    if lams is not None:
+        grid = ascending(lams, "lams")
+    elif isinstance(told, dict) and told.get("grid"):
+        grid = typable(ascending(told["grid"], "lam_range.grid of the training record"))
+    else:
         return default_lams(low, high)
-    grid = ascending(lams, "lams")
     slack = 1e-9
     outside = grid[(grid < low * (1 - slack)) | (grid > high * (1 + slack))]
     if outside.size:
@@ -109,11 +128,9 @@ def index_of(grid: npt.NDArray[np.float64], value: float | None, what: str) -> i
         number = _core.number(value, what)
     except (TypeError, Cr2Error):
         number = np.nan
-    near = np.flatnonzero(np.isclose(grid, number, rtol=1e-9, atol=0))
-    if near.size:
-        return int(near[0])
-    place = int(np.searchsorted(grid, number))
-    nearest = " and ".join(f"{x:g}" for x in grid[max(place - 1, 0) : place + 1])
+    at, nearest = _core.find_level(grid, number)
+    if at is not None:
+        return at
     raise OperatingPointError(
         f"{what}={shown(value)}: expected one of the {len(grid)} calibrated values"
         + ("" if np.isnan(number) else f", the nearest {nearest}")

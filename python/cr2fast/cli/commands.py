@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage
+from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage, usual_alpha
 from cr2fast._util import renamed
 from cr2fast._util.optional import require
 from cr2fast.cli import inputs
@@ -115,13 +113,24 @@ def fit(args: argparse.Namespace) -> Any:
         args,
         f"wrote {args.out}: {sizes['gate']:,} gate and {sizes['teacher']:,} teacher parameters, "
         f"fitted on {record['n_train']} queries, checkpoints chosen on {record['n_holdout']}; "
-        f"next: cr2fast calibrate {args.out} {inputs.given(args)}",
+        f"{_lam_range(record['lam_range'])}; next: cr2fast calibrate {args.out} "
+        f"{inputs.given(args)}",
     )
     if not router.encoder.sha256:
         inputs.say(
             args, f"encoder {router.encoder.id}: {inputs.UNKNOWN_HASH}; pass --encoder to record it"
         )
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
+
+
+def _lam_range(found: dict[str, Any]) -> str:
+    """The cost weights of a fit, in words."""
+    rates = " to ".join(f"{100 * rate:.3g} %" for rate in found["local_rate"])
+    return (
+        f"cost weights {found['low']:g} to {found['high']:g}; from {found['local'][0]:g} to "
+        f"{found['local'][1]:g} {rates} of the queries are better off on the device"
+        + (f" ({found['note']})" if found["note"] else "")
+    )
 
 
 def distill_encoder(args: argparse.Namespace) -> Any:
@@ -195,7 +204,6 @@ def _dropped(count: int) -> str:
 
 def evaluate(args: argparse.Namespace) -> Any:
     """Route the third part and count."""
-    from cr2fast.calibration import ALPHA
     from cr2fast.evaluation import evaluate as run_evaluation
     from cr2fast.evaluation import report
     from cr2fast.router import Router
@@ -214,9 +222,7 @@ def evaluate(args: argparse.Namespace) -> Any:
         "overlap": args.overlap,
     }
     result = run_evaluation(router, test, data.costs, **options)
-    # Without --alpha: the calibrated level nearest to the usual one.
-    nearest = result.alphas[np.abs(result.alphas - ALPHA).argmin()]
-    alpha = float(nearest) if args.alpha is None else args.alpha
+    alpha = usual_alpha(result.alphas) if args.alpha is None else args.alpha
     text = report.table(result, alpha)
     inputs.say(
         args,

@@ -18,7 +18,7 @@ import numpy as np
 from cr2fast._core import Cr2Error, DeviceRouter, EdgeSelector, OperatingPointError
 from cr2fast._util import seeds
 from cr2fast._util.progress import Shows
-from cr2fast.calibration import ALPHA, ALPHAS, CalibrationReport, default_lams
+from cr2fast.calibration import ALPHA, ALPHAS, CalibrationReport
 from cr2fast.data.datasets import RoutingProblem
 from cr2fast.data.table import RoutingTable
 from cr2fast.evaluation import Evaluation, evaluate, report
@@ -56,7 +56,7 @@ def run(
     out: str | Path,
     *,
     source: str,
-    lam: float = 1.0,
+    lam: float | None = None,
     alpha: float = ALPHA,
     seed: int = 0,
     progress: Shows = True,
@@ -73,7 +73,7 @@ def run(
     source : str
         Where the data come from, for the report.
     lam, alpha : float
-        Operating point of the live part, on the default grid.
+        Operating point of the live part; by default the calibrated cost weight nearest to 1.
     seed : int
         Seed of split, training and link states.
     progress : bool
@@ -83,11 +83,9 @@ def run(
     **options
         Passed to :func:`cr2fast.fit`.
     """
-    lams, alphas = default_lams().tolist(), list(ALPHAS)
-    if lam not in lams or alpha not in alphas:
+    if alpha not in ALPHAS:
         raise OperatingPointError(
-            f"lam={lam}, alpha={alpha}: expected a point of the demonstration's grid, "
-            f"lam in {lams}, alpha in {alphas}"
+            f"alpha={alpha}: expected a level of the demonstration's grid, one of {ALPHAS}"
         )
     seeds.check_seed(seed)
     out = Path(out)
@@ -118,6 +116,8 @@ def run(
         say(f"peak memory so far: {peak / 1e9:.2f} GB")
     say(calibrated.statement)
 
+    if lam is None:
+        lam = float(min(calibrated.lams, key=lambda v: abs(np.log(v))))
     live = _live(artifact, router, test, lam, alpha, seed)
     say(f"device at lam={lam:g}, alpha={alpha:g}: kept {live['kept']} of {len(test)} queries; "
         f"the edge gave the rest to {live['edge']}")  # fmt: skip

@@ -53,6 +53,11 @@ def numbers(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def auto_or_numbers(text: str) -> str | tuple[float, ...]:
+    """The word auto, or numbers."""
+    return text if text == "auto" else numbers(text)
+
+
 def overlap(sub: argparse.ArgumentParser) -> None:
     """What to do with queries that were used before."""
     sub.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cr2fast._core import __version__
-from cr2fast.calibration import ALPHA, ALPHAS, LAM_RANGE
+from cr2fast.calibration import ALPHA, ALPHAS
 from cr2fast.cli import commands, costs, options, traffic
 from cr2fast.encoders.distill import RIDGE
 
@@ -102,7 +102,11 @@ def _demo(subparsers: Any) -> None:
         "MiniLM (minutes, once); needs the extras lab, minilm and fetch",
     )
     options.training(sub)
-    sub.add_argument("--lam", type=float, default=1.0, help="cost weight to route at (default 1)")
+    sub.add_argument(
+        "--lam",
+        type=float,
+        help="cost weight to route at (default: the calibrated one nearest to 1)",
+    )
     sub.add_argument(
         "--alpha", type=float, default=ALPHA, help=f"risk level to show (default {ALPHA:g})"
     )
@@ -154,10 +158,11 @@ def _fit(subparsers: Any) -> None:
     options.old_flag(sub, "--weights", "--precision")
     sub.add_argument(
         "--lam-range",
-        type=options.numbers,
-        default=LAM_RANGE,
+        type=options.auto_or_numbers,
+        default="auto",
         metavar="LOW,HIGH",
-        help=f"cost weights to learn (default {options.typed(LAM_RANGE)})",
+        help="cost weights to learn (default auto: from where 2 %% of the queries are better off "
+        "on the device, by the teacher, to where 98 %% are; the paper's are 0.1,20)",
     )
     sub.add_argument(
         "-o", "--out", type=Path, default=Path("router.safetensors"), help="file to write"
@@ -184,7 +189,8 @@ def _calibrate(subparsers: Any) -> None:
     sub.add_argument(
         "--lams",
         type=options.numbers,
-        help="cost weights, separated by commas (default: 32 on a log scale)",
+        help="cost weights, separated by commas (default: 32 of those the router learned, closer "
+        "where more choices change)",
     )
     sub.add_argument(
         "--judge",

@@ -30,7 +30,9 @@ pub use calibration::counts::{CellCounts, MarginCounts};
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };
-pub use calibration::grid::Calibration;
+pub use calibration::grid::{
+    Calibration, USUAL_ALPHA, find as find_level, neighbours as neighbouring_levels, usual_alpha,
+};
 pub use calibration::groups::{GroupReport, Grouping, Groups};
 pub use calibration::longest::OVERRUN;
 pub use calibration::promise::{Grid, OnInfeasible, Promise};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 
 /// Cost weights that single precision can learn.
-const LAMS: (f64, f64) = (1e-6, 1e6);
+pub const LAMS: (f64, f64) = (1e-6, 1e6);
 
 /// Which output lengths price a query while the gate learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,10 +75,10 @@ pub struct FitConfig {
     pub huber: f64,
     /// Cost weights λ sampled per step.
     pub lams_per_step: usize,
-    /// Least λ that the gate learns.
-    pub lam_low: f64,
+    /// Least λ that the gate learns; without it and `lam_high`, from the data (`lams`).
+    pub lam_low: Option<f64>,
     /// Greatest λ that the gate learns.
-    pub lam_high: f64,
+    pub lam_high: Option<f64>,
     /// Fraction of the training split that is held out to choose checkpoints.
     pub holdout: f64,
     /// Ridge penalty of the length predictor.
@@ -129,8 +129,8 @@ impl FitConfig {
             mono_tolerance: 0.03,
             huber: 0.1,
             lams_per_step: 8,
-            lam_low: 0.1,
-            lam_high: 20.0,
+            lam_low: None,
+            lam_high: None,
             holdout: 0.15,
             ridge: 1.0,
             lengths: Lengths::Predicted,
@@ -240,21 +240,7 @@ impl FitConfig {
             let expected = "0 without smoothing, since there is no smoother then";
             return Err(TrainError::argument("smoother_share", expected, self.smoother_share));
         }
-        if !(LAMS.0..=LAMS.1).contains(&self.lam_low) {
-            let expected = format!("a positive number, {:e} to {:e}", LAMS.0, LAMS.1);
-            return Err(TrainError::argument("lam_low", &expected, self.lam_low));
-        }
-        if !(self.lam_high > self.lam_low && self.lam_high <= LAMS.1) {
-            let expected = format!("a number above lam_low, at most {:e}", LAMS.1);
-            return Err(TrainError::argument("lam_high", &expected, self.lam_high));
-        }
-        if libm::log(self.lam_high) <= libm::log(self.lam_low) {
-            return Err(TrainError::argument(
-                "lam_high",
-                "a number well above lam_low",
-                self.lam_high,
-            ));
-        }
+        self.lams()?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(TrainError::argument("dropout", "a number in [0, 1)", self.dropout));
         }
@@ -262,6 +248,30 @@ impl FitConfig {
             return Err(TrainError::argument("holdout", "a number in (0, 0.5]", self.holdout));
         }
         Ok(())
+    }
+
+    /// The range of λ that was asked for; `None` where the data are to tell.
+    pub fn lams(&self) -> Result<Option<(f64, f64)>> {
+        let (low, high) = match (self.lam_low, self.lam_high) {
+            (None, None) => return Ok(None),
+            (Some(low), Some(high)) => (low, high),
+            (low, _) => {
+                let missing = if low.is_some() { "lam_high" } else { "lam_low" };
+                return Err(TrainError::argument(missing, "both ends of a range, or none", "one"));
+            }
+        };
+        if !(LAMS.0..=LAMS.1).contains(&low) {
+            let expected = format!("a positive number, {:e} to {:e}", LAMS.0, LAMS.1);
+            return Err(TrainError::argument("lam_low", &expected, low));
+        }
+        if !(high > low && high <= LAMS.1) {
+            let expected = format!("a number above lam_low, at most {:e}", LAMS.1);
+            return Err(TrainError::argument("lam_high", &expected, high));
+        }
+        if libm::log(high) <= libm::log(low) {
+            return Err(TrainError::argument("lam_high", "a number well above lam_low", high));
+        }
+        Ok(Some((low, high)))
     }
 }
 

@@ -81,6 +81,11 @@ impl Split {
         Self { rows, held }
     }
 
+    /// All rows.
+    pub fn all(&self) -> &[u32] {
+        &self.rows
+    }
+
     /// Rows held out.
     pub fn holdout(&self) -> &[u32] {
         &self.rows[..self.held]

@@ -9,9 +9,10 @@ use cr2fast_core::{
     TeacherWeights, check_len,
 };
 
-use crate::config::{FitConfig, Lengths};
+use crate::config::{FitConfig, LAMS, Lengths};
 use crate::data::{Split, TrainData};
 use crate::error::Result;
+use crate::lams::{LamRange, LocalRate};
 use crate::networks::{gate, length, teacher};
 use crate::ops::nn;
 use crate::progress::{Record, Report};
@@ -36,6 +37,8 @@ pub struct Fitted {
     pub record: String,
 }
 
+/// Rows that the teacher grades at a time.
+const STRIP: usize = 4096;
 /// Sets training's link states apart from those of the caller's small seeds.
 const STATES: u64 = 0x7374_6174_6573;
 
@@ -71,9 +74,11 @@ pub fn fit(
         Lengths::Known => data.n_output,
     };
     let prices = Prices { costs, n_input: data.n_input, n_output, seed: config.seed, threads };
-    let monotone = Monotone::new(&prices.epoch(0)?, m, config);
+    let held_prices = prices.epoch(0)?;
+    let monotone = Monotone::new(&held_prices, m, config);
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
     let serving = Teacher::new(teacher.clone())?.with_smoother(smoother.clone())?;
+    let lams = lam_range(data, &split, &serving, &held_prices, config, limits.rows)?;
     let accuracies = |view: &View| -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(view.rows.len() * m);
         view.pieces(limits.rows, |x| {
@@ -87,12 +92,14 @@ pub fn fit(
         views: &views,
         accuracies: views.iter().map(accuracies).collect::<Result<_>>()?,
         held: (&held, accuracies(&held)?),
+        lams: (lams.low, lams.high),
         costs: &|epoch| prices.epoch(epoch),
     };
     let (gate, gate_record) = gate::fit(&targets, monotone.w_mono, config, report)?;
 
     let summary = Summary {
-        config,
+        config: &FitConfig { lam_low: Some(lams.low), lam_high: Some(lams.high), ..config.clone() },
+        lams: &lams,
         split: &split,
         views: views.len(),
         teacher: teacher_record,
@@ -117,6 +124,32 @@ fn judge(
     let (teacher, record) = teacher::fit(views, held, config, report)?;
     let length = length::fit(data, split, config.ridge)?;
     Ok(((teacher, smoother, length), Some(record)))
+}
+
+/// The λ to learn: those asked for, or those between which the choices of the teacher that will serve
+/// change. At most `rows` of the split tell.
+fn lam_range(
+    data: &TrainData,
+    split: &Split,
+    teacher: &Teacher,
+    prices: &[f32],
+    config: &FitConfig,
+    rows: usize,
+) -> Result<LamRange> {
+    let (d, m) = (data.d, teacher.weights().models);
+    let rows = &split.all()[..data.rows().min(rows)];
+    let (mut p, mut c) = (Vec::new(), Vec::new());
+    for rows in rows.chunks(STRIP) {
+        let row = |r: &u32| &data.embeddings[*r as usize * d..][..d];
+        let x: Vec<f32> = rows.iter().flat_map(row).copied().collect();
+        p.extend(teacher.accuracies(&x, rayon::current_num_threads())?);
+        c.extend(rows.iter().flat_map(|r| &prices[*r as usize * m..][..m]));
+    }
+    let rate = LocalRate::new(&p, &c, m);
+    Ok(match config.lams()? {
+        None => rate.range(LAMS),
+        Some(lams) => rate.given(lams),
+    })
 }
 
 /// What the training split costs, under link states drawn anew each epoch.

@@ -5,7 +5,8 @@
 //! the queries, if any, are scaled (`weight`); a part of the split is held out (`data`); a kernel smoother learns the rest (`smoother`; or, in the paper's
 //! recipe, nothing does); the teacher learns the smoother on jittered copies of the queries
 //! (`views`), the length predictor the lengths; they grade and price every query; the gate learns that
-//! margin (`networks`, each trained by `schedule` down its `losses`). Checkpoints are chosen on the
+//! margin at the cost weights between which choices change (`lams`; `networks`, each trained by
+//! `schedule` down its `losses`). Checkpoints are chosen on the
 //! held-out part. `fit` is these steps in order.
 //!
 //! Automatic differentiation is candle's; the networks' layers and AdamW are fused here (`ops`). The
@@ -15,6 +16,7 @@ mod config;
 mod data;
 mod error;
 mod fit;
+mod lams;
 mod losses;
 mod networks;
 mod ops;
@@ -29,5 +31,6 @@ mod weight;
 pub use config::{FitConfig, Lengths, Recipe};
 pub use data::{FeatureData, TrainData};
 pub use error::{Result, TrainError};
+pub use lams::PAPER_LAMS;
 pub use progress::{Progress, Record, Report};
 pub use router::fit_router;

@@ -4,6 +4,7 @@
 
 use crate::config::FitConfig;
 use crate::data::Split;
+use crate::lams::LamRange;
 use crate::progress::Record;
 
 /// Of (query, edge model) pairs, those in which the local model costs more: where there are many,
@@ -39,6 +40,8 @@ impl Monotone {
 pub struct Summary<'a> {
     /// Hyperparameters.
     pub config: &'a FitConfig,
+    /// The cost weights that the gate learned, and why these.
+    pub lams: &'a LamRange,
     /// Rows.
     pub split: &'a Split,
     /// How many views the networks took turns in.
@@ -65,6 +68,7 @@ impl Summary<'_> {
         let holdout = self.split.holdout();
         let record = serde_json::json!({
             "config": self.config,
+            "lam_range": self.lams,
             "n_train": self.split.train().len(),
             "n_holdout": holdout.len(),
             "views": self.views,

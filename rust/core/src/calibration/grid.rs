@@ -44,8 +44,13 @@ pub struct Calibration {
     pub queries: Seen,
 }
 
-/// The paper's risk level.
-const USUAL_ALPHA: f64 = 0.01;
+/// The paper's risk level, which a caller who names none has in mind.
+pub const USUAL_ALPHA: f64 = 0.01;
+
+/// That level or, where it is not calibrated, the nearest.
+pub fn usual_alpha(alphas: &[f64]) -> f64 {
+    nearest(alphas, USUAL_ALPHA).map_or(USUAL_ALPHA, |i| alphas[i])
+}
 
 /// What a false acceptance is measured against.
 pub const JUDGES: [&str; 2] = ["teacher", "outcomes"];
@@ -81,10 +86,9 @@ impl Calibration {
         Ok((l, a))
     }
 
-    /// The level of a caller who names none: 0.01 or, where that is not calibrated, the nearest.
+    /// The level of a caller who names none.
     pub fn usual_alpha(&self) -> f64 {
-        let far = |a: &f64| (a - USUAL_ALPHA).abs();
-        self.alphas.iter().copied().min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(USUAL_ALPHA)
+        usual_alpha(&self.alphas)
     }
 
     /// Refuse a grid that no calibration makes.
@@ -167,14 +171,19 @@ pub fn check_level(level: f64) -> Result<()> {
 }
 
 /// Index of a grid value, forgiving the last digits of a recomputed one.
-fn find(grid: &[f64], x: f64) -> Option<usize> {
-    let distance = |g: &f64| (g - x).abs();
-    let (at, nearest) =
-        grid.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
-    (distance(nearest) <= 1e-9 * nearest.abs()).then_some(at)
+pub fn find(grid: &[f64], x: f64) -> Option<usize> {
+    let at = nearest(grid, x)?;
+    ((grid[at] - x).abs() <= 1e-9 * grid[at].abs()).then_some(at)
 }
 
-fn neighbours(grid: &[f64], x: f64) -> String {
+/// Index of the value nearest to `x`; `None` of an empty grid.
+fn nearest(grid: &[f64], x: f64) -> Option<usize> {
+    let distance = |i: &usize| (grid[*i] - x).abs();
+    (0..grid.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)))
+}
+
+/// The values of an ascending grid on either side of one that it lacks, in words.
+pub fn neighbours(grid: &[f64], x: f64) -> String {
     let at = grid.partition_point(|g| *g < x);
     let near: Vec<String> = [at.checked_sub(1), Some(at)]
         .into_iter()

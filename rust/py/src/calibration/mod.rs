@@ -129,10 +129,27 @@ fn allowed_counts(
     promise.allowed(n, lams, &levels(alphas, "alphas")?).map_err(core)
 }
 
+/// Where `value` stands on an ascending grid (None: nowhere), and its neighbours in words.
+#[pyfunction]
+fn find_level(grid: &Bound<'_, PyAny>, value: f64) -> PyResult<(Option<usize>, String)> {
+    let grid = levels(grid, "grid")?;
+    Ok((cr2fast_core::find_level(&grid, value), cr2fast_core::neighbouring_levels(&grid, value)))
+}
+
+/// The paper's risk level or, of `alphas` without it, the nearest.
+#[pyfunction]
+fn usual_alpha(alphas: &Bound<'_, PyAny>) -> PyResult<f64> {
+    Ok(cr2fast_core::usual_alpha(&levels(alphas, "alphas")?))
+}
+
 /// Add the functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(crc_thresholds, m)?)?;
     m.add_function(wrap_pyfunction!(allowed_counts, m)?)?;
+    m.add_function(wrap_pyfunction!(find_level, m)?)?;
+    m.add_function(wrap_pyfunction!(usual_alpha, m)?)?;
+    m.add("USUAL_ALPHA", cr2fast_core::USUAL_ALPHA)?;
+    m.add("PAPER_LAMS", cr2fast_train::PAPER_LAMS)?;
     m.add_function(wrap_pyfunction!(empirical_risk, m)?)?;
     m.add_function(wrap_pyfunction!(allowed_false_acceptances, m)?)
 }

@@ -106,7 +106,11 @@ pub struct DeviceRouter(cr2fast_core::DeviceRouter);
 /// α, or that of a caller who names none.
 pub fn usual(router: &cr2fast_core::Router, alpha: Option<f64>) -> f64 {
     // Without a calibration any will do: the error is about that.
-    let usual = || router.calibration().map_or(0.01, cr2fast_core::Calibration::usual_alpha);
+    let usual = || {
+        router
+            .calibration()
+            .map_or(cr2fast_core::USUAL_ALPHA, cr2fast_core::Calibration::usual_alpha)
+    };
     alpha.unwrap_or_else(usual)
 }
 

@@ -157,6 +157,8 @@ pub struct Targets<'a> {
     pub accuracies: Vec<Vec<f32>>,
     /// The held-out rows, and p on them.
     pub held: (&'a View<'a>, Vec<f32>),
+    /// Least and greatest λ to learn.
+    pub lams: (f64, f64),
     /// Epoch (0: the held-out states) → c (N, M) of the training split.
     pub costs: &'a dyn Fn(usize) -> Result<Vec<f32>>,
 }
@@ -184,17 +186,16 @@ impl Targets<'_> {
     }
 }
 
-fn sample_lams(rng: &mut ChaCha8Rng, c: &FitConfig) -> Vec<f64> {
-    let (low, high) = (libm::log(c.lam_low), libm::log(c.lam_high));
-    let mut lams: Vec<f64> =
-        (0..c.lams_per_step).map(|_| libm::exp(rng.random_range(low..high))).collect();
+fn sample_lams(rng: &mut ChaCha8Rng, (low, high): (f64, f64), n: usize) -> Vec<f64> {
+    let (low, high) = (libm::log(low), libm::log(high));
+    let mut lams: Vec<f64> = (0..n).map(|_| libm::exp(rng.random_range(low..high))).collect();
     lams.sort_by(f64::total_cmp);
     lams
 }
 
-fn spaced_lams(c: &FitConfig, n: usize) -> Vec<f64> {
-    let ratio = c.lam_high / c.lam_low;
-    (0..n).map(|i| c.lam_low * libm::pow(ratio, i as f64 / (n - 1) as f64)).collect()
+fn spaced_lams((low, high): (f64, f64), n: usize) -> Vec<f64> {
+    let ratio = high / low;
+    (0..n).map(|i| low * libm::pow(ratio, i as f64 / (n - 1) as f64)).collect()
 }
 
 /// Train on the views in turn; returns the best checkpoint and its record.
@@ -211,7 +212,7 @@ pub fn fit(
         &mut nn::stream(config.seed, Stream::GateDropout),
     );
     let lam_rng = &mut nn::stream(config.seed, Stream::GateLams);
-    let held_lams = spaced_lams(config, HOLDOUT_LAMS);
+    let held_lams = spaced_lams(targets.lams, HOLDOUT_LAMS);
     let held_rows: Vec<u32> = (0..targets.held.0.rows.len() as u32).collect();
     let mut costs = (0, (targets.costs)(0)?);
     let mut turns = Turns::new(targets.views);
@@ -226,7 +227,7 @@ pub fn fit(
             if costs.0 != epoch {
                 costs = (epoch, (targets.costs)(epoch)?);
             }
-            let lams = sample_lams(lam_rng, config);
+            let lams = sample_lams(lam_rng, targets.lams, config.lams_per_step);
             let number = turns.number(epoch);
             let view = (&targets.views[number], targets.accuracies[number].as_slice());
             let (x, _) = turns.batch(epoch, rows)?;
