@@ -48,11 +48,12 @@ from cr2fast._util import renamed
 
 if TYPE_CHECKING:
     from cr2fast.calibration import CalibrationReport, default_lams
+    from cr2fast.calibration.point import OperatingPoint
     from cr2fast.data.queries import QueryTable
     from cr2fast.data.table import RoutingTable
     from cr2fast.encoders.info import EncoderInfo
     from cr2fast.encoders.onnx import Encoder
-    from cr2fast.evaluation import Evaluation, evaluate
+    from cr2fast.evaluation import Evaluation, InfeasibleWishError, evaluate
     from cr2fast.fitting import FitOptions, fit
     from cr2fast.router import Router
 
@@ -66,6 +67,8 @@ _LAZY = {
     "QueryTable": "data.queries",
     "Router": "router",
     "RoutingTable": "data.table",
+    "InfeasibleWishError": "evaluation",
+    "OperatingPoint": "calibration.point",
     "default_lams": "calibration",
     "evaluate": "evaluation",
     "fit": "fitting",
@@ -103,9 +106,11 @@ __all__ = [
     "Evaluation",
     "FitOptions",
     "InfeasibleAlphaError",
+    "InfeasibleWishError",
     "LinkState",
     "LinkStates",
     "MarginCounts",
+    "OperatingPoint",
     "OperatingPointError",
     "QueryTable",
     "RiskAlarm",

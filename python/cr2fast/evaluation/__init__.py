@@ -4,8 +4,17 @@ Comes in: a router, a test split. Goes out: :class:`Evaluation` at every operati
 it tables, plots, a JSON report and a page.
 """
 
+from cr2fast.calibration.point import OperatingPoint
+from cr2fast.evaluation.choose import InfeasibleWishError
 from cr2fast.evaluation.page import write_page
 from cr2fast.evaluation.result import Evaluation, upper_hull
 from cr2fast.evaluation.run import evaluate
 
-__all__ = ["Evaluation", "evaluate", "upper_hull", "write_page"]
+__all__ = [
+    "Evaluation",
+    "InfeasibleWishError",
+    "OperatingPoint",
+    "evaluate",
+    "upper_hull",
+    "write_page",
+]

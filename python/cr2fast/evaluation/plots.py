@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cr2fast.evaluation.result import F64, Evaluation
+from cr2fast.evaluation.queries import F64
+from cr2fast.evaluation.result import Evaluation
 from cr2fast.evaluation.units import UNITS, Unit, big_model
 
 _BESIDE = {"loc": "outside lower center", "fontsize": 8}

@@ -6,7 +6,7 @@ the figures of one operating point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,10 @@ from cr2fast._core import Cr2Error
 from cr2fast._util import renamed
 from cr2fast._util.checks import real, shown
 from cr2fast.calibration import allowed_counts, index_of
+from cr2fast.calibration.point import OperatingPoint
+from cr2fast.evaluation import choose
 from cr2fast.evaluation.intervals import binomial_interval, risk_tail
-
-F64 = npt.NDArray[np.float64]
+from cr2fast.evaluation.queries import F64, Grid, Queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,10 @@ class Evaluation:
         What the thresholds promise, and what they do not.
     dropped : int
         Queries left out because they trained or calibrated the router, by id or by what they say.
+    queries : Queries or None
+        What each query came to, from which :meth:`choose` chooses.
+    router : str
+        Hash of the router's file.
     """
 
     lams: F64
@@ -101,6 +106,8 @@ class Evaluation:
     delta: float | None
     statement: str
     dropped: int = 0
+    queries: Queries | None = field(default=None, repr=False)
+    router: str = ""
 
     reference = renamed.attribute("reference", "judge")
 
@@ -163,6 +170,90 @@ class Evaluation:
             "risk_high": float(high),
         }
 
+    @property
+    def big_model(self) -> str:
+        """The unit model or, where that is the device's, the most accurate edge model."""
+        edge = np.asarray(self.baselines["alone"]["accuracy"][1:])
+        return self.models[self.models.index(self.unit_model) or 1 + int(edge.argmax())]
+
+    def choose(
+        self,
+        *,
+        min_accuracy: float | None = None,
+        relative_accuracy: float | None = None,
+        max_latency_s: float | None = None,
+        max_latency_p95_s: float | None = None,
+        max_energy_j: float | None = None,
+        max_usd: float | None = None,
+        delta: float | None = None,
+        clip: float = 10.0,
+    ) -> OperatingPoint:
+        """Choose the best operating point that keeps some wishes on these queries.
+
+        Evaluate a validation split for this: queries that neither trained nor calibrated the router
+        (:func:`cr2fast.evaluate` checks that) and that the test split does not hold
+        (``evaluate(router, test, point=point)`` checks that).
+
+        With `min_accuracy` or `relative_accuracy` the best point is the one with the least mean
+        normalised cost, else the most accurate one.
+
+        Parameters
+        ----------
+        min_accuracy : float, optional
+            Least fraction of queries answered correctly, 0 to 1.
+        relative_accuracy : float, optional
+            Least accuracy as a fraction of the accuracy of :attr:`big_model` on all queries, such
+            as 0.9.
+        max_latency_s, max_latency_p95_s : float, optional
+            Most seconds per query, on average, and within which 95 % of the queries are answered.
+        max_energy_j : float, optional
+            Most joules per query, on average.
+        max_usd : float, optional
+            Most dollars per query, on average: 0.003 is $3 per 1,000.
+        delta : float, optional
+            Make the wishes a promise: with probability 1 - `delta` over validation sets they hold
+            in expectation over future queries (learn then test, arXiv 2110.01052). In (0, 1).
+        clip : float
+            With `delta`, what a mean is promised of: costs cut at `clip` times their budget, since
+            of costs without an upper bound nothing can be promised.
+
+        Returns
+        -------
+        OperatingPoint
+            It prints as a table of what to expect.
+
+        Raises
+        ------
+        InfeasibleWishError
+            No point keeps the wishes, or none can promise them; the message names the wish that
+            binds and the nearest point.
+        Cr2Error
+            No wish, NaN, a negative budget, `delta` out of (0, 1), a figure that the cost table
+            does not know; an evaluation of an earlier version, without its queries.
+        """
+        if self.queries is None:
+            raise Cr2Error("choose: expected an evaluation with its queries; evaluate again")
+        names = ("accuracy", "cost", "latency_s", "latency_p95_s", "energy_j", "usd")
+        grid = Grid(
+            lams=self.lams,
+            alphas=self.alphas,
+            figures={name: getattr(self, name) for name in names},
+            queries=self.queries,
+            false_acceptances=self.false_acceptances,
+            local_rate=self.local_rate,
+            big_model=(self.big_model, self.models.index(self.big_model)),
+            router=self.router,
+        )
+        asked = {
+            "min_accuracy": min_accuracy,
+            "relative_accuracy": relative_accuracy,
+            "max_latency_s": max_latency_s,
+            "max_latency_p95_s": max_latency_p95_s,
+            "max_energy_j": max_energy_j,
+            "max_usd": max_usd,
+        }
+        return choose.choose(grid, asked, delta, clip)
+
     def pareto(self) -> F64:
         """Cost and accuracy on the non-decreasing upper hull of all operating points, (K, 2).
 
@@ -206,7 +297,7 @@ class Evaluation:
         data = {
             k: v.tolist() if isinstance(v, np.ndarray) else v
             for k, v in self.__dict__.items()
-            if k not in ("risk_interval", "p_value")
+            if k not in ("risk_interval", "p_value", "queries")
         }
         return renamed.both_names(data, reference="judge") | {
             "risk": self.risk.tolist(),

@@ -8,6 +8,7 @@ counted from recorded answers and true lengths.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,12 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import check_type, shown
 from cr2fast.calibration import accepted
+from cr2fast.calibration.point import OperatingPoint
 from cr2fast.data.table import RoutingTable
-from cr2fast.evaluation.result import F64, Evaluation
+from cr2fast.evaluation.queries import F64, Queries
+from cr2fast.evaluation.result import Evaluation
 from cr2fast.fitted import Lengths, Overlap
 from cr2fast.router import Router
 
@@ -36,6 +39,7 @@ def evaluate(
     deferred: Deferred = "edge-only",
     fallback: str | None = None,
     overlap: Overlap = "raise",
+    point: OperatingPoint | None = None,
 ) -> Evaluation:
     """Route every test query at every calibrated (lam, alpha) and count what happened.
 
@@ -59,6 +63,8 @@ def evaluate(
     overlap : {"raise", "drop"}
         What to do with queries that trained or calibrated the router, by id or by what they say: an
         error, or leave them out and count them.
+    point : OperatingPoint, optional
+        One that was chosen on other queries: it is an error where these are among them.
 
     Returns
     -------
@@ -69,7 +75,7 @@ def evaluate(
     OperatingPointError
         The router has no thresholds.
     SplitOverlapError
-        Test queries that trained or calibrated the router.
+        Test queries that trained or calibrated the router, or chose the point.
     Cr2Error
         Other models, encoder or cost table; an unknown option.
     """
@@ -78,6 +84,11 @@ def evaluate(
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     given = len(test) if isinstance(test, RoutingTable) else 0
     test = router.check_table(test, "test split", after_calibration=True, overlap=overlap)
+    sha256 = hashlib.sha256(router.to_bytes()).hexdigest()
+    if point is not None:
+        check_type(point, OperatingPoint, "point")
+        point.check_router(sha256)
+        point.check_disjoint(test.content.asked, "test split")
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     if fallback is not None and deferred != "fallback":
@@ -132,6 +143,8 @@ def evaluate(
         delta=calibration["delta"],
         statement=router.statement,
         dropped=given - len(test),
+        queries=world.queries(chosen, test.content.kept),
+        router=sha256,
     )
 
 
@@ -168,6 +181,18 @@ class _World:
         self.latency_s = table.latency_s(*args) if table.has_latency else unknown
         self.energy_j = table.energy_j(*args) if table.has_energy else unknown
         self.usd = table.usd(*args) if table.has_prices else unknown
+
+    def queries(self, chosen: npt.NDArray[np.int64], content: npt.NDArray[np.uint64]) -> Queries:
+        """What each query came to, for what is chosen from it later."""
+        by_model = {
+            "accuracy": self.correct,
+            "cost": self.cost,
+            "latency_s": self.latency_s,
+            "energy_j": self.energy_j,
+            "usd": self.usd,
+        }
+        small = np.uint8 if self.cost.shape[1] <= 256 else np.uint16
+        return Queries(chosen.astype(small), by_model, content)
 
     def outcome(self, chosen: npt.NDArray[np.int64]) -> dict[str, F64]:
         """Means and quantiles over the last axis of `chosen` (..., N) of model indices."""
