@@ -35,7 +35,13 @@ def text_router(letters):
     problem = make_routing_problem(n=400, d=D, models=3, seed=5)
     train, calibration, _ = replace(problem.table, encoder=letters.info).split()
     router = cr2fast.fit(
-        train, problem.costs, hidden=16, teacher_epochs=2, gate_epochs=2, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        hidden=16,
+        teacher_epochs=2,
+        gate_epochs=2,
+        progress=False,
     )
     router.calibrate(calibration, alphas=(0.05, 0.1), lams=[0.1, 1.0, 20.0])
     return router

@@ -346,7 +346,13 @@ def test_texts_are_decided_by_an_encoder(tmp_path):
     )  # fmt: skip
     problem = make_routing_problem(n=300, d=16, models=2, seed=0)
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
-    options = {"teacher_epochs": 1, "gate_epochs": 1, "hidden": 8, "progress": False}
+    options = {
+        "teacher_epochs": 1,
+        "gate_epochs": 1,
+        "hidden": 8,
+        "lam_range": (0.1, 20.0),
+        "progress": False,
+    }
     router = cr2fast.fit(train, problem.costs, **options)
     router.calibrate(calibration, alphas=(0.1,), lams=[1.0])
     path, static = tmp_path / "router.safetensors", tmp_path / "static.safetensors"
