@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, SplitOverlapError
 from cr2fast._util.checks import shown
+from cr2fast._util.text import aligned, useful
 
 FORMAT = "cr2fast.point/1"
 _LARGEST = 256 << 20
@@ -41,16 +42,16 @@ class Expected(NamedTuple):
     high: float
 
 
-# How people read a figure: words, scale, format.
+# How people read a figure: words, scale, format ({}: as many digits as are useful).
 _ROWS = {
     "accuracy": ("accuracy", 1, "{:.3f}"),
     "relative_accuracy": ("accuracy, of the big model's", 1, "{:.3f}"),
     "local_rate": ("kept on the device", 1, "{:.3f}"),
     "risk": ("wrongly kept there", 1, "{:.4f}"),
-    "latency_s": ("latency, mean, s", 1, "{:.3g}"),
-    "latency_p95_s": ("latency, 95 % quantile, s", 1, "{:.3g}"),
-    "energy_j": ("energy, mean, J", 1, "{:.3g}"),
-    "usd": ("dollars per 1,000 queries", 1000, "{:.3g}"),
+    "latency_s": ("latency, mean, s", 1, "{}"),
+    "latency_p95_s": ("latency, 95 % quantile, s", 1, "{}"),
+    "energy_j": ("energy, mean, J", 1, "{}"),
+    "usd": ("dollars per 1,000 queries", 1000, "{}"),
     "cost": ("normalised cost, mean", 1, "{:.3f}"),
 }
 
@@ -104,7 +105,9 @@ class OperatingPoint:
         rows = [("", "expected", "95 % interval", "")]
         for name, *values in self.expected:
             words, scale, form = _ROWS[name]
-            value, low, high = (form.format(scale * v) for v in values)
+            value, low, high = (
+                useful(scale * v) if form == "{}" else form.format(scale * v) for v in values
+            )
             rows.append((words, value, f"{low} to {high}", self._asked(name)))
         head = (
             f"lam {self.lam:g}, alpha {self.alpha:g}: {_best(self.wishes)} of the "
@@ -215,18 +218,6 @@ def _best(wishes: Mapping[str, float]) -> str:
 def is_about_accuracy(wishes: Mapping[str, float]) -> bool:
     """Whether an accuracy is asked for, so that the cheapest point that has it is the best."""
     return bool({"min_accuracy", "relative_accuracy"} & wishes.keys())
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as a table: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _number(value: object) -> float:

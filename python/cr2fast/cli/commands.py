@@ -15,7 +15,7 @@ from typing import Any
 from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage, usual_alpha
 from cr2fast._util import renamed
 from cr2fast._util.optional import require
-from cr2fast.cli import inputs
+from cr2fast.cli import choosing, inputs
 from cr2fast.cli.options import PARTS
 
 
@@ -211,6 +211,7 @@ def evaluate(args: argparse.Namespace) -> Any:
     if args.plots:
         require("matplotlib", "lab")
         inputs.writable_folder("--plots", args.plots)
+    point = choosing.started(args)
     router = Router.load(args.router)
     data = inputs.problem(args)
     test = inputs.part(args, data.table, "test")
@@ -221,7 +222,7 @@ def evaluate(args: argparse.Namespace) -> Any:
         "fallback": args.fallback,
         "overlap": args.overlap,
     }
-    result = run_evaluation(router, test, data.costs, **options)
+    result = run_evaluation(router, test, data.costs, point=point, **options)
     alpha = usual_alpha(result.alphas) if args.alpha is None else args.alpha
     text = report.table(result, alpha)
     inputs.say(
@@ -229,7 +230,10 @@ def evaluate(args: argparse.Namespace) -> Any:
         f"{result.lengths} lengths, alpha = {alpha:g}, {result.n} test queries"
         + _dropped(result.dropped),
     )
-    inputs.say(args, text)
+    inputs.say(args, f"{text}\n{report.words(result)}")
+    if point is not None:
+        inputs.say(args, f"\nthe chosen point, on these {result.n} queries:")
+        inputs.say(args, str(result.at(point.lam, point.alpha)))
     inputs.say(args, report.compatibility(result))
     inputs.say(args, result.statement)
     if args.plots:
@@ -254,6 +258,8 @@ def route(args: argparse.Namespace) -> Any:
     """Decide for texts, or for the embeddings of a file."""
     if args.text and not args.encoder:
         raise Cr2Error("--text needs --encoder SOURCE, the router's encoder")
+    if choosing.started(args) is None and args.lam is None:
+        raise Cr2Error("expected --lam, or --point FILE as cr2fast choose --write wrote it")
     limits = {
         k: v
         for k in ("max_latency_s", "max_energy_j", "max_usd")

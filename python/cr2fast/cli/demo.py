@@ -129,6 +129,7 @@ def run(
             f"\n{mode} lengths, alpha = {alpha:g}, {e.n} test queries ({e.n_answerable} answerable)"
         )
         say(report.table(e, alpha))
+        say(report.words(e))
         say(report.compatibility(e))
         alone = e.baselines["alone"]
         pairs = zip(router.models, alone["accuracy"], alone["cost"], strict=True)

@@ -166,6 +166,16 @@ def split(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--split-seed", type=int, default=0, help="seed of the split (default 0)")
 
 
+def point(sub: argparse.ArgumentParser) -> None:
+    """A chosen point to start from."""
+    sub.add_argument(
+        "--point",
+        type=Path,
+        metavar="FILE",
+        help="the operating point that cr2fast choose --write wrote, in place of --lam and --alpha",
+    )
+
+
 def training(sub: argparse.ArgumentParser) -> None:
     """Length and seed of training."""
     sub.add_argument(

@@ -10,7 +10,7 @@ from typing import Any
 
 from cr2fast._core import __version__
 from cr2fast.calibration import ALPHA, ALPHAS
-from cr2fast.cli import commands, costs, options, traffic
+from cr2fast.cli import choosing, commands, costs, options, traffic
 from cr2fast.encoders.distill import RIDGE
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -21,8 +21,10 @@ The usual order:
   cr2fast demo                                    see it work, on your data or a synthetic problem
   cr2fast fit --data DIR -o router.safetensors    train teacher, length predictor and gate
   cr2fast calibrate router.safetensors --data DIR thresholds, by conformal risk control
+  cr2fast choose router.safetensors --data DIR --relative-accuracy 0.9 --write point.json
+                                                  the point that keeps an accuracy and budgets
   cr2fast evaluate router.safetensors --data DIR  accuracy, cost and risk on the test split
-  cr2fast route router.safetensors --lam 1 --alpha 0.01 --embeddings x.npy
+  cr2fast route router.safetensors --point point.json --embeddings x.npy
   cr2fast inspect router.safetensors              what is in the file
   cr2fast replay decisions.jsonl --router router.safetensors --lam 1
                                                   what it would have done with logged traffic
@@ -62,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (_demo, _fit, _calibrate, _evaluate, _distill_encoder, _route, _inspect):
         add(subparsers)
     for add_one in (
+        choosing.add_choose,
         costs.add_costs,
         traffic.add_replay,
         traffic.add_recalibrate,
@@ -244,7 +247,7 @@ def _evaluate(subparsers: Any) -> None:
         subparsers,
         "evaluate",
         commands.evaluate,
-        "Route the third part of the data and count.",
+        "Route the test part of the data and count.",
         _DATA_HELP,
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
@@ -255,6 +258,7 @@ def _evaluate(subparsers: Any) -> None:
         type=float,
         help=f"risk level to print (default: the calibrated one nearest to {ALPHA:g})",
     )
+    options.point(sub)
     sub.add_argument(
         "--deferred",
         choices=("edge-only", "inclusive", "fallback"),
@@ -326,7 +330,8 @@ def _route(subparsers: Any) -> None:
         "Decide for texts, or for embeddings of a .npy file, (N, d) or (d,) float32.",
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")
-    sub.add_argument("--lam", type=float, required=True, help="cost weight, on the calibrated grid")
+    sub.add_argument("--lam", type=float, help="cost weight, on the calibrated grid")
+    options.point(sub)
     sub.add_argument(
         "--alpha",
         type=float,

@@ -16,7 +16,9 @@ import numpy as np
 
 from cr2fast._util.jsontext import json_ready
 from cr2fast._util.optional import require
+from cr2fast._util.text import useful
 from cr2fast.evaluation import plots as plots
+from cr2fast.evaluation.figures import LENGTHS, WORDS
 from cr2fast.evaluation.page import write_page
 from cr2fast.evaluation.result import Evaluation
 
@@ -25,9 +27,9 @@ _COLUMNS = (
     ("accuracy", "accuracy", "{:.3f}"),
     ("acc. ans.", "accuracy_answerable", "{:.3f}"),
     ("cost", "cost", "{:.3f}"),
-    ("latency s", "latency_s", "{:.2f}"),
-    ("energy J", "energy_j", "{:.0f}"),
-    ("$ per 1,000", "usd_per_1000", "{:.3g}"),
+    ("latency s", "latency_s", "{}"),
+    ("energy J", "energy_j", "{}"),
+    ("$ per 1,000", "usd_per_1000", "{}"),
     ("local", "local_rate", "{:.3f}"),
     ("risk", "risk", "{:.4f}"),
     ("needless", "needless_deferrals", "{:.3f}"),
@@ -56,13 +58,22 @@ def table(evaluation: Evaluation, alpha: float, rows: int = 12) -> str:
     for lam in evaluation.lams[step]:
         point = evaluation.at(float(lam), alpha)
         point["usd_per_1000"] = 1000 * point["usd"]
-        cells = [form.format(point[key]) for _, key, form in columns]
+        cells = [
+            useful(point[key]) if form == "{}" else form.format(point[key])
+            for _, key, form in columns
+        ]
         cells.insert(interval, f"[{point['risk_low']:.4f}, {point['risk_high']:.4f}]")
         lines.append(cells)
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in lines
     )
+
+
+def words(evaluation: Evaluation) -> str:
+    """What the words of :func:`table` mean, for where the first one stands."""
+    lengths = f"{evaluation.lengths} lengths: {LENGTHS[evaluation.lengths]}"
+    return "\n".join([lengths, *WORDS.values()])
 
 
 def compatibility(evaluation: Evaluation) -> str:

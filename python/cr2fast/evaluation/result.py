@@ -19,6 +19,7 @@ from cr2fast._util.checks import real, shown
 from cr2fast.calibration import allowed_counts, index_of
 from cr2fast.calibration.point import OperatingPoint
 from cr2fast.evaluation import choose
+from cr2fast.evaluation.figures import Figures
 from cr2fast.evaluation.intervals import binomial_interval, risk_tail
 from cr2fast.evaluation.queries import F64, Grid, Queries
 
@@ -147,8 +148,8 @@ class Evaluation:
                 out[:, j] = [risk_tail(c, self.n, k, self.n_calibration) for c in column]
         return out
 
-    def at(self, lam: float, alpha: float) -> dict[str, float]:
-        """All figures of one operating point, by name.
+    def at(self, lam: float, alpha: float) -> Figures:
+        """All figures of one operating point, by name: a dict that prints as a small table.
 
         Parameters
         ----------
@@ -162,13 +163,15 @@ class Evaluation:
             "usd_p95", "local_rate", "risk", "needless_deferrals",
         ]  # fmt: skip
         low, high = self.risk_interval[i, j]
-        return {
-            "lam": float(self.lams[i]),
-            "alpha": float(self.alphas[j]),
-            **{name: float(getattr(self, name)[i, j]) for name in names},
-            "risk_low": float(low),
-            "risk_high": float(high),
-        }
+        return Figures(
+            {
+                "lam": float(self.lams[i]),
+                "alpha": float(self.alphas[j]),
+                **{name: float(getattr(self, name)[i, j]) for name in names},
+                "risk_low": float(low),
+                "risk_high": float(high),
+            }
+        )
 
     @property
     def big_model(self) -> str:
@@ -262,7 +265,7 @@ class Evaluation:
         """
         return upper_hull(self.cost.ravel(), self.accuracy.ravel())
 
-    def cheapest(self, min_accuracy: float) -> dict[str, float] | None:
+    def cheapest(self, min_accuracy: float) -> Figures | None:
         """Figures of the cheapest operating point that is accurate enough, as :meth:`at` has them.
 
         Parameters
