@@ -106,7 +106,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks[0], "README.md", "exec"), {})
     out = capsys.readouterr().out
-    for words in ("at most alpha", "Decision(local=", "Selection(model=", "'risk'"):
+    for words in ("at most alpha", "Decision(local=", "Selection(model=", "wrongly (risk)"):
         assert words in out
     assert (tmp_path / "router.safetensors").stat().st_size < 4e6
 
