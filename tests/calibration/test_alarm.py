@@ -68,6 +68,10 @@ def test_booleans_are_losses_and_nothing_changes_where_one_is_bad():
     a.update_many(np.array([True, False, True]))
     b.update_many([1, 0, 1])
     assert a == b
+    one = RiskAlarm(ALPHA, DELTA)
+    for loss in (True, np.False_, 1):
+        one.update(loss)
+    assert one == a
     state = a.to_bytes()
     for losses, weights in [
         ([0.0, 1.5], None),

@@ -62,7 +62,7 @@ pub fn check_names(names: &[String]) -> Result<()> {
         return Err(Error::argument(
             "groups",
             format!("names of 1 to {MAX_NAME} bytes in UTF-8"),
-            format!("\"{}\"", crate::base::error::shown(name)),
+            name,
         ));
     }
     if !names.is_sorted_by(|a, b| a < b) {
@@ -185,4 +185,40 @@ pub(super) fn line(
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(names: &[&str], counts: Vec<usize>) -> Groups {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let thresholds = vec![0.5; names.len() * 6];
+        Groups { names, counts, thresholds, pooled: false }
+    }
+
+    #[test]
+    fn only_what_a_calibration_makes_is_taken() {
+        let good = groups(&["a", "b", "é"], vec![1, 2, 3]);
+        assert!(good.check(6, 6).is_ok());
+        let many: Vec<String> = (0..=MAX_GROUPS).map(|i| format!("{i:05}")).collect();
+        assert!(check_names(&many[1..]).is_ok());
+        for (bad, n, cells, words) in [
+            (groups(&["b", "a"], vec![3, 3]), 6, 6, "ascending"),
+            (groups(&["a", "a"], vec![3, 3]), 6, 6, "ascending"),
+            (groups(&["", "a"], vec![3, 3]), 6, 6, "names of 1 to 200 bytes"),
+            (groups(&["a"], vec![5]), 6, 6, "samples per group"),
+            (groups(&["a", "b"], vec![6, 0]), 6, 6, "samples per group"),
+            (groups(&["a", "b"], vec![usize::MAX, 7]), 6, 6, "samples per group"),
+            (groups(&["a", "b"], vec![6]), 6, 6, "samples per group"),
+            (groups(&["a"], vec![6]), 6, 5, "thresholds per group"),
+            (groups(&["a"], vec![6]), 6, 1 << 30, "thresholds, groups x lams x alphas"),
+            (Groups { thresholds: vec![f32::NAN; 18], ..good.clone() }, 6, 6, "NaN"),
+            (Groups { names: many, ..good.clone() }, 6, 6, "1 to 1024 groups"),
+            (groups(&[&"x".repeat(100_000)], vec![6]), 6, 6, "(100000 characters in all)"),
+        ] {
+            let error = bad.check(n, cells).unwrap_err().to_string();
+            assert!(error.contains(words) && error.len() < 500, "{error}");
+        }
+    }
 }

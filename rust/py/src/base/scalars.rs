@@ -124,7 +124,7 @@ pub mod args {
         delta: optional -> Option<f64>,
         defer_atypical: optional -> Option<f64>,
         alpha: optional -> Option<f64>,
-        loss: number -> f64,
+        loss: number_or_truth -> f64,
         weight: number -> f64,
         margin: number -> f64,
         decay: number -> f64,
@@ -180,6 +180,11 @@ pub fn group_names(groups: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<Opt
     }
     let names = groups.try_iter().map_err(|_| wrong())?;
     names.map(|name| name?.extract().map_err(|_| wrong())).collect::<PyResult<_>>().map(Some)
+}
+
+/// A number; of True and False, 1 and 0.
+fn number_or_truth(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<f64> {
+    obj.extract::<bool>().map_or_else(|_| number(obj, what), |b| Ok(f64::from(u8::from(b))))
 }
 
 /// True or false, Python's or NumPy's; a number is neither.

@@ -126,7 +126,7 @@ impl RiskAlarm {
     ///
     /// Parameters
     /// ----------
-    /// loss : float
+    /// loss : float or bool
     ///     1 for a query kept local although the full-information choice is an edge model, else 0; or
     ///     anything between.
     /// weight : float
