@@ -6,7 +6,8 @@
     POST /route  {"prompt": "..."}  or  {"messages": [{"role": "user", "content": "..."}]}
     and, to limit what the call may cost, "max_latency_s", "max_energy_j", "max_usd"
 
-ROUTER is the artifact, LAM and ALPHA a calibrated operating point; ENCODER is "minilm", a folder
+ROUTER is the artifact; POINT a file that cr2fast choose --write wrote, or LAM and ALPHA a
+calibrated operating point; ENCODER is "minilm", a folder
 with model.onnx and tokenizer.json, or the file of a static encoder (which needs only
 numpy). A body of more than MAX_BODY bytes is refused before it is read.
 """
@@ -23,7 +24,12 @@ import cr2fast
 from cr2fast.data.content import normalised
 from cr2fast.encoders.messages import text_of
 
-LAM, ALPHA = float(os.environ.get("LAM", "1")), float(os.environ.get("ALPHA", "0.05"))
+if chosen := os.environ.get("POINT"):
+    point = cr2fast.OperatingPoint.read(chosen)
+    point.check_router(cr2fast.Router.load(os.environ["ROUTER"]).sha256)
+    LAM, ALPHA = point.lam, point.alpha
+else:
+    LAM, ALPHA = float(os.environ.get("LAM", "1")), float(os.environ.get("ALPHA", "0.05"))
 MAX_BODY = int(os.environ.get("MAX_BODY", "1000000"))
 source = os.environ.get("ENCODER", "minilm")
 if os.path.isfile(source):

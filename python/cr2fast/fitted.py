@@ -6,6 +6,7 @@ calibration and evaluation ask for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,11 @@ class Fitted:
     def from_bytes(cls: type[R], data: bytes) -> R:
         """Read the bytes of an artifact; an ArtifactError if they are none."""
         return cls(_core.Router.from_bytes(data))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes that :meth:`save` writes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_bytes, (self.to_bytes(),)

@@ -8,7 +8,6 @@ counted from recorded answers and true lengths.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 import numpy as np
@@ -84,7 +83,7 @@ def evaluate(
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     given = len(test) if isinstance(test, RoutingTable) else 0
     test = router.check_table(test, "test split", after_calibration=True, overlap=overlap)
-    sha256 = hashlib.sha256(router.to_bytes()).hexdigest()
+    sha256 = router.sha256
     if point is not None:
         check_type(point, OperatingPoint, "point")
         point.check_router(sha256)
