@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.evaluation import page, write_page
+from cr2fast.evaluation import InfeasibleWishError, page, write_page
 
 pytest.importorskip("bokeh", reason="the extra `report` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -80,6 +80,8 @@ def priced(e):
     return replace(e, usd=e.share @ usd, baselines=e.baselines | lines | {"alone": alone})
 
 
+# A budget that every point keeps.
+LOOSE = {"max_usd": 1e9}
 FIGURES = {
     "min_accuracy": "accuracy",
     "max_usd": "usd",
@@ -89,24 +91,19 @@ FIGURES = {
 }
 
 
-def kept(e, budgets):
-    """Whether each point keeps each budget, (K, L, A)."""
-    out = []
-    for name, limit in budgets.items():
-        sign, slack = (-1 if name == "min_accuracy" else 1), 1e-12 * max(1, abs(limit))
-        out.append(sign * (getattr(e, FIGURES[name]) - limit) <= slack)
-    return np.array(out).reshape(len(budgets), *e.accuracy.shape)
+def chosen(e, budgets):
+    """What Python chooses: the flat index of the point and no budget, or -1 and those that bind."""
+    try:
+        point = e.choose(**budgets)
+    except InfeasibleWishError as error:
+        return -1, set(error.binding)
+    i, j = e.lams.tolist().index(point.lam), e.alphas.tolist().index(point.alpha)
+    return i * len(e.alphas) + j, set()
 
 
-def brute(e, budgets):
-    """The rule of the sliders, by a loop over the grid: the point's indices, or None."""
-    best = None
-    for i, j in np.argwhere(kept(e, budgets).all(axis=0)).tolist():
-        key = (e.cost[i, j], -e.accuracy[i, j])
-        key = (*(key if "min_accuracy" in budgets else key[::-1]), e.alphas[j])
-        if best is None or key < best[0]:
-            best = key, (i, j)
-    return best and best[1]
+def named(e, index):
+    """(lam, alpha) of a flat index."""
+    return e.lams[index // len(e.alphas)], e.alphas[index % len(e.alphas)]
 
 
 def shown_point(tab):
@@ -117,18 +114,17 @@ def test_a_slider_moves_the_chosen_point(evaluation, tmp_path, opened):
     tab = opened(write_page(tmp_path / "report.html", {"predicted": evaluation}, "made up"))
     assert tab.title() == tab.inner_text("h1") == "made up, predicted lengths"
     before = shown_point(tab)
-    i, j = brute(evaluation, {})
-    assert before == (evaluation.lams[i], evaluation.alphas[j])
+    assert before == named(evaluation, chosen(evaluation, LOOSE)[0])
     slider = tab.get_by_label("dollars per 1,000 queries, mean at most").first
     low, high = float(slider.get_attribute("min")), float(slider.get_attribute("max"))
     step = float(slider.get_attribute("step"))
     slider.fill(str(round(round((low + high) / 2 / step) * step, 9)))
     budget = float(slider.input_value())
     assert tab.locator("#max_usd-number").input_value() == slider.input_value()
-    i, j = brute(evaluation, {"max_usd": budget / 1000})
-    assert shown_point(tab) == (evaluation.lams[i], evaluation.alphas[j]) != before
+    index, _ = chosen(evaluation, {"max_usd": budget / 1000})
+    assert shown_point(tab) == named(evaluation, index) != before
     cell = tab.locator("#figures tr", has_text="dollars per 1,000").locator("td").nth(1)
-    assert float(cell.inner_text()) == pytest.approx(1000 * evaluation.usd[i, j], rel=5e-3)
+    assert float(cell.inner_text()) == pytest.approx(1000 * evaluation.usd.ravel()[index], rel=5e-3)
     # The arrow keys work, too, and the open end is no budget.
     slider.press("End")
     assert shown_point(tab) == before
@@ -158,25 +154,19 @@ def test_the_page_chooses_as_python_does(evaluation, tmp_path, opened):
         }
         for _ in range(500)
     ]
+    wishes = [w for w in wishes if w]
     found = tab.evaluate(
         "w => w.map(b => cr2fastReport.choose(cr2fastReport.data.modes[0].test, b))", wishes
     )
-    expected = [brute(evaluation, w) for w in wishes]
-    columns = len(evaluation.alphas)
-    assert found == [-1 if e is None else e[0] * columns + e[1] for e in expected]
+    expected = [chosen(evaluation, w) for w in wishes]
+    assert found == [index for index, _ in expected]
     assert 50 < found.count(-1) < 450
     binding = tab.evaluate(
         "w => w.map(b => cr2fastReport.binding(cr2fastReport.data.modes[0].test, b)"
         ".map(f => f.budget.name))",
         [w for w, k in zip(wishes, found, strict=True) if k < 0],
     )
-    for wish, names in zip(
-        [w for w, k in zip(wishes, found, strict=True) if k < 0], binding, strict=True
-    ):
-        at = kept(evaluation, wish)
-        alone = [n for n, k in zip(wish, at, strict=True) if not k.any()]
-        freed = [n for k, n in enumerate(wish) if np.delete(at, k, axis=0).all(axis=0).any()]
-        assert set(names) == set(alone or freed or wish)
+    assert [set(names) for names in binding] == [names for index, names in expected if index < 0]
 
 
 def test_equal_points_go_to_the_lower_alpha(evaluation, tmp_path, opened):
@@ -274,11 +264,11 @@ def test_budgets_choose_on_validation_where_there_is_one(evaluation, tmp_path, o
         tmp_path / "r.html", {"predicted": evaluation}, "x", {"predicted": other}
     )  # fmt: skip
     tab = opened(path)
-    i, j = brute(other, {})
-    assert (i, j) != brute(evaluation, {})
-    assert shown_point(tab) == (evaluation.lams[i], evaluation.alphas[j])
+    index, _ = chosen(other, LOOSE)
+    assert index != chosen(evaluation, LOOSE)[0]
+    assert shown_point(tab) == named(evaluation, index)
     cells = tab.locator("#figures tr", has_text="of all queries").locator("td").all_inner_texts()
-    assert cells[1:] == [f"{e.accuracy[i, j]:.3f}" for e in (other, evaluation)]
+    assert cells[1:] == [f"{e.accuracy.ravel()[index]:.3f}" for e in (other, evaluation)]
     assert "validation" in tab.inner_text("#caution")
 
 
