@@ -66,13 +66,13 @@ def latency(world: World, size: Size) -> list[Row]:
     bare = world.helper("proxy", stub.address)
     log = f'[log]\npath = "{world.folder}/latency.jsonl"\n'
     gateway = world.start("device", world.device(stub.address, more=log))
-    rows, other = [], _litellm(world, stub.address)
+    rows, other = [], _litellm(world, stub.address, 1)
     for stream in (False, True):
         body = world.body(world.accepted, stream=stream)
         expect = "data: [DONE]" if stream else "the answer of the stub"
         places = {"direct": stub, "bare": bare, "gateway": gateway}
         if other and not stream:
-            places["litellm"] = other
+            places["litellm"] = other[0]
         times: dict[str, list[float]] = {name: [] for name in places}
         for turn in range(size.rounds + 1):
             for name, place in places.items():
@@ -99,20 +99,22 @@ def latency(world: World, size: Size) -> list[Row]:
 
 
 def throughput(world: World, size: Size) -> list[Row]:
-    """Requests per second beside LiteLLM's proxy with a worker per core."""
+    """Requests per second beside LiteLLM's proxy, one process of it per core."""
     stub = _stub(world)
     gateway = world.start("device", world.device(stub.address))
     bare = world.helper("proxy", stub.address)
-    other = _litellm(world, stub.address)
+    other = _litellm(world, stub.address, os.cpu_count() or 1)
     body = world.body(world.accepted)
-    places = {"gateway": gateway, "bare": bare} | ({"litellm": other} if other else {})
+    places = {"gateway": [gateway], "bare": [bare]} | ({"litellm": other} if other else {})
     rates: dict[str, list[float]] = {name: [] for name in places}
     for turn in range(1 + max(3, size.rounds // 3)):
-        for name, place in places.items():
+        for name, servers in places.items():
             n = size.concurrent if name != "litellm" else size.concurrent // 20
-            told = all_good(world.ask(place.address, body, requests=n, connections=32).wait())
+            share = {"requests": n // len(servers), "connections": 32 // len(servers)}
+            asking = [world.ask(server.address, body, **share) for server in servers]
+            told = [all_good(one.wait()) for one in asking]
             if turn:
-                rates[name].append(told["n"] / told["total_s"])
+                rates[name].append(sum(one["n"] / one["total_s"] for one in told))
     per_s = {name: _median(xs) for name, xs in rates.items()}
     said = ", ".join(f"{name} {x:,.0f}/s" for name, x in per_s.items())
     if not other:
@@ -302,26 +304,34 @@ def _edge_model(world: World) -> str:
     return str(cr2fast.Router.load(world.folder / "router.safetensors").models[1])
 
 
-def _litellm(world: World, upstream: str) -> Running | None:
-    """LiteLLM's proxy in an environment of its own, before the same upstream."""
+def _litellm(world: World, upstream: str, processes: int) -> list[Running]:
+    """LiteLLM's proxy in an environment of its own, before the same upstream; none if not there."""
     command = world.folder.parent / "litellm" / "bin" / "litellm"
     if not command.exists():
-        return None
+        return []
     config = world.folder / "litellm.yaml"
     config.write_text(
         "model_list:\n  - model_name: cr2fast\n    litellm_params:\n      model: openai/stub\n"
         f"      api_base: http://{upstream}/v1\n      api_key: none\n"
     )
+    started = [_start_litellm(world, command, config) for _ in range(processes)]
+    for running in started:
+        _await(running)
+    return started
+
+
+def _start_litellm(world: World, command: Path, config: Path) -> Running:
     port = _free_port()
-    workers = str(os.cpu_count() or 1)
-    log = (world.folder / "litellm.log").open("w")
-    process = subprocess.Popen(
-        [command, "--config", config, "--host", "127.0.0.1", "--port", str(port),
-         "--num_workers", workers, "--run_gunicorn", "--telemetry", "False"],
-        stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**ENV, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
-    )  # fmt: skip
-    running = Running(process, f"127.0.0.1:{port}", world.folder / "litellm.log")
+    log = world.folder / f"litellm-{port}.log"
+    environment = {**ENV, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    # Loopback, and no key to check: that is in its favour.
+    environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [command, "--config", config, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=said, stderr=subprocess.STDOUT, text=True, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
 
     def end() -> None:
         with suppress(ProcessLookupError):
@@ -329,11 +339,15 @@ def _litellm(world: World, upstream: str) -> Running | None:
         process.wait()
 
     world.running.callback(end)
-    # A worker takes seconds to load, and much longer on a busy machine.
+    return Running(process, f"127.0.0.1:{port}", log)
+
+
+def _await(running: Running) -> None:
+    # It takes seconds to load, and minutes on a busy machine.
     for _ in range(2_400):
         with suppress(OSError), urlopen(f"http://{running.address}/health/liveliness", timeout=1):
-            return running
-        if process.poll() is not None:
+            return
+        if running.process.poll() is not None:
             break
         time.sleep(0.1)
     raise SystemExit(f"LiteLLM did not start: {running.log.read_text()[-2000:]}")
