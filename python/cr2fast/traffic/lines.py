@@ -187,6 +187,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "stream": _flag,
     "lam": _positive,
     "alpha": _probability,
+    "group": _text,
     "margin": _single,
     "threshold": _threshold,
     "p_value": _probability,

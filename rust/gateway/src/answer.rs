@@ -80,8 +80,9 @@ fn write(job: &Job, label: &Label, headers: &mut HeaderMap) {
             headers.insert(key, wire::text(&x));
         }
     };
-    number(wire::MARGIN, label.margin.map(|x| x.to_string()));
-    number(wire::THRESHOLD, job.point.map(|p| p.threshold.to_string()));
+    number(wire::MARGIN, label.margin.map(|(margin, _)| margin.to_string()));
+    let threshold = label.margin.map(|(_, threshold)| threshold);
+    number(wire::THRESHOLD, threshold.map(|threshold| threshold.to_string()));
     number(wire::LAM, job.point.map(|p| p.lam.to_string()));
     number(wire::ALPHA, job.point.map(|p| p.alpha.to_string()));
     let estimated = |of: fn(Estimate) -> Option<f64>| Some(of(label.estimate?)?.to_string());

@@ -29,14 +29,12 @@ pub struct Point {
     pub lam: f64,
     /// α, as the grid spells it.
     pub alpha: f64,
-    /// τ as a margin.
-    pub threshold: f32,
 }
 
 /// One routed request, as the core is asked about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// λ, α, τ.
+    /// λ and α.
     pub point: Point,
     /// e(x).
     pub embedding: &'a [f32],
@@ -46,6 +44,8 @@ pub struct Call<'a> {
     pub state: LinkState,
     /// What it may cost at most.
     pub budget: Budget,
+    /// Whose threshold applies.
+    pub group: Option<&'a str>,
 }
 
 impl<'a> Call<'a> {
@@ -196,11 +196,11 @@ impl Brain {
     /// The point that a request asks for; a 400 that names the neighbours where it is off the grid.
     pub fn point(&self, lam: Option<f64>, alpha: Option<f64>) -> Result<Point, Refusal> {
         let (lam, alpha) = (lam.unwrap_or(self.default.0), alpha.unwrap_or(self.default.1));
-        let (lam, alpha, threshold) = self
+        let (lam, alpha, _) = self
             .router
             .threshold(lam, alpha)
             .map_err(|e| Refusal::bad("operating_point", bounded(&e)))?;
-        Ok(Point { lam, alpha, threshold })
+        Ok(Point { lam, alpha })
     }
 
     /// Count what a request holds, and embed it where no embedding came with it.
@@ -235,11 +235,11 @@ impl Brain {
     pub fn decide(&self, call: &Call) -> Result<(Decision, Option<Choice>), Refusal> {
         let stages = self.stages(call.point).map_err(|e| internal(&bounded(&e)))?;
         if call.budget.is_none() {
-            let decision = stages.device().route(call.embedding, false);
-            return decision.map(|d| (d, None)).map_err(|e| internal(&bounded(&e)));
+            let decision = stages.device().route_in(call.group, call.embedding, false);
+            return decision.map(|d| (d, None)).map_err(|e| refused(&e));
         }
         let (state, budget) = (Some(call.state), call.budget);
-        let limits = cr2fast_core::Call { state, available: None, budget, group: None };
+        let limits = cr2fast_core::Call { state, available: None, budget, group: call.group };
         let choice = stages.route(call.embedding, call.input_tokens as f64, &limits);
         choice.map(|c| (c.decision, Some(c))).map_err(|e| refused(&e))
     }
@@ -375,6 +375,9 @@ fn refused(e: &Error) -> Refusal {
         }
         Error::Argument { what, .. } if what.starts_with("max_") || what == "budget" => {
             Refusal::bad("budget", words)
+        }
+        Error::Argument { what, .. } if what == "group" => {
+            Refusal::bad("group", format!("x-cr2fast-group: {}", bounded(e)))
         }
         e => Refusal::bad("embedding", bounded(e)),
     }

@@ -64,13 +64,14 @@ struct Plan {
 
 impl Plan {
     /// What the core is asked about; none where text does not decide.
-    fn call(&self, job: &Job) -> Option<Call<'_>> {
+    fn call<'a>(&'a self, job: &'a Job) -> Option<Call<'a>> {
         Some(Call {
             point: job.point?,
             embedding: self.embedding.as_deref()?,
             input_tokens: self.input_tokens,
             state: self.state,
             budget: job.wish.budget(),
+            group: job.wish.group.as_deref(),
         })
     }
 
@@ -161,6 +162,7 @@ impl Device {
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.record.margin = plan.decision.map(|d| d.margin);
+        trace.record.threshold = plan.decision.map(|d| d.threshold);
         trace.record.p_value = plan.decision.and_then(|d| d.p_value);
         if log_embedding {
             trace.record.embedding.clone_from(&plan.embedding);
@@ -190,7 +192,7 @@ impl Device {
                         Place::Device => job.brain.models()[0].clone(),
                         Place::Edge => model_of(&answer, job),
                     };
-                    let margin = plan.decision.map(|d| d.margin);
+                    let margin = plan.decision.map(|d| (d.margin, d.threshold));
                     let estimate = plan.estimate(job, &model);
                     let label = Label { place, model, why, margin, estimate };
                     self.shadow(job, &plan, why, &mut trace);

@@ -81,13 +81,14 @@ struct Picked {
 
 impl Plan {
     /// What the core is asked about; none where text does not decide.
-    fn call(&self, job: &Job) -> Option<Call<'_>> {
+    fn call<'a>(&'a self, job: &'a Job) -> Option<Call<'a>> {
         Some(Call {
             point: job.point?,
             embedding: self.embedding.as_deref()?,
             input_tokens: self.input_tokens,
             state: self.state,
             budget: job.wish.budget(),
+            group: job.wish.group.as_deref(),
         })
     }
 

@@ -13,6 +13,8 @@ mod brain;
 mod config;
 mod device;
 mod edge;
+#[cfg(any(test, feature = "internals"))]
+mod hostile;
 mod job;
 mod link;
 mod log;
@@ -29,6 +31,13 @@ mod wire;
 pub use app::App;
 pub use config::{Config, ConfigError, RoleConfig};
 pub use serve::serve;
+
+/// What fuzzing looks at beneath the surface.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::hostile::{config, events, headers, request};
+}
 
 /// A line for whoever runs the gateway.
 pub fn say(words: &str) {

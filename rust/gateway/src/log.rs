@@ -42,6 +42,9 @@ pub struct Record {
     pub lam: Option<f64>,
     /// α.
     pub alpha: Option<f64>,
+    /// The group whose threshold applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Δ̂.
     pub margin: Option<f32>,
     /// τ; "inf" where all is deferred, "-inf" where all is accepted.

@@ -28,8 +28,8 @@ pub struct Label {
     pub model: String,
     /// Why there.
     pub why: Why,
-    /// Δ̂.
-    pub margin: Option<f32>,
+    /// Δ̂ and τ.
+    pub margin: Option<(f32, f32)>,
     /// What the model was expected to take.
     pub estimate: Option<Estimate>,
 }
@@ -72,7 +72,7 @@ impl Trace {
             stream: job.ask.stream,
             lam: job.point.map(|p| p.lam),
             alpha: job.point.map(|p| p.alpha),
-            threshold: job.point.map(|p| p.threshold),
+            group: job.wish.group.clone(),
             budget: limited.then_some(BudgetRecord { latency_s, energy_j, usd }),
             outcome: "cancelled",
             router: job.brain.hash().into(),

@@ -73,7 +73,7 @@ impl App {
         let read = Instant::now();
         let brain = self.brain();
         let ask = Ask::read(body, kind)?;
-        let point = point(&brain, &ask.target, wish)?;
+        let point = point(&brain, &ask.target, &wish)?;
         let id = head.headers.get(wire::REQUEST_ID).and_then(|id| id.to_str().ok());
         let id = id.unwrap_or_default().to_string();
         if point.is_none() && !wish.budget().is_none() {
@@ -107,7 +107,7 @@ impl App {
 }
 
 /// The point of a routed request: what its model's name says, else its headers, else the configuration.
-fn point(brain: &Brain, target: &Target, wish: Wish) -> Result<Option<Point>, Refusal> {
+fn point(brain: &Brain, target: &Target, wish: &Wish) -> Result<Option<Point>, Refusal> {
     let Target::Routed { lam, alpha } = *target else { return Ok(None) };
     let one = |key: &str, name: Option<f64>, header: Option<f64>| match (name, header) {
         (Some(a), Some(b)) if a != b => Err(Refusal::bad(

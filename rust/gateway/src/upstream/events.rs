@@ -94,9 +94,10 @@ impl Events {
     }
 
     fn look(&mut self, bytes: &[u8]) -> Event {
-        let Ok(text) = std::str::from_utf8(bytes) else { return Event::Garbage };
         let mut first = Event::Empty;
-        for line in text.lines() {
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let line = std::str::from_utf8(line).unwrap_or("no text");
+            let line = line.strip_suffix('\r').unwrap_or(line);
             let Some(data) = line.strip_prefix("data:") else {
                 let known = ["event:", "id:", "retry:", ":"].iter().any(|p| line.starts_with(p));
                 if !known && !line.is_empty() && first == Event::Empty {

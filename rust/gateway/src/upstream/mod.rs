@@ -30,6 +30,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::tls::{Trust, is_refusal};
 
 pub use breaker::{Breaker, BreakerSettings};
+#[cfg(any(test, feature = "internals"))]
+pub use events::look_at_whole;
 pub use events::{Event, Events, Usage};
 pub use health::{HealthSettings, watch};
 pub use queueing::Queue;

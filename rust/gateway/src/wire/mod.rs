@@ -15,6 +15,9 @@ use crate::refusal::Refusal;
 /// What device and edge speak; another version is refused.
 pub const VERSION: &str = "1";
 
+/// Bytes of a group's name.
+const MAX_GROUP: usize = 200;
+
 /// What all of them begin with.
 pub const PREFIX: &str = "x-cr2fast-";
 const fn name(text: &'static str) -> HeaderName {
@@ -31,6 +34,8 @@ pub const MAX_LATENCY_MS: HeaderName = name("x-cr2fast-max-latency-ms");
 pub const MAX_ENERGY_J: HeaderName = name("x-cr2fast-max-energy-j");
 /// Most dollars of this call.
 pub const MAX_USD: HeaderName = name("x-cr2fast-max-usd");
+/// The group whose threshold applies, where the router was calibrated per group.
+pub const GROUP: HeaderName = name("x-cr2fast-group");
 /// Seconds that the cost table expects.
 pub const LATENCY_S: HeaderName = name("x-cr2fast-estimated-latency-s");
 /// Joules that the cost table expects.
@@ -136,7 +141,7 @@ impl Place {
 }
 
 /// What a request asks for in headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
     /// λ.
     pub lam: Option<f64>,
@@ -148,6 +153,8 @@ pub struct Wish {
     pub max_energy_j: Option<f64>,
     /// Most dollars.
     pub max_usd: Option<f64>,
+    /// The group.
+    pub group: Option<String>,
 }
 
 impl Wish {
@@ -200,6 +207,10 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
             key if *key == MAX_LATENCY_MS => &mut wish.max_latency_ms,
             key if *key == MAX_ENERGY_J => &mut wish.max_energy_j,
             key if *key == MAX_USD => &mut wish.max_usd,
+            key if *key == GROUP => {
+                wish.group = Some(group(headers)?);
+                continue;
+            }
             key if INTERNAL.contains(key) => {
                 if from_device {
                     continue;
@@ -217,7 +228,7 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
                 return Err(Refusal::bad(
                     "unknown_header",
                     format!(
-                        "{short}: expected {LAM}, {ALPHA}, {MAX_LATENCY_MS}, {MAX_ENERGY_J} or {MAX_USD}, got a header that this version does not know"
+                        "{short}: expected {LAM}, {ALPHA}, {GROUP}, {MAX_LATENCY_MS}, {MAX_ENERGY_J} or {MAX_USD}, got a header that this version does not know"
                     ),
                 ));
             }
@@ -232,6 +243,19 @@ pub fn wish(headers: &HeaderMap, from_device: bool) -> Result<Wish, Refusal> {
         });
     }
     Ok(wish)
+}
+
+/// The group: as bytes on the wire, since names may be of any script.
+fn group(headers: &HeaderMap) -> Result<String, Refusal> {
+    let mut values = headers.get_all(GROUP).iter();
+    let (first, more) = (values.next(), values.next());
+    let name =
+        first.filter(|_| more.is_none()).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
+    let name = name.map(str::trim).filter(|name| (1..=MAX_GROUP).contains(&name.len()));
+    name.map(String::from).ok_or_else(|| {
+        let words = format!("{GROUP}: expected one name of 1 to {MAX_GROUP} bytes of UTF-8, got none, several or another");
+        Refusal::bad("group", words)
+    })
 }
 
 /// A limit: a number, at least 0.

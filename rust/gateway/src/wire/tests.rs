@@ -86,4 +86,14 @@ fn clients_set_the_point_and_nothing_else() {
         let refusal = of(&[("x-cr2fast-max-usd", value)]).unwrap_err();
         assert!(refusal.message.contains("expected a number, at least 0"), "{value}");
     }
+    let group = |value: &'static [u8]| {
+        let mut headers = HeaderMap::new();
+        headers.insert(GROUP, HeaderValue::from_bytes(value).unwrap());
+        super::wish(&headers, false).map(|wish| wish.group)
+    };
+    assert_eq!(group(b"search").unwrap().as_deref(), Some("search"));
+    assert_eq!(group("m\u{f6}bel".as_bytes()).unwrap().as_deref(), Some("m\u{f6}bel"));
+    for bad in [&b""[..], b" ", b"\xff\xfe", &[b'a'; 201]] {
+        assert_eq!(group(bad.to_vec().leak()).unwrap_err().code, "group");
+    }
 }

@@ -1,4 +1,4 @@
-//! Limits of a call, and the rule that may send a request back: the same on device and edge.
+//! Limits of a call, groups, and the rule that may send a request back: the same on device and edge.
 
 use crate::common::client::{CHAT, ask, chat, post};
 use crate::common::stub::Stub;
@@ -185,4 +185,39 @@ async fn by_the_inclusive_rule_the_edge_may_send_a_request_back() {
     assert_eq!((reply.status, reply.place().0), (200, "edge"));
     let both = format!("rule = \"inclusive\"\nfallback = \"medium\"\n{models}");
     assert!(world.config(&both).unwrap_err().to_string().contains("no fallback beside"));
+}
+
+#[tokio::test]
+async fn each_group_has_its_threshold_and_unknown_ones_defer() {
+    let (world, edge) = (World::new(), Stub::answering().await);
+    let (accepted, _) = world.texts();
+    let mut calibration = world.router.calibration().unwrap().clone();
+    let cells = calibration.thresholds.len();
+    calibration.groups = Some(cr2fast_core::Groups {
+        names: vec!["chat".into(), "m\u{f6}bel".into()],
+        counts: vec![500, 500],
+        thresholds: [vec![f32::NEG_INFINITY; cells], vec![f32::INFINITY; cells]].concat(),
+        pooled: false,
+    });
+    let grouped = world.router.with_calibration(calibration).unwrap();
+    grouped.save(&world.folder.join("router.safetensors")).unwrap();
+    let local = Stub::answering().await;
+    let gateway = world.start(&device(&local.url, &edge.url)).await;
+    let at = async |url: &str, group: &str| {
+        post(url, CHAT, &chat("cr2fast", &accepted), &[("x-cr2fast-group", group)]).await
+    };
+    for (group, why, threshold) in
+        [("chat", "accepted", "-inf"), ("m\u{f6}bel", "deferred", "inf"), ("x", "deferred", "inf")]
+    {
+        let reply = at(&gateway.url, group).await;
+        assert_eq!((reply.status, reply.place().2), (200, why), "{group}");
+        assert_eq!(reply.header("x-cr2fast-threshold"), threshold);
+    }
+    assert_eq!(ask(&gateway.url, &chat("cr2fast", &accepted)).await.place().2, "deferred");
+    assert_eq!(at(&gateway.url, &"x".repeat(201)).await.status, 400);
+    let plain = World::new();
+    let gateway = plain.start(&device(&local.url, &edge.url)).await;
+    let reply = at(&gateway.url, "chat").await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.error().contains("calibrated without groups"), "{}", reply.error());
 }

@@ -1,0 +1,4 @@
+//! Configuration files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cr2fast_gateway::internals::config(data));
