@@ -30,6 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 TOKENS = ("prompt_tokens", "completion_tokens")
 _FAILED = ("fail", "failure", "failed", "error", "timeout", "exception", "cancelled", "canceled")
+_NO_ERROR = ("", "null", "none", "nan", "n/a", "false", "0", "[]", "{}", "ok", "success")
 # Objects within objects that become columns, `usage.prompt_tokens`.
 _DEPTH = 3
 
@@ -248,7 +249,9 @@ def _failed(error: pl.Series, status: pl.Series) -> list[bool]:
 
 
 def _is_error(value: Any) -> bool:
-    return value not in (None, False, 0, "", "null", "None", "none", "false", "False")
+    if isinstance(value, str):
+        return value.strip().lower() not in _NO_ERROR
+    return value not in (None, False, 0, []) and value == value  # NaN is a hole.
 
 
 def _is_bad(status: Any) -> bool:
