@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -318,3 +320,44 @@ def test_the_sample_log_becomes_a_router(data_dir, tmp_path, capsys):
     (row,) = json.loads(out)
     assert row["model"] in ("llama3.1-8b", "gpt-4o-mini", "gpt-4o")
     assert row["usd"] > 0
+
+
+def four_commands(log, local, encoder, text, accuracy="0.9"):
+    """The commands of docs/how-to/route-my-prompts.md, for another log."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "route-my-prompts.md"
+    block = next(b for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S) if "choose" in b)
+    changed = {"calls.jsonl": str(log), "llama3.1-8b": local, "minilm": encoder, "0.9": accuracy}
+    commands = [shlex.split(line)[1:] for line in block.strip().splitlines()]
+    assert [c[0] for c in commands] == ["fit", "calibrate", "choose", "route"]
+    commands[3][-1] = text
+    return [[changed.get(word, word) for word in c] for c in commands]
+
+
+def test_four_commands_from_a_log_to_a_routed_prompt(log, known, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = known.table.extra["text"][5]
+    for words in four_commands(log, "device-s", "known", text, "0.5"):
+        more = (
+            EPOCHS if words[0] == "fit" else ["--encoder", "known"] if words[0] != "route" else []
+        )
+        code, out, err = run(capsys, *words, *more)
+        assert code == 0, err
+    assert re.search(r"^0\t(local|edge-1|edge-2)\tmargin", out)
+    point = json.loads((tmp_path / "point.json").read_text())
+    parts = cr2fast.RoutingTable.read_log(
+        log, local="device-s", encoder=known, progress=False
+    ).split_by_content()
+    assert point["n"] == len(parts[2]), "the validation part chooses"
+    assert len(set(known.seen)) == 900
+
+
+def test_four_commands_over_the_sample(data_dir, tmp_path, capsys, monkeypatch):
+    """With MiniLM, as the how-to has them."""
+    monkeypatch.chdir(tmp_path)
+    log = data_dir / "log_sample.jsonl"
+    for words in four_commands(log, "llama3.1-8b", "minilm", "What is 2 + 2?"):
+        code, out, err = run(capsys, *words)
+        assert code == 0, err
+        if words[0] == "choose":
+            assert "accuracy" in out
+    assert re.search(r"^0\t(local|gpt-4o-mini|gpt-4o)\tmargin", out)

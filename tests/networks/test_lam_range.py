@@ -114,3 +114,14 @@ def test_a_forged_grid_is_refused(small, found, grid):
     )
     with pytest.raises(cr2fast.Cr2Error, match="lam"):
         forged.calibrate(others(small.table), alphas=(0.05,))
+
+
+def test_choices_that_change_together_are_one_point_of_the_grid():
+    """As of a log whose prices make many queries' choices change at one cost weight."""
+    from cr2fast.calibration import lam_grid
+
+    record = {
+        "config": {"lam_low": 0.5, "lam_high": 9.0},
+        "lam_range": {"grid": [0.5, 1.0, 2.25, 2.25, 2.25, 4.0, 9.0]},
+    }
+    assert lam_grid(None, record).tolist() == [0.5, 1.0, 2.2, 4.0, 9.0]

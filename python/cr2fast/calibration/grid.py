@@ -103,7 +103,9 @@ def lam_grid(lams: npt.ArrayLike | None, training: Mapping[str, Any]) -> npt.NDA
     if lams is not None:
         grid = ascending(lams, "lams")
     elif isinstance(told, dict) and told.get("grid"):
-        grid = typable(ascending(told["grid"], "lam_range.grid of the training record"))
+        # Many choices that change at one cost weight are several points there.
+        points = [v for i, v in enumerate(told["grid"]) if i == 0 or v != told["grid"][i - 1]]
+        grid = typable(ascending(points, "lam_range.grid of the training record"))
     else:
         return default_lams(low, high)
     slack = 1e-9
