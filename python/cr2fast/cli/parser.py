@@ -108,7 +108,7 @@ def _demo(subparsers: Any) -> None:
     sub.add_argument(
         "--lam",
         type=float,
-        help="cost weight to route at (default: the calibrated one nearest to 1)",
+        help="cost weight to route at (default: chosen, for 90 %% of the accuracy)",
     )
     sub.add_argument(
         "--alpha", type=float, default=ALPHA, help=f"risk level to show (default {ALPHA:g})"
