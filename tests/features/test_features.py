@@ -95,7 +95,14 @@ def fitted(problem, features=True, **options):
     table, costs = problem
     train, calibration, test = table.split(seed=0)
     router = cr2fast.fit(
-        train, costs, features=features, teacher_epochs=2, gate_epochs=2, progress=False, **options
+        train,
+        costs,
+        features=features,
+        teacher_epochs=2,
+        gate_epochs=2,
+        lam_range=(0.1, 20.0),
+        progress=False,
+        **options,
     )
     router.calibrate(calibration, lams=[LAM], alphas=[ALPHA])
     return router, test
@@ -248,7 +255,7 @@ def test_the_teachers_smoother_is_its_twin(problem, features, tmp_path):
     fits = [
         cr2fast.fit(
             train, costs, features=features, smoother_share=share, smoother_centres=centres,
-            teacher_epochs=2, gate_epochs=1, progress=False,
+            teacher_epochs=2, gate_epochs=1, lam_range=(0.1, 20.0), progress=False,
         )
         for share, centres in ((0.0, 8192), (0.75, 8192), (0.75, 40))
     ]  # fmt: skip
