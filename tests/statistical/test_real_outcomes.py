@@ -14,7 +14,8 @@ from testing.resplits import check_mean_risk
 def real(data_dir):
     problem = load_folder(data_dir)
     parts = problem.table.split()
-    router = cr2fast.fit(parts[0], problem.costs, progress=False, teacher_epochs=4, gate_epochs=6)
+    options = {"teacher_epochs": 4, "gate_epochs": 6, "lam_range": (0.1, 20.0)}
+    router = cr2fast.fit(parts[0], problem.costs, progress=False, **options)
     return problem, parts, router
 
 
