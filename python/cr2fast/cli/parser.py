@@ -29,17 +29,26 @@ The usual order:
   cr2fast replay decisions.jsonl --router router.safetensors --lam 1
                                                   what it would have done with logged traffic
 
+With a log of calls (prompt, model, score, tokens, dollars, seconds) in place of a data folder, from
+its prompts to a routed one; embeddings are made on the way:
+  cr2fast fit --log calls.jsonl --encoder minilm
+  cr2fast calibrate router.safetensors --log calls.jsonl
+  cr2fast choose router.safetensors --log calls.jsonl --relative-accuracy 0.9 --write point.json
+  cr2fast route router.safetensors --point point.json --encoder minilm --text "Who wrote Hamlet?"
+
 From text on a device: cr2fast distill-encoder writes a static encoder, which embeds a text in
 microseconds; give it to fit, calibrate and evaluate as --encoder FILE --embed.
 
-fit, calibrate and evaluate cut the same data into the same three disjoint parts (--split,
---split-seed); fit takes the first, calibrate the second, evaluate the third. Query ids are checked,
-so an overlap is an error.
+fit, calibrate, choose and evaluate cut the same data into the same disjoint parts (--split,
+--split-seed) and take one each, in this order. Query ids are checked, and what queries say, so an
+overlap is an error.
 """
 _DATA_HELP = """\
 A data folder holds *queries.parquet (query_id, n_input_tokens, embedding, optional category),
 *outcomes.parquet (query_id, model, correct, n_output_tokens) and cost_table*.json, which names the
-models to use, the device's first.
+models to use, the device's first; CSV, JSON Lines and Arrow will do in place of Parquet. With
+--encoder, a column `text` will do in place of embeddings and token counts. --log FILE takes one row
+per call instead.
 """
 _DISTILL_HELP = """\
 Each token of the encoder's vocabulary is embedded once (about a minute); the vector of a text is
