@@ -51,7 +51,13 @@ def _router(encoder: cr2fast.StaticEncoder, seed: int) -> cr2fast.Router:
     table = replace(problem.table, encoder=encoder.info)
     train, calibration, _ = table.split()
     router = cr2fast.fit(
-        train, problem.costs, teacher_epochs=2, gate_epochs=2, seed=seed, progress=False
+        train,
+        problem.costs,
+        lam_range=(0.1, 20.0),
+        teacher_epochs=2,
+        gate_epochs=2,
+        seed=seed,
+        progress=False,
     )
     router.calibrate(calibration, alphas=(0.05, ALPHA), lams=[0.1, LAM, 20.0])
     return router

@@ -61,7 +61,7 @@ def made_up(folder: Path) -> tuple[cr2fast.Router, cr2fast.RoutingTable]:
         encoder=encoder.info,
     )
     train, rest = table.split((0.6, 0.4), seed=0)
-    router = cr2fast.fit(train, costs, seed=0, progress=False)
+    router = cr2fast.fit(train, costs, lam_range=(0.1, 3.0), seed=0, progress=False)
     return router, rest
 
 

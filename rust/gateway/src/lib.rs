@@ -28,6 +28,8 @@ mod trace;
 mod upstream;
 mod wire;
 
+use std::io::Write;
+
 pub use app::App;
 pub use config::{Config, ConfigError, RoleConfig};
 pub use serve::serve;
@@ -41,5 +43,6 @@ pub mod internals {
 
 /// A line for whoever runs the gateway.
 pub fn say(words: &str) {
-    eprintln!("cr2fast-gateway: {words}");
+    // Nobody may be listening; that ends nothing.
+    let _ = writeln!(std::io::stderr(), "cr2fast-gateway: {words}");
 }

@@ -4,8 +4,9 @@
 //! edge's own time. Out: [`Measured`]: round trip and rates as exponentially weighted means, each absent
 //! until something was measured; the edge takes what is absent from the cost table's typical state.
 //!
-//! A request of few bits takes one round trip; one of many takes a round trip and its bits over the
-//! rate. New connections are left out: their handshakes are no round trip of a request.
+//! A request takes a round trip and its bits over the rate. One of few bits tells the round trip, one of
+//! many the rate; each is corrected by what the other has told. New connections are left out: their
+//! handshakes are no round trip of a request.
 
 use std::sync::Mutex;
 
@@ -96,7 +97,8 @@ impl Measured {
             return;
         }
         if seen.sent_bits < MANY_BITS {
-            mean(&mut self.rtt_s, seen.up_s);
+            let transfer_s = self.rate_ul_bps.map_or(0.0, |rate| seen.sent_bits / rate);
+            mean(&mut self.rtt_s, (seen.up_s - transfer_s).max(0.0));
         } else if let Some(transfer_s) = self.rtt_s.map(|rtt| seen.up_s - rtt)
             && transfer_s > 0.0
         {
@@ -136,7 +138,8 @@ mod tests {
         let (rtt_s, rate_ul, rate_dl) = (0.018, 10e6, 40e6);
         let link = Link::default();
         for i in 0..20 {
-            let sent_bits = if i % 2 == 0 { 8e3 } else { 8e5 };
+            // An embedding and a short prompt, or a long one.
+            let sent_bits = if i % 2 == 0 { 3e4 } else { 8e5 };
             let jitter = 1.0 + 0.04 * f64::from(i % 3 - 1);
             let up_s = (rtt_s + sent_bits / rate_ul) * jitter;
             link.observe(Exchange { sent_bits, up_s, received: Some((4e5, 4e5 / rate_dl)) });

@@ -8,6 +8,7 @@ mod deploy;
 mod device;
 mod edge;
 mod hostile;
+mod kill;
 mod load;
 mod log;
 mod reload;
