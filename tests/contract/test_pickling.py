@@ -51,6 +51,7 @@ def things(router, splits):
         "RoutingProblem": make_routing_problem(n=30, d=8, seed=0),
         "CalibrationReport": report,
         "Evaluation": cr2fast.evaluate(router, test),
+        "OperatingPoint": cr2fast.evaluate(router, test).choose(min_accuracy=0.1),
         "DriftReport": router.check_drift(device.margins(test.embeddings), lam=1.0),
         "EncoderInfo": EncoderInfo("a", "b"),
         "FitOptions": cr2fast.FitOptions(hidden=3),
