@@ -68,6 +68,7 @@ pub use simd::layers::{ERF_P, ERF_Q, LAYER_NORM_EPS};
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::encoder::wordpiece::WordPiece;
     pub use crate::simd::layers::sigmoid;
     pub use crate::simd::packed::{Packed, PaddedVec};
 }

@@ -128,7 +128,8 @@ impl<'a> Container<'a> {
         views.sort_by(|a, b| a.0.cmp(&b.0));
         let found =
             digest(&body, views.iter().map(|(n, v)| (n.as_str(), v.dtype(), v.shape(), v.data())));
-        if found != sha256 {
+        // A fuzzer would never get past a hash.
+        if found != sha256 && !cfg!(fuzzing) {
             return Err(Error::artifact(
                 format!("content with sha256 {sha256}"),
                 format!("{found}: the file is damaged or was edited"),
