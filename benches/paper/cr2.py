@@ -19,8 +19,11 @@ ALPHAS = (0.002, 0.005, 0.01, 0.02, 0.05)
 LAM_RANGE = (0.03, 4.0)
 # Dense, so that what is compared is methods and not the spacing of their operating points.
 LAMS = np.array([float(f"{x:.4g}") for x in np.geomspace(*LAM_RANGE, 256)])
+# The features' weight is chosen by cost here: squared error, by which `fit` chooses it, likes more.
 CONFIGS = [
-    {"rows": rows, "recipe": "smoothed", "features": True, "smoother": True} for rows in ROWS
+    {"rows": rows, "recipe": "smoothed", "features": True, "smoother": True, "weight": weight}
+    for weight in (1.0, 2.0)
+    for rows in ROWS
 ]
 LOCAL_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 # What each ablation changes in the gate's fit; the teacher stays.
@@ -47,6 +50,7 @@ def fit(train, costs, config, mode, seed, teacher=None, **options):
     return cr2fast.fit(
         learnable(train, config["rows"]), costs, seed=seed, recipe=config["recipe"], lengths=mode,
         features=config["features"] and has_texts(train),
+        feature_weight=config["weight"],
         smoother_share=SHARE if smoothed and config["smoother"] else 0.0,
         lam_range=LAM_RANGE, teacher=teacher, progress=False, **options,
     )  # fmt: skip
