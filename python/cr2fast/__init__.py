@@ -47,6 +47,7 @@ from cr2fast._core import (
 from cr2fast._util import renamed
 
 if TYPE_CHECKING:
+    from cr2fast._util.versions import show_versions
     from cr2fast.calibration import CalibrationReport, default_lams
     from cr2fast.calibration.point import OperatingPoint
     from cr2fast.data.queries import QueryTable
@@ -72,6 +73,7 @@ _LAZY = {
     "default_lams": "calibration",
     "evaluate": "evaluation",
     "fit": "fitting",
+    "show_versions": "_util.versions",
 }
 # The flat modules of before, by where they are now.
 renamed.modules(
@@ -129,6 +131,7 @@ __all__ = [
     "empirical_risk",
     "evaluate",
     "fit",
+    "show_versions",
     "text_features",
 ]
 
