@@ -98,6 +98,7 @@ check: $(BUILT)  ## formatting, lints, types, stub against module
 bench: $(BUILT)  ## time single decisions, batches and calibration (answers asserted first)
 	mkdir -p target/bench
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-json=target/bench/python.json
+	$(BIN)/python -m benches.history target/bench/python.json
 	cargo bench -p cr2fast-core --bench kernels
 
 # The harness's runner has to be of the library's version.
@@ -226,3 +227,63 @@ wheel: .venv/.tools  ## build the wheel into dist/
 
 clean:  ## remove what make made
 	rm -rf .venv .venv-peers .venv-paper .venv-testbed target dist demo python/cr2fast/*.so
+
+# Wheels for the systems that devices have, old glibc included; zig links against it.
+WHEELS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+wheels: .venv/.tools  ## manylinux_2_17 wheels for x86-64 and AArch64 into dist/, audited
+	$(BIN)/pip install -q --group wheels
+	rm -rf dist
+	rustup target add $(WHEELS)
+	. $(BIN)/activate && for target in $(WHEELS); do \
+	  maturin build --release --zig --compatibility manylinux2014 --target $$target --out dist || exit 1; done
+	$(BIN)/abi3audit --strict dist/*.whl
+	for wheel in dist/*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
+
+.PHONY: docs workflows fuzz miri audit wheels
+docs: $(BUILT)  ## the site, strictly (out: target/site)
+	$(BIN)/pip install -q --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
+workflows: .venv/.tools  ## check the workflows of .github
+	$(BIN)/pip install -q --group workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline -q .github/workflows
+
+# Seconds per fuzz target. Fuzzing needs a nightly compiler and cargo-fuzz.
+SECONDS ?= 60
+FUZZ := $(TOOLS)/cargo-fuzz
+FUZZ_CORE := artifact static_encoder cost_table state wordpiece
+FUZZ_GATEWAY := $(notdir $(basename $(wildcard rust/gateway/fuzz/fuzz_targets/*.rs)))
+$(FUZZ):
+	cargo install -q --locked --root $@ cargo-fuzz
+
+DENY := $(TOOLS)/cargo-deny
+$(DENY):
+	cargo install -q --locked --root $@ cargo-deny
+
+fuzz: | $(FUZZ)  ## fuzz what reads bytes from outside, SECONDS=60 per target (needs nightly Rust)
+	mkdir -p target/fuzz/corpus/artifact target/fuzz/corpus/static_encoder target/fuzz/corpus/cost_table
+	cp tests/golden/router.safetensors target/fuzz/corpus/artifact/
+	printf 'a planet\0' | cat - tests/golden/static.safetensors > target/fuzz/corpus/static_encoder/golden
+	cp rust/fuzz/cost_table.json target/fuzz/corpus/cost_table/
+	@$(MAKE) --no-print-directory $(addprefix fuzz-core-,$(FUZZ_CORE)) $(addprefix fuzz-gateway-,$(FUZZ_GATEWAY))
+
+FUZZ_RUN = PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(CURDIR)/target/fuzz cargo +nightly fuzz run --fuzz-dir .
+FUZZ_FLAGS = -max_total_time=$(SECONDS) -print_final_stats=1 -max_len=65536
+fuzz-core-%:
+	mkdir -p target/fuzz/corpus/$*
+	cd rust/fuzz && $(FUZZ_RUN) $* $(CURDIR)/target/fuzz/corpus/$* -- $(FUZZ_FLAGS)
+fuzz-gateway-%:
+	mkdir -p target/fuzz/corpus/$*
+	cd rust/gateway/fuzz && $(FUZZ_RUN) $* $(CURDIR)/target/fuzz/corpus/$* corpus/$* -- $(FUZZ_FLAGS)
+
+# What miri knows of: raw loads, packed weights, order statistics; plain Rust and AVX2.
+miri:  ## undefined behaviour in the core's unsafe code (needs nightly Rust with miri; minutes)
+	for simd in scalar avx2; do CR2FAST_SIMD=$$simd MIRIFLAGS=-Zmiri-disable-isolation \
+	  RUSTFLAGS="$$([ $$simd = avx2 ] && echo -Ctarget-feature=+avx2,+fma)" \
+	  cargo +nightly miri test -p cr2fast-core --target-dir target/miri --lib -- simd ranks || exit 1; done
+
+audit: | $(DENY)  ## licences, sources and advisories of what we depend on (reaches the advisory databases)
+	PATH=$(DENY)/bin:$$PATH cargo deny check
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --skip-editable

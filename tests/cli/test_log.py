@@ -323,8 +323,8 @@ def test_the_sample_log_becomes_a_router(data_dir, tmp_path, capsys):
 
 
 def four_commands(log, local, encoder, text, accuracy="0.9"):
-    """The commands of docs/how-to/route-my-prompts.md, for another log."""
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "route-my-prompts.md"
+    """The commands of docs/tutorials/route-my-prompts.md, for another log."""
+    page = Path(__file__).parents[2] / "docs" / "tutorials" / "route-my-prompts.md"
     block = next(b for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S) if "choose" in b)
     changed = {"calls.jsonl": str(log), "llama3.1-8b": local, "minilm": encoder, "0.9": accuracy}
     commands = [shlex.split(line)[1:] for line in block.strip().splitlines()]
