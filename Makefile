@@ -239,7 +239,21 @@ wheels: .venv/.tools  ## manylinux_2_17 wheels for x86-64 and AArch64 into dist/
 	$(BIN)/abi3audit --strict dist/*.whl
 	for wheel in dist/*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
 
-.PHONY: docs workflows fuzz miri audit wheels
+# An AArch64 Debian with its own Python and NumPy, unpacked; the golden bits, under emulation.
+ARM_ROOT := target/arm64
+$(ARM_ROOT)/.unpacked:
+	@command -v debootstrap qemu-aarch64-static >/dev/null || { echo "wheel-arm64: apt-get install debootstrap qemu-user-static"; exit 1; }
+	debootstrap --arch=arm64 --foreign --variant=minbase --include=python3,python3-numpy bookworm $(ARM_ROOT)
+	for deb in $(ARM_ROOT)/var/cache/apt/archives/*.deb; do dpkg -x $$deb $(ARM_ROOT) || exit 1; done
+	@touch $@
+
+wheel-arm64: $(ARM_ROOT)/.unpacked  ## the AArch64 wheel of `make wheels` routes under emulation (root, Debian)
+	rm -rf $(ARM_ROOT)/opt/cr2fast && mkdir -p $(ARM_ROOT)/opt/cr2fast && unzip -qo dist/*aarch64.whl -d $(ARM_ROOT)/opt/cr2fast
+	PYTHONHOME=$(CURDIR)/$(ARM_ROOT)/usr PYTHONPATH=$(CURDIR)/$(ARM_ROOT)/opt/cr2fast:$(CURDIR)/$(ARM_ROOT)/usr/lib/python3/dist-packages \
+	  QEMU_SET_ENV=LD_LIBRARY_PATH=$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/blas:$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/lapack \
+	  qemu-aarch64-static -L $(ARM_ROOT) $(ARM_ROOT)/usr/bin/python3.11 tests/packaging/light_install.py
+
+.PHONY: docs workflows fuzz miri audit wheels wheel-arm64
 docs: $(BUILT)  ## the site, strictly (out: target/site)
 	$(BIN)/pip install -q --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
