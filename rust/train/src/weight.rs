@@ -85,18 +85,19 @@ mod tests {
 
     use super::*;
 
-    /// Answers that follow a feature ask for more of it than answers that follow the embedding.
+    /// Answers that follow a feature ask for more of them than answers that follow the embedding.
     #[test]
-    fn a_telling_feature_gets_more_weight() -> Result<()> {
-        let (n, d) = (400, 16);
+    fn telling_features_get_more_weight() -> Result<()> {
+        let (n, d, f) = (400, 4, 12);
         let rng = &mut nn::stream(5, Stream::Split);
         let embeddings: Vec<f32> = (0..n * d).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let values: Vec<f32> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let values: Vec<f32> = (0..n * f).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let columns: Vec<String> = (0..f).map(|i| format!("c{i}")).collect();
         let (n_input, n_output) = (vec![1.0; n], vec![1.0; n]);
         let config = FitConfig::smoothed();
         let mut found = Vec::new();
         for by_feature in [false, true] {
-            let own = |i: usize| if by_feature { values[i] } else { embeddings[i * d] };
+            let own = |i: usize| if by_feature { values[i * f] } else { embeddings[i * d] };
             let correct: Vec<f32> = (0..n).map(|i| f32::from(u8::from(own(i) > 0.0))).collect();
             let data = TrainData {
                 d,
@@ -105,7 +106,7 @@ mod tests {
                 n_input: &n_input,
                 n_output: &n_output,
             };
-            let of = FeatureData { text: false, columns: vec!["a".into()], values: &values };
+            let of = FeatureData { text: false, columns: columns.clone(), values: &values };
             found.push(choose(&data, &of, &config, &|_| Ok(()))?);
         }
         assert_eq!(found, [WEIGHTS[0], WEIGHTS[3]]);
