@@ -53,8 +53,9 @@ def served(tmp_path_factory):
     problem = make_routing_problem(n=400, d=D, models=3, seed=5)
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
     router = cr2fast.fit(
-        train, problem.costs, hidden=16, teacher_epochs=2, gate_epochs=2, progress=False
-    )
+        train, problem.costs, lam_range=(0.1, 20.0),
+        hidden=16, teacher_epochs=2, gate_epochs=2, progress=False,
+    )  # fmt: skip
     router.calibrate(calibration, alphas=(0.05, ALPHA), lams=[LAM, 1.0])
     encoder.save(folder / "static.safetensors")
     router.save(folder / "router.safetensors")

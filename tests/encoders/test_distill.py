@@ -159,7 +159,7 @@ def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, 
     assert said["encoder"] == made.info._asdict()
     assert said["record"]["texts"] == 540
     table = ["--encoder", static, "--embed"]
-    epochs = ["--teacher-epochs", 1, "--gate-epochs", 1]
+    epochs = ["--teacher-epochs", 1, "--gate-epochs", 1, "--lam-range", "0.1,20"]
     assert run("fit", *data, *table, "-o", router, *epochs)[0] == 0
     assert cr2fast.Router.load(router).encoder == made.info
     grid = ["--alphas", "0.05", "--lams", "1"]
