@@ -166,7 +166,7 @@ paper-test: .venv-paper/.built  ## the experiments' own tests, on small made-up 
 # is tested there is this checkout's build.
 target/litellm/.built: pyproject.toml $(BUILT)
 	[ -d target/litellm/bin ] || $(PYTHON) -m venv target/litellm
-	target/litellm/bin/pip install -q "litellm>=1.92" "polars>=1.20" pytest hypothesis
+	target/litellm/bin/pip install -q "litellm>=1.92" "numpy>=1.24" "polars>=1.20" pytest hypothesis
 	@touch $@
 
 litellm-test: target/litellm/.built  ## the LiteLLM plugin, with the real package

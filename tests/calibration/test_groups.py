@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import cr2fast
 from cr2fast import DeviceRouter, Router, TwoStage
 from cr2fast.cli import main
+from cr2fast.datasets import make_routing_problem
 from testing import calibrated
 from testing.artifacts import rewritten
 
@@ -282,3 +283,28 @@ def test_command_line(grouped, splits, tmp_path, capsys):
     assert f"groups       {name} (" in capsys.readouterr().out
     assert main(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"]["groups"]["unknown"] == "defer"
+
+
+def test_an_evaluation_judges_what_is_served():
+    """Each query by its group's threshold, and unknown groups as the calibration said."""
+    problem = make_routing_problem(n=1500, d=16, seed=0)
+    train, calibration, test = problem.table.split((0.5, 0.25, 0.25), seed=0)
+    router = cr2fast.fit(
+        train, problem.costs, hidden=8, teacher_epochs=1, gate_epochs=1, progress=False
+    )
+    names = ["a" if c in calibration.categories[:40] else "b" for c in calibration.categories]
+    for unknown in ("defer", "pooled"):
+        router.calibrate(
+            calibration, alphas=(0.1,), groups=names, unknown_group=unknown, on_infeasible="defer"
+        )
+        groups = np.random.default_rng(0).choice(["a", "b", "new"], len(test)).tolist()
+        result = cr2fast.evaluate(router, test, groups=groups)
+        for k in (0, 10, 20):
+            lam = float(result.lams[k])
+            served = router.device(lam, 0.1).route_batch(test.embeddings, groups=groups)
+            assert result.local_rate[k, 0] == served.mean()
+    with pytest.raises(cr2fast.Cr2Error, match="groups: expected the queries' groups"):
+        cr2fast.evaluate(router, test)
+    router.calibrate(calibration, alphas=(0.1,))
+    with pytest.raises(cr2fast.Cr2Error, match="groups: expected none, for a router"):
+        cr2fast.evaluate(router, test, groups="category")

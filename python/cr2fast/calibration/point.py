@@ -169,6 +169,11 @@ class OperatingPoint:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {shown(data['format'])}")
             keys = np.frombuffer(base64.b64decode(data["content"]["keys"], validate=True), "<u8")
+            n, width = _count(data["n"]), _count(data["content"]["width"])
+            if width != 2 or len(keys) != n * width:  # by text and by embedding
+                raise ValueError(f"{len(keys)} content keys of {n} queries")
+            if data["delta"] is not None and not 0 < _number(data["delta"]) < 1:
+                raise ValueError(f"delta {shown(data['delta'])}")
             return cls(
                 lam=_positive(data["lam"]),
                 alpha=_positive(data["alpha"]),
@@ -178,13 +183,13 @@ class OperatingPoint:
                     for name, e in data["expected"].items()
                     if name in _ROWS
                 ),
-                n=_count(data["n"]),
+                n=n,
                 candidates=_count(data["candidates"]),
                 points=_count(data["points"]),
                 delta=None if data["delta"] is None else _positive(data["delta"]),
                 statement=str(data["statement"]),
                 router=str(data["router"]),
-                content=keys.astype(np.uint64).reshape(-1, _count(data["content"]["width"])),
+                content=keys.astype(np.uint64).reshape(n, width),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Cr2Error(

@@ -52,6 +52,7 @@ def add_choose(command: Command) -> None:
     options.data(sub, required=True)
     options.split(sub)
     options.overlap(sub)
+    options.groups(sub)
     for name, words in _WISHES.items():
         sub.add_argument(_flag(name), type=float, help=words)
     sub.add_argument(
@@ -86,11 +87,13 @@ def choose(args: argparse.Namespace) -> Any:
         flags = ", ".join(_flag(name) for name in _WISHES)
         raise Cr2Error(f"expected at least one wish, of {flags}")
     if args.write:
-        inputs.writable(args.write)
+        inputs.writable(args.write, "--write")
     router = Router.load(args.router)
     data = inputs.problem(args)
     held = inputs.part(args, data.table, "validation")
-    result = evaluate(router, held, data.costs, seed=args.seed, overlap=args.overlap)
+    result = evaluate(
+        router, held, data.costs, seed=args.seed, overlap=args.overlap, groups=args.groups
+    )
     try:
         point = result.choose(**wishes, delta=args.delta, clip=args.clip)
     except InfeasibleWishError as error:
@@ -103,12 +106,15 @@ def choose(args: argparse.Namespace) -> Any:
     if args.write:
         point.write(args.write)
         inputs.say(
-            args, f"wrote {args.write}; next: cr2fast route {args.router} --point {args.write}"
+            args,
+            f"wrote {args.write}; next: cr2fast route {args.router} --point {args.write} "
+            f"--encoder ENCODER --text TEXT",
         )
     else:
         inputs.say(
             args,
-            f"next: cr2fast route {args.router} --lam {point.lam!r} --alpha {point.alpha!r}",
+            f"next: cr2fast route {args.router} --lam {point.lam!r} --alpha {point.alpha!r} "
+            f"--encoder ENCODER --text TEXT",
         )
     return point.to_dict() | {"file": args.write and str(args.write)}
 

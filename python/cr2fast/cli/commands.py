@@ -221,6 +221,7 @@ def evaluate(args: argparse.Namespace) -> Any:
         "deferred": args.deferred,
         "fallback": args.fallback,
         "overlap": args.overlap,
+        "groups": args.groups,
     }
     result = run_evaluation(router, test, data.costs, point=point, **options)
     alpha = usual_alpha(result.alphas) if args.alpha is None else args.alpha

@@ -281,15 +281,15 @@ def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     return {n: v for n in names if (v := getattr(args, n, None)) is not None}
 
 
-def writable(path: Path) -> None:
+def writable(path: Path, flag: str = "--out") -> None:
     """Refuse, before long work, an output that cannot be written."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"--out: expected a file in an existing folder, got {path}")
+        raise FileNotFoundError(f"{flag}: expected a file in an existing folder, got {path}")
     if path.is_dir() or not os.access(folder, os.W_OK):
-        raise PermissionError(f"--out: expected a file that can be written, got {path}")
+        raise PermissionError(f"{flag}: expected a file that can be written, got {path}")
     if path.exists() and not path.is_file():
-        raise Cr2Error(f"--out: expected a regular file, got {path}, a pipe, socket or device")
+        raise Cr2Error(f"{flag}: expected a regular file, got {path}, a pipe, socket or device")
 
 
 def writable_folder(flag: str, path: Path) -> None:

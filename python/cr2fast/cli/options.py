@@ -183,3 +183,12 @@ def training(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--gate-epochs", type=int, help="passes over the data (default: the recipe's)")
     sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
+
+
+def groups(sub: argparse.ArgumentParser) -> None:
+    """Whose thresholds apply, with a router calibrated per group."""
+    sub.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="the column of the queries' groups, with a router calibrated with --groups",
+    )

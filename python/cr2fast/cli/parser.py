@@ -275,6 +275,7 @@ def _evaluate(subparsers: Any) -> None:
         help="where deferred queries may go",
     )
     options.overlap(sub)
+    options.groups(sub)
     sub.add_argument("--fallback", metavar="MODEL", help="the model of --deferred fallback")
     sub.add_argument(
         "--lengths",

@@ -8,7 +8,8 @@ counted from recorded answers and true lengths.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
 from cr2fast._util.checks import check_type, shown
 from cr2fast.calibration import accepted
+from cr2fast.calibration import groups as per_group
 from cr2fast.calibration.point import OperatingPoint
 from cr2fast.data.table import RoutingTable
 from cr2fast.evaluation.queries import F64, Queries
@@ -39,6 +41,7 @@ def evaluate(
     fallback: str | None = None,
     overlap: Overlap = "raise",
     point: OperatingPoint | None = None,
+    groups: str | Sequence[str] | None = None,
 ) -> Evaluation:
     """Route every test query at every calibrated (lam, alpha) and count what happened.
 
@@ -64,6 +67,9 @@ def evaluate(
         error, or leave them out and count them.
     point : OperatingPoint, optional
         One that was chosen on other queries: it is an error where these are among them.
+    groups : str or sequence of str, optional
+        A column of the queries, or a name for each: their groups, where the router was calibrated
+        with a threshold per group. Needed there, and an error elsewhere.
 
     Returns
     -------
@@ -88,6 +94,12 @@ def evaluate(
         check_type(point, OperatingPoint, "point")
         point.check_router(sha256)
         point.check_disjoint(test.content.asked, "test split")
+    if (groups is None) != (calibration["groups"] is None):
+        wanted = "none, for" if groups is not None else "the queries' groups (--groups COLUMN), for"
+        raise Cr2Error(
+            f"groups: expected {wanted} a router calibrated "
+            f"{'without' if groups is not None else 'with'} groups, got {shown(groups)}"
+        )
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
     if fallback is not None and deferred != "fallback":
@@ -103,7 +115,11 @@ def evaluate(
     # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
     prefers_edge = _core.choice_margins(believed, judged_costs, lams) < 0
-    local = accepted(router.margins(rows, lams), calibration["thresholds"])
+    margins = router.margins(rows, lams)
+    if groups is None:
+        local = accepted(margins, calibration["thresholds"])
+    else:
+        local = _accepts(margins, calibration, per_group.labels(test, groups))
     if (level := calibration["defer_atypical"]) is not None:
         local &= router.p_values(rows) > level
     at_edge = _deferred_choice(router, accuracies, seen, lams, deferred, fallback)
@@ -145,6 +161,20 @@ def evaluate(
         queries=world.queries(chosen, test.content.kept),
         router=sha256,
     )
+
+
+def _accepts(
+    margins: npt.NDArray[np.float32], calibration: Mapping[str, Any], names: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """What a calibration per group accepts, (L, A, N), of margins (L, N) and each query's group."""
+    kept = calibration["groups"]
+    pooled = accepted(margins, calibration["thresholds"])
+    local = pooled if kept["unknown"] == "pooled" else np.zeros_like(pooled)
+    of = np.asarray(names, dtype=object)
+    for name, thresholds in zip(kept["names"], np.asarray(kept["thresholds"]), strict=True):
+        rows = np.flatnonzero(of == name)
+        local[..., rows] = accepted(margins[:, rows], thresholds)
+    return local
 
 
 def _deferred_choice(

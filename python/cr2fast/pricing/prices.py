@@ -27,6 +27,9 @@ def document(
     provenance: dict[str, Any],
 ) -> str:
     """JSON text of a table without a link; by default the dearest model has unit cost."""
+    for share, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise CostTableError(f"shares: {share}: expected 0 to 1, got {str(value)[:60]}")
     if reference_model is None:
         dearest = max(models, key=lambda m: sum(float(m[p] or 0) for p in PRICES[:2]))
         reference_model = dearest["name"]
@@ -49,6 +52,8 @@ def of_prices(
     """Make a table of prices; :meth:`cr2fast.CostTable.of_prices` documents it."""
     if not isinstance(prices, Mapping):
         raise TypeError(f"prices: expected prices by model, got {type(prices).__name__}")
+    if not prices:
+        raise CostTableError("prices: expected those of at least one model, got none")
     models: list[dict[str, Any]] = []
     for model, given in prices.items():
         if not isinstance(model, str):
