@@ -175,6 +175,8 @@ def test_a_remote_endpoint_has_no_energy_here(tmp_path: Path, capsys, monkeypatc
 
 
 def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(tmp_path: Path, capsys, world) -> None:
+    # A shell's job in the background ignores the signal, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     here = world(**STEADY)
     answer = here.transport.handle
 
