@@ -102,15 +102,32 @@ impl Stream {
         }
     }
 
+    /// The connection's end is the answer's only where the answer announced its own.
     fn ended(&mut self) {
+        let rest = self.events.end();
+        if !self.events.done && !self.events.failed {
+            return self.interrupted("broke off");
+        }
+        self.held.extend(Some(rest).filter(|rest| !rest.is_empty()));
+        self.finished();
+    }
+
+    fn finished(&mut self) {
         self.body = None;
-        self.held.extend(Some(self.events.rest()).filter(|rest| !rest.is_empty()));
         self.trace.usage(self.events.usage);
+        if self.events.failed {
+            self.upstream.breaker.failed();
+            return self.trace.ended("broken");
+        }
         self.trace.ended("answered");
     }
 
     /// End in an error event. The tail of an event that never ended is left out.
     fn interrupted(&mut self, how: &str) {
+        // What comes after the announced end is missed by nobody.
+        if self.events.done {
+            return self.finished();
+        }
         self.body = None;
         self.upstream.breaker.failed();
         self.trace.usage(self.events.usage);

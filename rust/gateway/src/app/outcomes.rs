@@ -116,17 +116,15 @@ impl App {
             let words = "expected a gateway that keeps a decision log, got one without; add [log] to its file";
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "no_log", words));
         }
-        let fit = self.recent.fit(number, place, score);
-        let place = place.word();
-        if fit != Fit::Repeated {
-            let ts = now();
-            let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place };
-            if !self.log.put(Line::Outcome(line)) {
-                let words = "expected room in the log's queue, got none; retry later";
-                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
-                return Err(refusal.retry_after(1.0));
-            }
+        // Repeated ones are written, too: the disk may have been full the first time.
+        let (ts, of) = (now(), place.word());
+        let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place: of };
+        if !self.log.put(Line::Outcome(line)) {
+            let words = "expected room in the log's queue, got none; retry later";
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
+            return Err(refusal.retry_after(1.0));
         }
+        let fit = self.recent.fit(number, place, score);
         let (status, word, words) = match fit {
             Fit::First => (StatusCode::OK, "kept", "the request's first grade".to_string()),
             Fit::Repeated => (StatusCode::OK, "repeated", "the grade that it has".into()),

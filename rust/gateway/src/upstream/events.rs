@@ -4,7 +4,8 @@
 //! were: whether there was content, an error, the end, token counts.
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// An event that does not end within this many bytes is none of a language model's.
@@ -63,8 +64,10 @@ pub struct Events {
     rest: BytesMut,
     /// The last counts seen.
     pub usage: Option<Usage>,
-    /// Whether the end was announced.
+    /// Whether the end was announced, by `[DONE]`, a final event, or a reason to finish.
     pub done: bool,
+    /// Whether an event told of an error.
+    pub failed: bool,
     /// The last number of a Responses event; none in a stream of chunks.
     pub sequence: Option<u64>,
 }
@@ -93,6 +96,16 @@ impl Events {
         self.rest.split().freeze()
     }
 
+    /// Of the rest, when the stream has ended, what may be passed on: an end without its empty line.
+    /// Anything else is the beginning of an event.
+    pub fn end(&mut self) -> Bytes {
+        let (rest, done) = (self.rest(), std::mem::take(&mut self.done));
+        let _ = self.look(&rest);
+        let told = self.done;
+        self.done |= done;
+        if told || rest.iter().all(u8::is_ascii_whitespace) { rest } else { Bytes::new() }
+    }
+
     fn look(&mut self, bytes: &[u8]) -> Event {
         let mut first = Event::Empty;
         for line in bytes.split(|byte| *byte == b'\n') {
@@ -106,6 +119,7 @@ impl Events {
                 continue;
             };
             let event = self.event(data.trim());
+            self.failed |= event == Event::Error;
             if first == Event::Empty {
                 first = event;
             }
@@ -132,6 +146,7 @@ impl Events {
         if !chunk.error.is_null() {
             return Event::Error;
         }
+        self.done |= chunk.choices.iter().any(|c| c.finish_reason.is_string());
         if chunk.choices.iter().any(Choice::has_content) { Event::Content } else { Event::Empty }
     }
 
@@ -166,7 +181,7 @@ struct Chunk {
     error: Value,
     #[serde(default)]
     choices: Vec<Choice>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "usable")]
     usage: Option<Usage>,
     #[serde(default, rename = "type")]
     kind: Value,
@@ -180,7 +195,7 @@ struct Chunk {
 
 #[derive(Deserialize)]
 struct Response {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "usable")]
     usage: Option<Usage>,
 }
 
@@ -219,14 +234,29 @@ pub fn look_at_whole(body: &[u8]) -> (Event, Option<Usage>) {
         #[serde(default)]
         error: Value,
         #[serde(default)]
+        object: Value,
+        #[serde(default)]
+        choices: Option<Vec<IgnoredAny>>,
+        #[serde(default)]
+        output: Option<Vec<IgnoredAny>>,
+        #[serde(default, deserialize_with = "usable")]
         usage: Option<Usage>,
     }
-    let object = body.trim_ascii_start().starts_with(b"{");
-    match serde_json::from_slice::<Whole>(body) {
-        Ok(whole) if object && whole.error.is_null() => (Event::Content, whole.usage),
-        Ok(_) if object => (Event::Error, None),
-        _ => (Event::Garbage, None),
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return (Event::Garbage, None);
     }
+    let Ok(whole) = serde_json::from_slice::<Whole>(body) else { return (Event::Garbage, None) };
+    let answers = whole.choices.is_some_and(|c| !c.is_empty()) || whole.output.is_some();
+    if !answers || !whole.error.is_null() || whole.object.as_str() == Some("error") {
+        return (Event::Error, None);
+    }
+    (Event::Content, whole.usage)
+}
+
+/// Counts that are whole numbers; others tell nothing, and spoil no answer.
+fn usable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Usage>, D::Error> {
+    let value = Value::deserialize(from)?;
+    Ok(if value.is_object() { Usage::deserialize(value).ok() } else { None })
 }
 
 #[cfg(test)]
@@ -320,6 +350,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_is_announced_and_half_an_event_is_not_passed_on() {
+        for (stream, done, rest) in [
+            ([WORD, "data: [DONE]"].concat(), true, "data: [DONE]"),
+            ([WORD, "data: {\"id"].concat(), false, ""),
+            ([WORD, "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n"].concat(), true, ""),
+            (WORD.into(), false, ""),
+        ] {
+            let mut events = Events::default();
+            let _ = events.push(Bytes::from(stream.clone())).unwrap();
+            assert_eq!(events.end(), rest, "{stream}");
+            assert_eq!(events.done, done, "{stream}");
+        }
+    }
+
+    #[test]
     fn an_event_without_end_is_given_up() {
         let mut events = Events::default();
         let piece = Bytes::from(vec![b'x'; 1 << 16]);
@@ -330,14 +375,27 @@ mod tests {
     #[test]
     fn answers_in_one_piece_are_told_apart() {
         let event = |body: &str| look_at_whole(body.as_bytes()).0;
-        assert_eq!(event("{\"choices\":[]}"), Event::Content);
-        assert_eq!(event("{\"error\":null}"), Event::Content);
+        assert_eq!(event("{\"choices\":[{}],\"error\":null}"), Event::Content);
+        assert_eq!(event("{\"output\":[]}"), Event::Content);
+        for none in [
+            "\"choices\":[]",
+            "\"error\":null",
+            "\"detail\":\"oom\"",
+            "\"object\":\"error\",\"choices\":[{}]",
+        ] {
+            assert_eq!(event(&format!("{{{none}}}")), Event::Error, "{none}");
+        }
+        for odd in ["3.0", "-1", "\"3\"", "1e300"] {
+            let body = format!("{{\"choices\":[{{}}],\"usage\":{{\"prompt_tokens\":{odd}}}}}");
+            assert_eq!(look_at_whole(body.as_bytes()), (Event::Content, None), "{odd}");
+        }
         assert_eq!(event("{\"error\":{\"message\":\"x\"}}"), Event::Error);
         assert_eq!(event("{\"error\":\"x\"}"), Event::Error);
         for garbage in ["", "[]", "<html>", "{\"choices\":"] {
             assert_eq!(event(garbage), Event::Garbage, "{garbage}");
         }
-        let (_, usage) = look_at_whole(USAGE.trim_start_matches("data:").trim().as_bytes());
+        let counted = USAGE.replace("[]", "[{}]");
+        let (_, usage) = look_at_whole(counted.trim_start_matches("data:").trim().as_bytes());
         assert_eq!(usage.unwrap().output(), Some(7));
     }
 }

@@ -345,6 +345,8 @@ async fn first_content(mut body: Incoming) -> Result<Content, Failure> {
         bytes_held += part.bytes.len();
         held.push(part.bytes);
         match part.event {
+            // Chunks that end before they began hold no answer.
+            Event::Done if events.sequence.is_none() => return Err(Failure::Garbage),
             Event::Content | Event::Done => return Ok(Content::Stream(held, events, body)),
             Event::Error => return Err(Failure::ErrorInside),
             Event::Garbage => return Err(Failure::Garbage),

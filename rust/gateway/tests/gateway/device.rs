@@ -222,6 +222,8 @@ async fn a_stream_passes_unchanged_and_one_that_breaks_ends_in_an_error_event() 
     assert_eq!(reply.header("content-type"), "text/event-stream; charset=utf-8");
     for (play, how) in [
         (Play::EventsThenCut(events(&[WORD, "data: {\"choi"])), "broke off"),
+        (Play::Events(events(&[WORD])), "broke off"), // a clean end, but not the answer's
+        (Play::Events(events(&[WORD, "data: {\"choi"])), "broke off"),
         (Play::EventsThenSilence(events(&[WORD, "data: {\"choi"])), "fell silent"),
     ] {
         local.play(play);
@@ -231,6 +233,9 @@ async fn a_stream_passes_unchanged_and_one_that_breaks_ends_in_an_error_event() 
         assert_eq!(error["error"]["code"], "stream_interrupted");
         assert!(error["error"]["message"].as_str().unwrap().contains(how));
     }
+    let whole = [WORD, DONE].concat();
+    local.play(Play::EventsThenCut(events(&[WORD, DONE])));
+    assert_eq!(ask(&gateway.url, &streamed("cr2fast", &accepted)).await.body, whole);
     assert_eq!(edge.count(), 0, "nothing is switched after the first content");
 }
 
