@@ -12,7 +12,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 /// Words that begin and go on in many scripts, some of them longer than a character.
 static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(String::from).into_iter();
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).into_iter();
     let ranges = ['!'..='~', '\u{a1}'..='\u{17f}', 'α'..='ω', 'а'..='я', '一'..='丿', '가'..='갏'];
     let letters: Vec<char> = ranges.into_iter().flatten().collect();
     let starts = letters.iter().map(char::to_string);
@@ -24,9 +24,9 @@ static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 static OURS: LazyLock<WordPiece> = LazyLock::new(|| WordPiece::new(&WORDS.join("\n")).unwrap());
 static THEIRS: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let vocabulary = WORDS.iter().cloned().zip(0..).collect();
+    let words = WORDS.iter().cloned().zip(0_u32..);
     let model = tokenizers::models::wordpiece::WordPiece::builder()
-        .vocab(vocabulary)
+        .vocab(words.collect::<ahash::AHashMap<String, u32>>())
         .unk_token("[UNK]".into())
         .build()
         .unwrap();
