@@ -188,6 +188,11 @@ impl Brain {
         self.router.models()
     }
 
+    /// Whether groups have thresholds of their own.
+    pub fn has_groups(&self) -> bool {
+        self.router.calibration().is_some_and(|c| c.groups.is_some())
+    }
+
     /// Width of what networks read: the embedding's, and the features'.
     pub fn dim(&self) -> usize {
         self.router.dim()

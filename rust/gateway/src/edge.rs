@@ -82,14 +82,7 @@ struct Picked {
 impl Plan {
     /// What the core is asked about; none where text does not decide.
     fn call<'a>(&'a self, job: &'a Job) -> Option<Call<'a>> {
-        Some(Call {
-            point: job.point?,
-            embedding: self.embedding.as_deref()?,
-            input_tokens: self.input_tokens,
-            state: self.state,
-            budget: job.wish.budget(),
-            group: job.wish.group.as_deref(),
-        })
+        job.call(self.embedding.as_deref(), self.input_tokens, self.state)
     }
 
     /// From a request to a model's first content, s, as the cost table has it for an idle server; 0 where
@@ -101,8 +94,7 @@ impl Plan {
 
     /// What a model is expected to take.
     fn estimate(&self, job: &Job, model: &str) -> Option<Estimate> {
-        let at = job.brain.models().iter().position(|m| m == model)?;
-        job.brain.estimate(at, &self.call(job)?)
+        job.estimate(&self.call(job)?, model)
     }
 }
 

@@ -86,7 +86,7 @@ pub fn events(data: &[u8]) {
             let part = events.push(Bytes::copy_from_slice(piece)).ok()?;
             out.extend(part.into_iter().flat_map(|part| part.bytes));
         }
-        let told = (events.done, events.usage, events.sequence);
+        let told = (events.done(), events.usage, events.sequence);
         out.extend(events.rest());
         assert_eq!(out, stream, "the same bytes");
         Some(told)

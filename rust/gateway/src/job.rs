@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use cr2fast_core::LinkState;
 use tokio::time::Instant;
 
 use crate::ask::{Ask, Kind};
-use crate::brain::{Brain, Point};
+use crate::brain::{Brain, Call, Estimate, Point};
 use crate::wire::{Deferral, Wish};
 
 /// A request, read and understood.
@@ -27,4 +28,29 @@ pub struct Job {
     pub deferral: Option<Deferral>,
     /// When it was there in full.
     pub read: Instant,
+}
+
+impl Job {
+    /// What the core is asked about; none where text does not decide.
+    pub fn call<'a>(
+        &'a self,
+        embedding: Option<&'a [f32]>,
+        input_tokens: u64,
+        state: LinkState,
+    ) -> Option<Call<'a>> {
+        Some(Call {
+            point: self.point?,
+            embedding: embedding?,
+            input_tokens,
+            state,
+            budget: self.wish.budget(),
+            group: self.wish.group.as_deref(),
+        })
+    }
+
+    /// What a model is expected to take.
+    pub fn estimate(&self, call: &Call, model: &str) -> Option<Estimate> {
+        let at = self.brain.models().iter().position(|m| m == model)?;
+        self.brain.estimate(at, call)
+    }
 }

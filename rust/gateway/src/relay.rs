@@ -105,7 +105,7 @@ impl Stream {
     /// The connection's end is the answer's only where the answer announced its own.
     fn ended(&mut self) {
         let rest = self.events.end();
-        if !self.events.done && !self.events.failed {
+        if !self.events.done() && !self.events.failed {
             return self.interrupted("broke off");
         }
         self.held.extend(Some(rest).filter(|rest| !rest.is_empty()));
@@ -125,7 +125,7 @@ impl Stream {
     /// End in an error event. The tail of an event that never ended is left out.
     fn interrupted(&mut self, how: &str) {
         // What comes after the announced end is missed by nobody.
-        if self.events.done {
+        if self.events.done() {
             return self.finished();
         }
         self.body = None;

@@ -80,6 +80,11 @@ impl App {
             let words = "budget: expected limits with model \"cr2fast\", which chooses within them, got a request that names its model; leave the limits out";
             return Err(Refusal::bad("budget", words));
         }
+        // A device gateway's client may name a group that only the device's thresholds know.
+        if wish.group.is_some() && deferral.is_none() && !brain.has_groups() {
+            let words = "x-cr2fast-group: expected none, since the router was calibrated without groups, got one; leave the header out, or calibrate with groups";
+            return Err(Refusal::bad("group", words));
+        }
         Ok(Job { id, brain, ask, kind, point, wish, deferral, read })
     }
 

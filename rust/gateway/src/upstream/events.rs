@@ -64,8 +64,11 @@ pub struct Events {
     rest: BytesMut,
     /// The last counts seen.
     pub usage: Option<Usage>,
-    /// Whether the end was announced, by `[DONE]`, a final event, or a reason to finish.
-    pub done: bool,
+    /// Whether `[DONE]` or a final event announced the end.
+    announced: bool,
+    /// Choices that were begun and that gave a reason to finish, a bit each.
+    begun: u64,
+    finished: u64,
     /// Whether an event told of an error.
     pub failed: bool,
     /// The last number of a Responses event; none in a stream of chunks.
@@ -91,6 +94,11 @@ impl Events {
         Ok(Some(Part { bytes: whole, event }))
     }
 
+    /// Whether the answer has told its end: announced it, or finished all of its choices.
+    pub fn done(&self) -> bool {
+        self.announced || (self.begun != 0 && self.begun == self.finished)
+    }
+
     /// What stands after the last complete event.
     pub fn rest(&mut self) -> Bytes {
         self.rest.split().freeze()
@@ -99,10 +107,10 @@ impl Events {
     /// Of the rest, when the stream has ended, what may be passed on: an end without its empty line.
     /// Anything else is the beginning of an event.
     pub fn end(&mut self) -> Bytes {
-        let (rest, done) = (self.rest(), std::mem::take(&mut self.done));
+        let rest = self.rest();
+        let before = (self.announced, self.finished);
         let _ = self.look(&rest);
-        let told = self.done;
-        self.done |= done;
+        let told = before != (self.announced, self.finished);
         if told || rest.iter().all(u8::is_ascii_whitespace) { rest } else { Bytes::new() }
     }
 
@@ -129,7 +137,7 @@ impl Events {
 
     fn event(&mut self, data: &str) -> Event {
         if data == "[DONE]" {
-            self.done = true;
+            self.announced = true;
             return Event::Done;
         }
         // An array would do for a struct's fields.
@@ -146,7 +154,13 @@ impl Events {
         if !chunk.error.is_null() {
             return Event::Error;
         }
-        self.done |= chunk.choices.iter().any(|c| c.finish_reason.is_string());
+        for choice in &chunk.choices {
+            let bit = 1 << choice.index.as_u64().unwrap_or(0).min(63);
+            self.begun |= bit;
+            if choice.finish_reason.is_string() {
+                self.finished |= bit;
+            }
+        }
         if chunk.choices.iter().any(Choice::has_content) { Event::Content } else { Event::Empty }
     }
 
@@ -164,7 +178,7 @@ impl Events {
             | "reasoning_summary_part.added" => Event::Empty,
             "failed" | "cancelled" => Event::Error,
             "completed" | "incomplete" => {
-                self.done = true;
+                self.announced = true;
                 self.usage = chunk.response.as_ref().and_then(|r| r.usage).or(self.usage);
                 Event::Done
             }
@@ -201,6 +215,8 @@ struct Response {
 
 #[derive(Deserialize)]
 struct Choice {
+    #[serde(default)]
+    index: Value,
     #[serde(default)]
     delta: Value,
     #[serde(default)]
@@ -324,7 +340,7 @@ mod tests {
         let mut events = Events::default();
         let usage = ",\"response\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":7}}";
         let part = events.push(typed("response.completed", usage).into()).unwrap().unwrap();
-        assert_eq!((part.event, events.done, events.sequence), (Event::Done, true, Some(3)));
+        assert_eq!((part.event, events.done(), events.sequence), (Event::Done, true, Some(3)));
         let usage = events.usage.unwrap();
         assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
     }
@@ -343,10 +359,14 @@ mod tests {
             }
             assert_eq!(events.rest(), "", "{size}");
             assert_eq!(out, stream.as_bytes(), "{size}");
-            assert!(events.done);
+            assert!(events.done());
             let usage = events.usage.unwrap();
             assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
         }
+    }
+
+    fn choice(index: u8, reason: &str) -> String {
+        format!("data: {{\"choices\":[{{\"index\":{index},\"finish_reason\":{reason}}}]}}\n\n")
     }
 
     #[test]
@@ -356,11 +376,13 @@ mod tests {
             ([WORD, "data: {\"id"].concat(), false, ""),
             ([WORD, "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n"].concat(), true, ""),
             (WORD.into(), false, ""),
+            (format!("{}{}", choice(0, "null"), choice(1, "\"stop\"")), false, ""),
+            (format!("{}{}", choice(1, "\"length\""), choice(0, "\"stop\"")), true, ""),
         ] {
             let mut events = Events::default();
             let _ = events.push(Bytes::from(stream.clone())).unwrap();
             assert_eq!(events.end(), rest, "{stream}");
-            assert_eq!(events.done, done, "{stream}");
+            assert_eq!(events.done(), done, "{stream}");
         }
     }
 

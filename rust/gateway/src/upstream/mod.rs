@@ -276,7 +276,7 @@ impl Upstream {
         let head_s = seconds();
         let (head, body) = response.into_parts();
         let status = head.status;
-        if status.is_server_error() || taken_elsewhere(status) || status.is_informational() {
+        if !(status.is_success() || status.is_client_error()) || taken_elsewhere(status) {
             return Err(Failure::Status(status));
         }
         let local = head.extensions.get::<HttpInfo>().map(HttpInfo::local_addr);

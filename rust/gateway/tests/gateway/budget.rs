@@ -217,7 +217,10 @@ async fn each_group_has_its_threshold_and_unknown_ones_defer() {
     assert_eq!(at(&gateway.url, &"x".repeat(201)).await.status, 400);
     let plain = World::new();
     let gateway = plain.start(&device(&local.url, &edge.url)).await;
-    let reply = at(&gateway.url, "chat").await;
-    assert_eq!(reply.status, 400);
-    assert!(reply.error().contains("calibrated without groups"), "{}", reply.error());
+    let behind = plain.start(&crate::common::edge(&[("medium", &edge.url)])).await;
+    for url in [&gateway.url, &behind.url] {
+        let reply = at(url, "chat").await;
+        assert_eq!(reply.status, 400);
+        assert!(reply.error().contains("calibrated without groups"), "{}", reply.error());
+    }
 }

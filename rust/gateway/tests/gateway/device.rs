@@ -141,6 +141,7 @@ async fn the_other_place_answers_whatever_way_the_first_one_fails() {
     let plays = [
         ("status", Play::Json(500, "{}".into())),
         ("status", Play::Json(429, "{}".into())),
+        ("status", Play::Json(302, "{}".into())),
         ("status", Play::Json(401, "{}".into())),
         ("deadline", Play::Silence),
         ("broken", Play::Cut),
