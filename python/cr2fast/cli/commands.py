@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage, usual_alpha
+from cr2fast._core import Cr2Error, usual_alpha
 from cr2fast._util import renamed
 from cr2fast._util.optional import require
 from cr2fast.cli import choosing, inputs
@@ -253,108 +252,6 @@ def evaluate(args: argparse.Namespace) -> Any:
         inputs.say(args, "wrote " + ", ".join(str(f) for f in files))
         _say_pages(args)
     return result.to_dict()
-
-
-def route(args: argparse.Namespace) -> Any:
-    """Decide for texts, or for the embeddings of a file."""
-    if args.text and not args.encoder:
-        raise Cr2Error("--text needs --encoder SOURCE, the router's encoder")
-    if choosing.started(args) is None and args.lam is None:
-        raise Cr2Error("expected --lam, or --point FILE as cr2fast choose --write wrote it")
-    limits = {
-        k: v
-        for k in ("max_latency_s", "max_energy_j", "max_usd")
-        if (v := getattr(args, k)) is not None
-    }
-    if limits and not args.text and args.n_input_tokens is None:
-        raise Cr2Error(
-            "a limit on a query's cost needs --text, or --n-input-tokens with embeddings"
-        )
-    state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
-    if args.text:
-        encoder = inputs.encoder(args.encoder)
-        two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
-        n, typical = args.n_input_tokens, _typical(args, encoder.encode(args.text), args.text)
-        _say_alpha(args, two.alpha)
-        more = limits | {"group": args.group}
-        choices = [two.route_text(t, encoder, state, n, **more) for t in args.text]
-        return [_routed(args, i, two, c, typical[i]) for i, c in enumerate(choices)]
-    x = inputs.embeddings(args.embeddings)
-    inputs.check_rows(args, x)
-    typical = _typical(args, x)
-    if args.n_input_tokens is None:
-        # Without input tokens nothing has a price: stage one alone.
-        device = DeviceRouter.load(args.router, args.lam, args.alpha)
-        _say_alpha(args, device.alpha)
-        local = device.route_batch(x, groups=None if args.group is None else [args.group] * len(x))
-        kept = zip(local.tolist(), device.margins(x).tolist(), strict=True)
-        threshold = device.threshold_of(args.group)
-        return [
-            _row(args, i, device, local, (margin, threshold), typical[i])
-            for i, (local, margin) in enumerate(kept)
-        ]
-    two = TwoStage.load(args.router, args.lam, args.alpha)
-    _say_alpha(args, two.alpha)
-    # A whole batch first: what is wrong with its shape or type is said of the file, not of a row.
-    two.route_batch(x, [args.n_input_tokens] * len(x))
-    n_input, more = args.n_input_tokens, limits | {"group": args.group}
-    return [
-        _routed(args, i, two, two.route(row, n_input, state, **more), typical[i])
-        for i, row in enumerate(x)
-    ]
-
-
-def _typical(args: argparse.Namespace, x: Any, texts: Any = None) -> list[dict[str, float]]:
-    """The p-value of each row where ``--typicality`` asks for it."""
-    if not args.typicality:
-        return [{} for _ in x]
-    device = DeviceRouter.load(args.router, args.lam, args.alpha)
-    if texts is not None:
-        x = device.inputs(x, texts)
-    return [{"p_value": p} for p in device.p_values(x).tolist()]
-
-
-def _say_alpha(args: argparse.Namespace, alpha: float) -> None:
-    """Which level was taken, where none was asked for."""
-    if args.alpha is None:
-        print(f"cr2fast route: alpha = {alpha:g}", file=sys.stderr)
-
-
-def _row(
-    args: argparse.Namespace,
-    i: int,
-    point: DeviceRouter | TwoStage,
-    local: bool,
-    compared: tuple[float, float],
-    more: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """One line for people, and what ``--json`` has of it."""
-    from cr2fast.calibration import threshold_word
-
-    (margin, threshold), more = compared, more or {}
-    place = "local" if local else more.get("model", "edge")
-    note = "\tkept local by the limit only: alpha does not cover it" if more.get("forced") else ""
-    note += f"\tp-value {more['p_value']:.4f}" if "p_value" in more else ""
-    inputs.say(args, f"{i}\t{place}\tmargin {margin:+.4f}\tthreshold {threshold:+.4f}{note}")
-    return {
-        "row": i,
-        "local": local,
-        "margin": margin,
-        "threshold": threshold_word(threshold),
-        "lam": point.lam,
-        "alpha": point.alpha,
-    } | more
-
-
-def _routed(
-    args: argparse.Namespace, i: int, two: TwoStage, choice: Choice, typical: dict[str, float]
-) -> dict[str, Any]:
-    names = (
-        "model", "place", "forced", "n_input_tokens", "accuracy", "cost", "latency_s", "energy_j",
-        "usd",
-    )  # fmt: skip
-    more = {name: getattr(choice, name) for name in names} | typical
-    return _row(args, i, two, choice.local, (choice.margin, choice.threshold), more)
 
 
 def inspect(args: argparse.Namespace) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cr2fast._core import __version__
 from cr2fast.calibration import ALPHA, ALPHAS
-from cr2fast.cli import choosing, commands, costs, options, traffic
+from cr2fast.cli import choosing, commands, costs, options, routing, traffic
 from cr2fast.encoders.distill import RIDGE
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -336,7 +336,7 @@ def _route(subparsers: Any) -> None:
     sub = _command(
         subparsers,
         "route",
-        commands.route,
+        routing.route,
         "Decide for texts, or for embeddings of a .npy file, (N, d) or (d,) float32.",
     )
     sub.add_argument("router", type=Path, help="a calibrated router.safetensors")

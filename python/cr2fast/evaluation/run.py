@@ -168,8 +168,10 @@ def _accepts(
 ) -> npt.NDArray[np.bool_]:
     """What a calibration per group accepts, (L, A, N), of margins (L, N) and each query's group."""
     kept = calibration["groups"]
-    pooled = accepted(margins, calibration["thresholds"])
-    local = pooled if kept["unknown"] == "pooled" else np.zeros_like(pooled)
+    if kept["unknown"] == "pooled":
+        local = accepted(margins, calibration["thresholds"])
+    else:
+        local = np.zeros((len(margins), len(calibration["alphas"]), len(names)), dtype=bool)
     of = np.asarray(names, dtype=object)
     for name, thresholds in zip(kept["names"], np.asarray(kept["thresholds"]), strict=True):
         rows = np.flatnonzero(of == name)
