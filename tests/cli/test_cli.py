@@ -15,6 +15,7 @@ import pytest
 import cr2fast
 from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
+from testing.tables import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +23,7 @@ def folder(tmp_path_factory):
     """A data folder on disk, made from a synthetic problem."""
     where = tmp_path_factory.mktemp("data")
     problem = make_routing_problem(n=900, d=16, models=3, seed=4)
-    t = problem.table
-    pl.DataFrame(
-        {
-            "query_id": t.query_ids,
-            "category": t.categories,
-            "n_input_tokens": t.n_input_tokens,
-            "embedding": t.embeddings,
-        }
-    ).write_parquet(where / "queries.parquet")
-    pl.concat(
-        pl.DataFrame(
-            {
-                "query_id": t.query_ids,
-                "model": [m] * len(t),
-                "correct": t.correct[:, k],
-                "n_output_tokens": t.n_output_tokens[:, k],
-            }
-        )
-        for k, m in enumerate(t.models)
-    ).write_parquet(where / "outcomes.parquet")
-    (where / "cost_table.json").write_text(problem.costs.to_json())
+    write_folder(where, problem, category=problem.table.categories)
     return where
 
 

@@ -6,7 +6,6 @@ import copy
 import json
 
 import numpy as np
-import polars as pl
 import pytest
 
 import cr2fast
@@ -14,6 +13,7 @@ from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.distill import _vocabulary, distill, fit_rows
 from testing import oracle
+from testing.tables import write_folder
 from testing.texts import TEXTS
 
 WORDS = [
@@ -127,23 +127,7 @@ def test_other_tokenizers_are_refused(encoder, part, change, words):
 @pytest.mark.slow
 def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, monkeypatch):
     problem = make_routing_problem(n=900, d=16, models=3, seed=4)
-    t = problem.table
-    queries = {"query_id": t.query_ids, "n_input_tokens": t.n_input_tokens}
-    pl.DataFrame(
-        queries | {"embedding": t.embeddings, "text": sentences(900), "category": t.categories}
-    ).write_parquet(tmp_path / "queries.parquet")
-    pl.concat(
-        pl.DataFrame(
-            {
-                "query_id": t.query_ids,
-                "model": [m] * len(t),
-                "correct": t.correct[:, k],
-                "n_output_tokens": t.n_output_tokens[:, k],
-            }
-        )
-        for k, m in enumerate(t.models)
-    ).write_parquet(tmp_path / "outcomes.parquet")
-    (tmp_path / "cost_table.json").write_text(problem.costs.to_json())
+    write_folder(tmp_path, problem, text=sentences(900), category=problem.table.categories)
     monkeypatch.setattr(cr2fast.Encoder, "load", lambda *_: encoder)
     static, router = tmp_path / "static.safetensors", tmp_path / "router.safetensors"
 
