@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from cr2fast.calibration.point import OperatingPoint
     from cr2fast.data.queries import QueryTable
     from cr2fast.data.table import RoutingTable
+    from cr2fast.encoders.endpoint import EndpointEncoder
     from cr2fast.encoders.info import EncoderInfo
     from cr2fast.encoders.onnx import Encoder
     from cr2fast.evaluation import Evaluation, InfeasibleWishError, evaluate
@@ -63,6 +64,7 @@ _LAZY = {
     "CalibrationReport": "calibration",
     "Encoder": "encoders.onnx",
     "EncoderInfo": "encoders.info",
+    "EndpointEncoder": "encoders.endpoint",
     "Evaluation": "evaluation",
     "FitOptions": "fitting",
     "QueryTable": "data.queries",
@@ -105,6 +107,7 @@ __all__ = [
     "EdgeSelector",
     "Encoder",
     "EncoderInfo",
+    "EndpointEncoder",
     "Evaluation",
     "FitOptions",
     "InfeasibleAlphaError",

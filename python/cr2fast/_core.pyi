@@ -10,10 +10,14 @@ from cr2fast.encoders.info import TextEncoder
 from cr2fast.encoders.messages import Text
 
 __version__: str
+ENDPOINT_CHARS: int
+PROBE_TOLERANCE: float
 PAPER_LAMS: tuple[float, float]
 USUAL_ALPHA: float
 __all__ = [
+    "ENDPOINT_CHARS",
     "PAPER_LAMS",
+    "PROBE_TOLERANCE",
     "TEXT_FEATURES",
     "USUAL_ALPHA",
     "ArtifactError",
@@ -51,6 +55,10 @@ __all__ = [
     "count",
     "crc_thresholds",
     "empirical_risk",
+    "endpoint_answer",
+    "endpoint_question",
+    "endpoint_text",
+    "endpoint_tokens",
     "find_level",
     "fit",
     "number",
@@ -772,6 +780,12 @@ class Router:
     @property
     def encoder(self) -> EncoderInfo: ...
     @property
+    def probes(self) -> dict[str, Any] | None: ...
+    def with_probes(
+        self, texts: Sequence[str], vectors: NDArray[np.float32], max_chars: int
+    ) -> Router: ...
+    def probe_distances(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]: ...
+    @property
     def training(self) -> str: ...
     @property
     def costs(self) -> CostTable: ...
@@ -869,6 +883,12 @@ def text_features(texts: Sequence[Text]) -> NDArray[np.float32]: ...
 
 TEXT_FEATURES: tuple[str, ...]
 
+def endpoint_text(text: str, max_chars: int) -> str: ...
+def endpoint_question(model: str, text: str) -> str: ...
+def endpoint_answer(
+    body: bytes, width: int | None = None, normalize: bool = True
+) -> tuple[NDArray[np.float32], int | None]: ...
+def endpoint_tokens(counted: int | None, sent: int, n_bytes: int) -> int: ...
 def text_of(value: Text) -> str: ...
 def texts_of(value: Text | Sequence[Text]) -> tuple[list[str], bool]: ...
 def allowed_counts(

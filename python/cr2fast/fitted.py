@@ -23,6 +23,7 @@ from cr2fast._util.checks import check_type, shown
 from cr2fast.data.queries import Queries, QueryTable
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
+from cr2fast.encoders.probes import Probed
 
 Lengths = Literal["predicted", "known"]
 Judge = Literal["teacher", "outcomes"]
@@ -31,11 +32,8 @@ R = TypeVar("R", bound="Fitted")
 T = TypeVar("T", RoutingTable, QueryTable, RoutingTable | QueryTable)
 
 
-class Fitted:
+class Fitted(Probed):
     """The part of a :class:`cr2fast.Router` that calibration does not change."""
-
-    def __init__(self, core: _core.Router) -> None:
-        self._core = core
 
     @classmethod
     def load(cls: type[R], path: str | Path, encoder: EncoderInfo | None = None) -> R:
@@ -105,11 +103,6 @@ class Fitted:
         return self._core.dim
 
     @property
-    def embedding_dim(self) -> int:
-        """Width d of the embeddings it routes."""
-        return self._core.embedding_dim
-
-    @property
     def features(self) -> dict[str, Any] | None:
         """What it looks at beside the embedding; None for nothing.
 
@@ -156,11 +149,6 @@ class Fitted:
             features = feature_columns.of_table(queries, kind["text"], kind["columns"])
             queries = queries.embeddings
         return self._core.inputs(queries, texts, features)
-
-    @property
-    def encoder(self) -> EncoderInfo:
-        """The encoder whose embeddings it was fitted on."""
-        return self._core.encoder
 
     @property
     def costs(self) -> CostTable:

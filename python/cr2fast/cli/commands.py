@@ -105,6 +105,7 @@ def fit(args: argparse.Namespace) -> Any:
         router = router.to_float16()
     elif args.precision == "bfloat16":
         router = router.to_bfloat16()
+    router = inputs.probed(args, router)
     router.save(args.out)
     record = router.training
     sizes = router.parameters
@@ -115,7 +116,7 @@ def fit(args: argparse.Namespace) -> Any:
         f"{_lam_range(record['lam_range'])}; next: cr2fast calibrate {args.out} "
         f"{inputs.given(args)}",
     )
-    if not router.encoder.sha256:
+    if not router.encoder.sha256 and router.probes is None:
         inputs.say(
             args, f"encoder {router.encoder.id}: {inputs.UNKNOWN_HASH}; pass --encoder to record it"
         )
@@ -286,7 +287,8 @@ def inspect(args: argparse.Namespace) -> Any:
         f"models       {', '.join(router.models)} (the first is the device's)",
         f"encoder      {router.encoder.id} {router.encoder.sha256[:12]} "
         f"({router.embedding_dim} numbers)"
-        + ("" if router.encoder.sha256 else f"; {inputs.UNKNOWN_HASH}"),
+        + (f"; {len(router.probes['texts'])} probes" if router.probes else "")
+        + ("" if router.encoder.sha256 or router.probes else f"; {inputs.UNKNOWN_HASH}"),
         f"features     {', '.join(router.features['names']) if router.features else 'none'}",
         "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"precision    {router.precision}",

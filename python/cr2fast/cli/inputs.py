@@ -33,6 +33,8 @@ _IN_FLAGS = (
     (r"^local: ", "--local: "),
     (r"^models: ", "--local, --edge: models: "),
 )
+# The bearer token of an embeddings endpoint.
+TOKEN_ENV = "CR2FAST_ENCODER_TOKEN"
 UNKNOWN_HASH = "its files are not known, so encoders are compared by name only"
 
 
@@ -53,7 +55,7 @@ def problem(args: argparse.Namespace) -> Any:
     for flag in ("local", "edge", "column"):
         if getattr(args, flag, None):
             raise Cr2Error(f"--{flag} is for --log FILE; with --data the cost table names models")
-    source = encoder(args.encoder) if args.encoder else EncoderInfo(args.encoder_id or "unknown")
+    source = _maker(args) if args.encoder else EncoderInfo(args.encoder_id or "unknown")
     found = in_flags(
         lambda: load_folder(args.data, args.costs, source, embed=args.embed, **making(args))
     )
@@ -91,7 +93,7 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
     # What is quick to check comes before the embeddings.
     if costs is None:
         costs = _billed(args, raw, local, edge)
-    made = encoder(args.encoder) if args.encoder else _encoder_of(router)
+    made = _maker(args) if args.encoder else _encoder_of(router)
     known = (columns.get("embedding"), *names.GUESSES["embedding"])
     theirs = [c for c in raw.columns if c in known]
     if args.embed:
@@ -158,7 +160,7 @@ def queries(args: argparse.Namespace, router: Any) -> Any:
 
     if args.embed and not args.encoder:
         raise Cr2Error("--embed needs --encoder SOURCE, the encoder to embed the texts with")
-    made = encoder(args.encoder) if args.encoder else _encoder_of(router)
+    made = _maker(args) if args.encoder else _encoder_of(router)
     found = in_flags(
         lambda: QueryTable.read(
             args.queries,
@@ -220,15 +222,47 @@ def in_flags(run: Callable[[], Any]) -> Any:
         raise type(error)(text) from None
 
 
-def encoder(source: str) -> Any:
-    """A static encoder of a file, or an encoder of a folder or of a name."""
+def encoder(source: str, router: Path | None = None) -> Any:
+    """A static encoder of a file, an encoder of a folder or of a name, or an endpoint's.
+
+    An endpoint stands for the encoder of `router` where that has probes.
+    """
     from cr2fast._core import StaticEncoder
 
+    if source.startswith(("http://", "https://")):
+        from cr2fast.encoders.endpoint import EndpointEncoder
+        from cr2fast.router import Router
+
+        url, _, model = source.partition("#")
+        if not model:
+            raise Cr2Error(
+                f"--encoder: expected URL#MODEL, such as http://127.0.0.1:8081/v1#minilm, got "
+                f"{source[:200]}"
+            )
+        known = None if router is None else Router.load(router)
+        token_env = TOKEN_ENV if os.environ.get(TOKEN_ENV) else None
+        probed = known if known is not None and known.probes is not None else None
+        return EndpointEncoder(url, model, router=probed, token_env=token_env)
     if Path(source).is_file():
         return StaticEncoder.load(source)
     from cr2fast.encoders.onnx import Encoder
 
     return Encoder.load(source)
+
+
+def _maker(args: argparse.Namespace) -> Any:
+    """The encoder that ``--encoder`` names, as the command's router knows it."""
+    return encoder(args.encoder, getattr(args, "router", None))
+
+
+def probed(args: argparse.Namespace, router: Any) -> Any:
+    """The router with probes of its encoder, where that is at hand and no file's hash is enough."""
+    from cr2fast._core import StaticEncoder
+
+    made = encoder(args.encoder) if args.encoder else None
+    if made is None or isinstance(made, StaticEncoder) or router.probes is not None:
+        return router
+    return router.with_probes(made)
 
 
 def _check_embeddings(table: Any, source: Any) -> None:

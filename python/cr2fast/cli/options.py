@@ -94,9 +94,9 @@ def encoder(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--encoder",
         metavar="SOURCE",
-        help="that encoder: minilm, a folder, or the file of a static encoder; it embeds prompts "
-        "that have no embedding, and its hash is recorded, so that texts can be routed only with "
-        "it",
+        help="that encoder: minilm, a folder, the file of a static encoder, or URL#MODEL of an "
+        "embeddings endpoint; it embeds prompts that have no embedding, and its hash is recorded, "
+        "or a few of its vectors, so that texts can be routed only with it",
     )
     sub.add_argument(
         "--embed",

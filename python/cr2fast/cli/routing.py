@@ -28,7 +28,7 @@ def route(args: argparse.Namespace) -> Any:
         )
     state = LinkState(args.rate_ul_bps, args.rate_dl_bps, args.rtt_s)
     if args.text:
-        encoder = inputs.encoder(args.encoder)
+        encoder = inputs.encoder(args.encoder, args.router)
         two = TwoStage.load(args.router, args.lam, args.alpha, encoder=encoder.info)
         n = args.n_input_tokens
         typical = _typical(args, len(args.text), lambda: encoder.encode(args.text), args.text)

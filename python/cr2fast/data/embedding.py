@@ -98,9 +98,14 @@ def embed(
     return np.stack([place[t] for t in texts])
 
 
+def _name(encoder: Any) -> str:
+    """What a cache knows an encoder by: an endpoint's is its own, since no file has a hash."""
+    return str(getattr(encoder, "cache_id", encoder.info.sha256))
+
+
 def _is_kept(encoder: Any) -> bool:
     """Whether its embeddings are worth a file, and its fingerprint, a SHA-256 in hex, is a name."""
-    name = encoder.info.sha256
+    name = _name(encoder)
     return len(name) == 64 and name.isalnum() and not isinstance(encoder, StaticEncoder)
 
 
@@ -109,9 +114,9 @@ class _Kept:
 
     def __init__(self, encoder: Any, cache: Cache) -> None:
         folder = cache_folder() if cache is True else Path(str(cache))
-        self._fingerprint = encoder.info.sha256.encode()
+        self._fingerprint = _name(encoder).encode()
         self._dim = int(encoder.dim)
-        self._path = folder / "embeddings" / f"{encoder.info.sha256}.sqlite"
+        self._path = folder / "embeddings" / f"{_name(encoder)}.sqlite"
         self._works = self._tried(lambda _: True) is True
 
     def _tried(self, do: Callable[[sqlite3.Connection], Any], again: bool = True) -> Any:

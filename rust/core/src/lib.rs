@@ -44,7 +44,12 @@ pub use decide::budget::Budget;
 pub use decide::device::{Decision, DeviceRouter};
 pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
 pub use decide::two_stage::{Call, Choice, TwoStage};
+pub use encoder::endpoint::{
+    Embedded, MAX_CHARS as ENDPOINT_CHARS, answer as endpoint_answer, cut as endpoint_text,
+    normalised, question as endpoint_question, tokens as endpoint_tokens,
+};
 pub use encoder::identity::EncoderInfo;
+pub use encoder::probes::{MAX_PROBES, PROBE_TOLERANCE, Probes};
 pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
 pub use features::inputs::{Features, check_width, row_of_text};
 pub use features::text::{TEXT_FEATURES, TEXT_SET, text_features};

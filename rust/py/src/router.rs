@@ -1,7 +1,7 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Grid, Grouping, Judge, Lengths, Named, OnInfeasible, Precision, Promise,
+    EncoderInfo, Grid, Grouping, Judge, Lengths, Named, OnInfeasible, Precision, Probes, Promise,
     Router as CoreRouter, Split, Typicality, shown,
 };
 use numpy::{PyArray1, PyArray2, PyArrayMethods, ToPyArray};
@@ -80,6 +80,45 @@ impl Router {
     #[getter]
     fn encoder<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         info(py, self.0.encoder())
+    }
+
+    /// How its encoder is known where no hash names it, or None.
+    #[getter]
+    fn probes<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(probes) = self.0.probes() else { return Ok(None) };
+        let out = PyDict::new(py);
+        let n = probes.texts().len();
+        out.set_item("texts", probes.texts())?;
+        out.set_item("vectors", out2(py, probes.vectors().to_vec(), n, probes.dim())?)?;
+        out.set_item("max_chars", probes.max_chars())?;
+        Ok(Some(out))
+    }
+
+    /// The router with probes: texts, and the encoder's vectors (n, d) of them.
+    fn with_probes(
+        &self,
+        texts: Vec<String>,
+        vectors: &Bound<'_, PyAny>,
+        max_chars: usize,
+    ) -> PyResult<Self> {
+        let v = matrix_f32(vectors, "probes")?;
+        same_shape("probes", &[texts.len(), self.0.embedding_dim()], v.shape())?;
+        let probes = Probes::new(texts, v.slice().to_vec(), max_chars).map_err(core)?;
+        self.0.with_probes(probes).map(Self).map_err(core)
+    }
+
+    /// How far vectors (n, d) of the probes' texts are from those kept, relative to their length, (n,).
+    fn probe_distances<'py>(
+        &self,
+        py: Python<'py>,
+        vectors: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let v = matrix_f32(vectors, "probes")?;
+        let n = self.0.probes().map_or(0, |p| p.texts().len());
+        same_shape("probes", &[n, self.0.embedding_dim()], v.shape())?;
+        let rows = v.slice().chunks_exact(self.0.embedding_dim()).enumerate();
+        let far = rows.map(|(i, row)| self.0.probes().expect("n rows").distance(i, row));
+        Ok(out1(py, &far.collect::<Result<Vec<_>, _>>().map_err(core)?))
     }
 
     #[getter]

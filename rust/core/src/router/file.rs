@@ -15,6 +15,7 @@ use crate::calibration::grid::Calibration;
 use crate::calibration::groups::Groups;
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
+use crate::encoder::probes::Probes;
 use crate::features::inputs::{Features, Header};
 use crate::file::container::{self, Container, Tensor};
 use crate::file::disk;
@@ -46,6 +47,15 @@ struct Body {
     /// What networks read beside the embedding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     features: Option<Header>,
+    /// How the encoder is known where no hash names it; what reads only earlier files ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probes: Option<ProbesHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProbesHeader {
+    texts: Vec<String>,
+    max_chars: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,6 +93,10 @@ fn tensors(r: &Router) -> Vec<Tensor> {
     }
     if let Some(features) = &r.features {
         out.extend(features.tensors());
+    }
+    if let Some(probes) = &r.probes {
+        let shape = [probes.texts().len(), probes.dim()];
+        out.push(Tensor::f32s("probes", &shape, probes.vectors()));
     }
     if let Some(c) = &r.calibration {
         if !c.typicality.is_empty() {
@@ -145,6 +159,10 @@ fn to_bytes(r: &Router) -> Result<Vec<u8>> {
         }),
         precision: r.precision,
         features: r.features.as_ref().map(|f| f.header()),
+        probes: r
+            .probes
+            .as_ref()
+            .map(|p| ProbesHeader { texts: p.texts().to_vec(), max_chars: p.max_chars() }),
     })
     .map_err(|e| Error::artifact("metadata that serialises", e))?;
     container::to_bytes(body, tensors(r))
@@ -231,6 +249,13 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
         typicality: Typicality::read(&container)?,
     })?;
     router.check_models("artifact", &body.models)?;
+    let router = match body.probes {
+        None => router,
+        Some(header) => {
+            let vectors = container.f32s("probes")?.1;
+            router.with_probes(Probes::new(header.texts, vectors, header.max_chars)?)?
+        }
+    };
     match body.calibration {
         None => Ok(router),
         Some(header) => router.with_calibration(reader.calibration(header)?),

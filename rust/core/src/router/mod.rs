@@ -18,6 +18,7 @@ use crate::calibration::promise::{Grid, Promise};
 use crate::calibration::run::{self, Fitted, Report, Split};
 use crate::calibration::typicality::Typicality;
 use crate::encoder::identity::EncoderInfo;
+use crate::encoder::probes::Probes;
 use crate::features::inputs::Features;
 use crate::file::precision::Precision;
 use crate::networks::gate::Gate;
@@ -94,6 +95,7 @@ pub struct Router {
     calibration: Option<Calibration>,
     precision: Precision,
     typicality: Option<Arc<Typicality>>,
+    probes: Option<Arc<Probes>>,
 }
 
 impl Router {
@@ -112,6 +114,7 @@ impl Router {
             calibration: None,
             precision: parts.precision,
             typicality: parts.typicality.map(Arc::new),
+            probes: None,
         };
         let (m, d) = (router.models.len(), router.dim());
         check_len("teacher models", m, router.teacher.weights().models)?;
@@ -154,6 +157,17 @@ impl Router {
     /// The encoder of the training embeddings.
     pub fn encoder(&self) -> &EncoderInfo {
         &self.encoder
+    }
+
+    /// Texts and their embeddings by which the encoder is known.
+    pub fn probes(&self) -> Option<&Arc<Probes>> {
+        self.probes.as_ref()
+    }
+
+    /// The same router, thresholds and all, with probes of its encoder in place of those it has.
+    pub fn with_probes(&self, probes: Probes) -> Result<Self> {
+        check_len("probes' embedding width", self.embedding_dim(), probes.dim())?;
+        Ok(Self { probes: Some(Arc::new(probes)), ..self.clone() })
     }
 
     /// The gate.
