@@ -43,6 +43,7 @@ pub use choice::{choices, margin as choice_margin, margins as choice_margins};
 pub use decide::budget::Budget;
 pub use decide::device::{Decision, DeviceRouter};
 pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
+pub use decide::expected::Expected;
 pub use decide::two_stage::{Call, Choice, TwoStage};
 pub use encoder::endpoint::{
     Embedded, MAX_CHARS as ENDPOINT_CHARS, answer as endpoint_answer, cut as endpoint_text,

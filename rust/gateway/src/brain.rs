@@ -278,14 +278,13 @@ impl Brain {
     /// What a model is expected to take for a call.
     pub fn estimate(&self, model: usize, call: &Call) -> Option<Estimate> {
         let query = Query { budget: Budget::default(), ..call.query() };
-        let selection =
-            self.selector(call.point.lam).and_then(|s| s.estimate(model, &query)).ok()?;
-        let lengths = self.router.length().predict(call.embedding, &[call.input_tokens as f64]);
+        let expected =
+            self.selector(call.point.lam).and_then(|s| s.expected(model, &query)).ok()?;
         Some(Estimate {
-            output_tokens: lengths.ok()?[model],
-            latency_s: selection.latency_s,
-            energy_j: selection.energy_j,
-            usd: selection.usd,
+            output_tokens: expected.n_output_tokens,
+            latency_s: expected.latency_s,
+            energy_j: expected.energy_j,
+            usd: expected.usd,
         })
     }
 
@@ -345,12 +344,18 @@ fn encode(
     texts: &Texts,
     embed: bool,
 ) -> Result<Encoded, Refusal> {
-    let text = texts.routable().filter(|_| embed);
-    let row = |text: &str| row_of_text(features, encoder.encode(text)?, text);
-    let embedding = text.map(row).transpose();
-    let embedding = embedding.map_err(|e| Refusal::bad("text", bounded(&e)))?;
-    let input_tokens = texts.all.iter().map(|text| encoder.count_tokens(text) as u64).sum();
-    Ok(Encoded { embedding, input_tokens })
+    let count = |text: &String| encoder.count_tokens(text) as u64;
+    let Some(text) = texts.routable().filter(|_| embed) else {
+        return Ok(Encoded { embedding: None, input_tokens: texts.all.iter().map(count).sum() });
+    };
+    let bad = |e: Error| Refusal::bad("text", bounded(&e));
+    let (row, tokens) = encoder.encode_counted(text).map_err(bad)?;
+    let embedding = Some(row_of_text(features, row, text).map_err(bad)?);
+    // The embedded text is one of all: its tokens are counted already.
+    let at = texts.all.iter().rposition(|one| one == text);
+    let others = texts.all.iter().enumerate().filter(|(i, _)| Some(*i) != at);
+    let others: u64 = others.map(|(_, text)| count(text)).sum();
+    Ok(Encoded { embedding, input_tokens: others + at.map_or(0, |_| tokens as u64) })
 }
 
 /// From the map, or made and kept; keys are points of the grid, so the map is bounded by it.

@@ -23,6 +23,7 @@ mod refusal;
 mod relay;
 mod serve;
 mod shadow;
+mod stop;
 mod tls;
 mod trace;
 mod upstream;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
@@ -18,9 +18,13 @@ use serde::{Serialize, Serializer};
 
 use crate::config::LogConfig;
 
+mod queue;
+
+use queue::Queue;
+
 /// The format of a line.
 pub const SCHEMA: &str = "cr2fast.decision_log/1";
-/// Bytes gathered before a write that does not wait for the time.
+/// Bytes of one write, about.
 const BATCH: usize = 1 << 16;
 
 /// One request. Null is unmeasured.
@@ -143,7 +147,7 @@ pub enum Line {
     /// A request.
     Request(Box<Record>),
     /// A grade.
-    Outcome(OutcomeRecord),
+    Outcome(Box<OutcomeRecord>),
     /// A shadow.
     Shadow(Box<ShadowRecord>),
 }
@@ -215,7 +219,7 @@ fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
 /// The log's end on the request's path.
 #[derive(Debug)]
 pub struct Log {
-    queue: Option<SyncSender<Line>>,
+    queue: Option<Arc<Queue<Line>>>,
     writer: Option<JoinHandle<()>>,
     dropped: Counter,
     embedding: bool,
@@ -227,11 +231,12 @@ impl Log {
         let Some(config) = config else {
             return Ok(Self { queue: None, writer: None, dropped, embedding: false });
         };
-        let (queue, records) = sync_channel(config.queue);
+        let queue = Arc::new(Queue::new(config.queue));
         let writer = Writer::open(config.clone(), dropped.clone())?;
+        let lines = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("decision-log".into())
-            .spawn(move || writer.run(&records))?;
+            .spawn(move || writer.run(&lines))?;
         Ok(Self { queue: Some(queue), writer: Some(writer), dropped, embedding: config.embedding })
     }
 
@@ -243,7 +248,7 @@ impl Log {
     /// Hand over a line; never waits. Whether it was taken: no log takes none, a full queue drops it.
     pub fn put(&self, line: Line) -> bool {
         let Some(queue) = &self.queue else { return false };
-        let taken = queue.try_send(line).is_ok();
+        let taken = queue.put(line);
         if !taken {
             self.dropped.inc();
         }
@@ -259,7 +264,9 @@ impl Log {
 impl Drop for Log {
     /// Write what waits.
     fn drop(&mut self) {
-        drop(self.queue.take());
+        if let Some(queue) = self.queue.take() {
+            queue.close();
+        }
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -287,21 +294,18 @@ impl Writer {
         Ok(Self { config, dropped, file, bytes, opened, batch, waiting: 0, torn: false })
     }
 
-    fn run(mut self, records: &Receiver<Line>) {
-        let mut due = Instant::now() + self.config.flush;
-        loop {
-            match records.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(record) => {
-                    self.add(&record);
-                    if self.batch.len() < BATCH && Instant::now() < due {
-                        continue;
-                    }
+    fn run(mut self, queue: &Queue<Line>) {
+        let mut lines = Vec::new();
+        let mut more = true;
+        while more {
+            more = queue.take(self.config.flush, &mut lines);
+            for line in lines.drain(..) {
+                self.add(&line);
+                if self.batch.len() >= BATCH {
+                    self.write();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.write(),
             }
             self.write();
-            due = Instant::now() + self.config.flush;
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Arg, Command, value_parser};
 use cr2fast_gateway::{App, Config, ConfigError, RoleConfig, say, serve};
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn command() -> Command {
@@ -71,7 +72,12 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
     for warning in App::warnings(&config) {
         say(&format!("warning: {warning}"));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = match config.limits.threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = runtime
+        .worker_threads(config.limits.threads)
         .enable_all()
         .build()
         .map_err(|e| format!("expected to start threads, got: {e}"))?;

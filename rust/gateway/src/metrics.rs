@@ -3,6 +3,7 @@
 //! In: events. Out: `/metrics`. Labels are words of this crate and names of the configuration, so that
 //! no client can make more of them.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -13,13 +14,15 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 type Labels = Vec<(&'static str, String)>;
-type Times = Family<Labels, Histogram, fn() -> Histogram>;
+/// Of what every request counts: words of this crate are not copied.
+type Words<const N: usize> = [(&'static str, Cow<'static, str>); N];
+type Times = Family<Words<2>, Histogram, fn() -> Histogram>;
 
 /// Every metric.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<Labels, Counter>,
+    requests: Family<Words<4>, Counter>,
     refusals: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
     reloads: Family<Labels, Counter>,
@@ -73,18 +76,25 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// One request has ended.
-    pub fn request(&self, labels: [(&'static str, String); 4]) {
-        self.requests.get_or_create(&labels.into()).inc();
-    }
-
-    /// Its times, s, by place and model.
-    pub fn times(&self, place: &str, model: &str, first_content_s: Option<f64>, total_s: f64) {
-        let labels = vec![("place", place.to_string()), ("model", model.to_string())];
-        if let Some(seconds) = first_content_s {
-            self.first_content.get_or_create(&labels).observe(seconds);
+    /// One request has ended: what it says of itself and, where it was answered, its seconds to the first
+    /// content and to the end.
+    pub fn request(
+        &self,
+        place: &'static str,
+        model: &str,
+        (why, outcome): (&'static str, &'static str),
+        answered: Option<(Option<f64>, f64)>,
+    ) {
+        let (place, model) = (("place", place.into()), ("model", Cow::Owned(model.into())));
+        if let Some((first_content_s, total_s)) = answered {
+            let labels = [place.clone(), model.clone()];
+            if let Some(seconds) = first_content_s {
+                self.first_content.get_or_create(&labels).observe(seconds);
+            }
+            self.total.get_or_create(&labels).observe(total_s);
         }
-        self.total.get_or_create(&labels).observe(total_s);
+        let labels = [place, model, ("why", why.into()), ("outcome", outcome.into())];
+        self.requests.get_or_create(&labels).inc();
     }
 
     /// One request was refused.

@@ -1,8 +1,8 @@
 //! An answer on its way to the client.
 //!
 //! In: an answer whose first content is at hand. Out: a body: its bytes unchanged. A stream is handed
-//! on in whole events; one that breaks or falls silent ends in an error event, for nothing can be
-//! switched any more. Dropping the body, as a cancelled client does, drops the upstream's connection.
+//! on in whole events; one that breaks or falls silent, or outlasts a stop's patience, ends in an error
+//! event, for nothing can be switched any more. Dropping the body, as a cancelled client does, drops the upstream's connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,6 +16,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::refusal::error_json;
+use crate::stop::Stopped;
 use crate::trace::Trace;
 use crate::upstream::{Events, Upstream};
 
@@ -37,6 +38,7 @@ pub struct Stream {
     body: Option<Incoming>,
     idle: Duration,
     silent: Pin<Box<Sleep>>,
+    stopped: Stopped,
     upstream: Arc<Upstream>,
     trace: Box<Trace>,
 }
@@ -66,6 +68,7 @@ impl Out {
             body: Some(body),
             idle,
             silent: Box::pin(sleep(idle)),
+            stopped: trace.stop.stopped(),
             upstream: Arc::clone(upstream),
             trace,
         }))
@@ -82,6 +85,10 @@ impl Stream {
             let frame = match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
+                    if Pin::new(&mut self.stopped).poll(cx).is_ready() {
+                        self.out_of_time();
+                        continue;
+                    }
                     ready!(self.silent.as_mut().poll(cx));
                     self.interrupted("fell silent");
                     continue;
@@ -128,19 +135,32 @@ impl Stream {
         if self.events.done() {
             return self.finished();
         }
-        self.body = None;
         self.upstream.breaker.failed();
+        let words = format!("the model's server {how} in the middle of its answer; ask again");
+        self.cut("stream_interrupted", &words);
+    }
+
+    /// The gateway ends, and has waited as long as it was to.
+    fn out_of_time(&mut self) {
+        if self.events.done() {
+            return self.finished();
+        }
+        let words = "this gateway was stopped in the middle of the answer; ask again";
+        self.cut("gateway_stopped", words);
+    }
+
+    fn cut(&mut self, code: &str, words: &str) {
+        self.body = None;
         self.trace.usage(self.events.usage);
         self.trace.ended("broken");
-        let words = format!("the model's server {how} in the middle of its answer; ask again");
         let error = match self.events.sequence {
             None => {
-                let error = error_json(&words, "api_error", "stream_interrupted");
+                let error = error_json(words, "api_error", code);
                 [b"data: ", &error[..], b"\n\n"].concat()
             }
             Some(last) => {
                 let error = serde_json::json!({
-                    "type": "error", "code": "stream_interrupted", "message": words,
+                    "type": "error", "code": code, "message": words,
                     "param": null, "sequence_number": last.saturating_add(1),
                 });
                 format!("event: error\ndata: {error}\n\n").into_bytes()

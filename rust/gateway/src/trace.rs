@@ -16,8 +16,12 @@ use crate::link::Measured;
 use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::stop::Stop;
 use crate::upstream::{Failure, Usage};
 use crate::wire::{Place, Why};
+
+/// The status of what a stop leaves unanswered.
+pub const STOPPED: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
 /// What an answer says of itself.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Trace {
     start: Instant,
     log: Arc<Log>,
     metrics: Arc<Metrics>,
+    /// Whether the gateway ends.
+    pub stop: Stop,
     /// Whose prices the counted tokens have.
     priced: Option<(Arc<Brain>, usize)>,
     /// Whether the log has a line of it: the device tells of a shadow.
@@ -57,7 +63,7 @@ impl Trace {
     pub fn start(
         job: &Job,
         start: Instant,
-        (log, metrics): (&Arc<Log>, &Arc<Metrics>),
+        (log, metrics, stop): (&Arc<Log>, &Arc<Metrics>, &Stop),
         permit: OwnedSemaphorePermit,
     ) -> Self {
         metrics.in_flight.inc();
@@ -79,10 +85,10 @@ impl Trace {
             propensity: 1.0,
             ..Record::default()
         };
-        let (log, metrics) = (Arc::clone(log), Arc::clone(metrics));
+        let (log, metrics, stop) = (Arc::clone(log), Arc::clone(metrics), stop.clone());
         let logged = job.deferral.as_ref().is_none_or(|d| d.why != Why::Shadow);
         let (priced, waiting) = (None, None);
-        Self { record, start, log, metrics, priced, logged, waiting, _permit: permit }
+        Self { record, start, log, metrics, stop, priced, logged, waiting, _permit: permit }
     }
 
     /// What is known before anybody is asked.
@@ -142,6 +148,15 @@ impl Trace {
         }
     }
 
+    /// Ended by a stop, before the answer's content or in the middle of it.
+    fn unfinished(&mut self) {
+        if self.record.place.is_some() {
+            return self.ended("broken");
+        }
+        self.ended("failed");
+        self.record.status = STOPPED.as_u16();
+    }
+
     /// How the answer ended: `answered`, `failed`, `broken`.
     pub fn ended(&mut self, outcome: &'static str) {
         self.record.outcome = outcome;
@@ -151,6 +166,10 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         self.record.total_s = self.seconds();
+        // It was not the client that went away.
+        if self.record.outcome == "cancelled" && self.stop.has_come() {
+            self.unfinished();
+        }
         let counted = (self.record.n_input_tokens, self.record.n_output_tokens);
         if let (Some((brain, model)), (Some(input), Some(output))) = (&self.priced, counted) {
             self.record.usd = brain.usd(*model, input, output);
@@ -158,15 +177,8 @@ impl Drop for Trace {
         let r = &self.record;
         let (place, model) = (r.place.unwrap_or("none"), r.model.as_deref().unwrap_or("none"));
         self.metrics.in_flight.dec();
-        self.metrics.request([
-            ("place", place.into()),
-            ("model", model.into()),
-            ("why", r.why.unwrap_or("none").into()),
-            ("outcome", r.outcome.into()),
-        ]);
-        if r.outcome == "answered" {
-            self.metrics.times(place, model, r.ttft_s, r.total_s);
-        }
+        let answered = (r.outcome == "answered").then_some((r.ttft_s, r.total_s));
+        self.metrics.request(place, model, (r.why.unwrap_or("none"), r.outcome), answered);
         if self.logged {
             self.log.put(Line::Request(Box::new(std::mem::take(&mut self.record))));
         }

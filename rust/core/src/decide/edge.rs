@@ -297,7 +297,7 @@ impl EdgeSelector {
 
     /// Check a query, and hand on the request as it is expected, and as it is at its longest; without
     /// a budget the second is the first.
-    fn priced<T>(
+    pub(super) fn priced<T>(
         &self,
         q: &Query,
         then: impl FnOnce(&Request, &Request) -> Result<T>,

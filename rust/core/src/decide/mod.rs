@@ -3,5 +3,6 @@
 pub mod budget;
 pub mod device;
 pub mod edge;
+pub mod expected;
 mod file;
 pub mod two_stage;

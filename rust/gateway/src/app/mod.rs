@@ -30,7 +30,8 @@ use crate::edge::Edge;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::trace::Trace;
+use crate::stop::Stop;
+use crate::trace::{STOPPED, Trace};
 use crate::upstream::{Address, Upstream};
 
 pub use front::router;
@@ -62,6 +63,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     log: Arc<Log>,
     recent: Recent,
+    /// Ends what is in flight.
+    pub stop: Stop,
 }
 
 impl App {
@@ -94,6 +97,7 @@ impl App {
             metrics,
             log: Arc::new(log),
             recent: Recent::default(),
+            stop: Stop::default(),
         }))
     }
 
@@ -165,11 +169,22 @@ impl App {
     }
 
     async fn answer(&self, request: Request, kind: Kind) -> Result<Response, Refusal> {
+        tokio::select! {
+            biased;
+            answer = self.answer_in_time(request, kind) => answer,
+            () = self.stop.wait() => {
+                let words = "this gateway was stopped before there was an answer; ask again";
+                Err(Refusal::new(STOPPED, "gateway_stopped", words).retry_after(1.0))
+            }
+        }
+    }
+
+    async fn answer_in_time(&self, request: Request, kind: Kind) -> Result<Response, Refusal> {
         let arrived = Instant::now();
         let job = self.job(request, kind).await?;
         let permit = self.permit()?;
         self.recent.remember(&job.id);
-        let trace = Trace::start(&job, arrived, (&self.log, &self.metrics), permit);
+        let trace = Trace::start(&job, arrived, (&self.log, &self.metrics, &self.stop), permit);
         let embedding = self.log.wants_embedding();
         match &self.role {
             Role::Device(device) => {

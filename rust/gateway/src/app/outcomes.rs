@@ -119,7 +119,7 @@ impl App {
         // Repeated ones are written, too: the disk may have been full the first time.
         let (ts, of) = (now(), place.word());
         let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place: of };
-        if !self.log.put(Line::Outcome(line)) {
+        if !self.log.put(Line::Outcome(Box::new(line))) {
             let words = "expected room in the log's queue, got none; retry later";
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
             return Err(refusal.retry_after(1.0));

@@ -217,6 +217,7 @@ impl Checker<'_> {
             }
         };
         Ok(Limits {
+            threads: size("threads", &file.threads, 1, 256)?,
             concurrency: size("concurrency", &file.concurrency, 1, 1 << 20)?,
             connections: size("connections", &file.connections, 1, 1 << 20)?,
             body_bytes: size("body_bytes", &file.body_bytes, 1, 1 << 30)?,

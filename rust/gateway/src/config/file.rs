@@ -238,6 +238,8 @@ settings! {
 settings! {
     /// What a client may take.
     LimitsFile {
+        /// Threads that answer requests.
+        threads = 1,
         /// Requests at once.
         concurrency = 256,
         /// Connections at once.

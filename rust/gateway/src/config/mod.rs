@@ -143,6 +143,8 @@ pub struct ModelConfig {
 /// What a client may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
+    /// Threads that answer requests.
+    pub threads: usize,
     /// Requests at once.
     pub concurrency: usize,
     /// Connections at once.

@@ -1,7 +1,7 @@
 //! The listener: connections within their limits, and an orderly stop.
 //!
 //! In: a bound socket, the app, a future that ends when it is time to stop. Out: when that has come and
-//! the requests in flight have ended, or the time for that is over.
+//! the requests in flight have ended; those that have not when the time for that is over are ended.
 
 mod slow;
 
@@ -25,6 +25,9 @@ use slow::WriteLimit;
 
 /// Header fields of a request at most.
 const MAX_FIELDS: usize = 128;
+
+/// For what a stop ends to be told so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serve until `stop` ends.
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
@@ -55,7 +58,10 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
     drop(listener);
     let _ = stopping.send(true);
     let all = u32::try_from(app.limits.connections).unwrap_or(u32::MAX);
-    let _ = timeout(app.limits.drain, slots.acquire_many(all)).await;
+    if timeout(app.limits.drain, slots.acquire_many(all)).await.is_err() {
+        app.stop.now();
+        let _ = timeout(LAST_WORDS, slots.acquire_many(all)).await;
+    }
 }
 
 /// Shake hands, where TLS is spoken, then serve. What takes long shaking hands is left, as a head is.

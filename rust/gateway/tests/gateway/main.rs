@@ -13,4 +13,5 @@ mod load;
 mod log;
 mod reload;
 mod shadow;
+mod stop;
 mod tls;
