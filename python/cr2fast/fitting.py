@@ -104,6 +104,11 @@ class FitOptions:
     copies : int
         Most jittered copies of the training queries to learn on, one per epoch in turn; only with
         `smoothing`. Default 8.
+    rows_per_epoch : int
+        Most training queries that an epoch goes through. Of more, each of the copies takes a part
+        of its own, the smoother has an eighth of this many centres and as many held-out queries
+        choose the checkpoints, so that neither time nor memory grows with the split beyond
+        ``copies * rows_per_epoch`` queries. Default 65536.
     jitter : float
         Standard deviation of the jitter, as a multiple of the standardised embedding's; only with
         `smoothing`. Default 0.7.
@@ -146,6 +151,7 @@ class FitOptions:
     smoother_share: float | None = None
     smoother_centres: int | None = None
     copies: int | None = None
+    rows_per_epoch: int | None = None
     jitter: float | None = None
     feature_weight: float | None = None
     film: bool | None = None

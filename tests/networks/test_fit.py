@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 import cr2fast
+from cr2fast.data.content import warn_if_alike
 from cr2fast.datasets import make_routing_problem, synthetic_costs
 
 TINY = {"hidden": 8, "teacher_epochs": 2, "gate_epochs": 2, "batch": 64}
@@ -177,6 +179,16 @@ def test_identical_embeddings_do_not_break_the_smoother(small):
     with pytest.warns(UserWarning, match="treat all queries alike"):
         router = cr2fast.fit(same, small.costs, progress=False, **TINY)
     assert np.isfinite(router.accuracies(same.embeddings)).all()
+
+
+def test_queries_are_told_apart_by_any_of_them():
+    x = np.repeat(np.random.default_rng(0).normal(size=(1, 8)).astype(np.float32), 9000, axis=0)
+    with pytest.warns(UserWarning, match="all 9000 queries are the same"):
+        warn_if_alike(x * np.linspace(1, 2, 9000, dtype=np.float32)[:, None], "train")
+    x[8500] = x[8500, ::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_alike(x, "train")
 
 
 def test_an_error_in_the_callback_stops_the_fit(small):

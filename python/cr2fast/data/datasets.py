@@ -178,8 +178,11 @@ def make_routing_problem(
     rng = np.random.default_rng(check_seed(seed))
     anchors = rng.normal(size=(topics, d))
     topic = rng.integers(topics, size=n)
-    e = anchors[topic] + 1.2 * rng.normal(size=(n, d))
-    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    e = np.empty((n, d))
+    for start in range(0, n, 65_536):  # by parts: a million queries make no copies of gigabytes
+        part = e[start : start + 65_536]
+        part[:] = anchors[topic[start : start + 65_536]] + 1.2 * rng.normal(size=part.shape)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
     v = rng.normal(size=d)
     difficulty = np.sqrt(d) * (e @ (v / np.linalg.norm(v)))
     ability = np.linspace(-2.0, 1.6, models) + 0.8 * rng.normal(size=(topics, models))[topic]

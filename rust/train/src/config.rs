@@ -97,6 +97,8 @@ pub struct FitConfig {
     pub smoother_centres: usize,
     /// The greatest number of jittered copies of the training rows; epochs take turns in them.
     pub copies: usize,
+    /// Most rows of an epoch in a jittered copy; of more training rows each copy takes a part.
+    pub rows_per_epoch: usize,
     /// Standard deviation of the jitter, in units of the standardised embedding's.
     pub jitter: f64,
     /// Length of the features' part of a row, beside the embedding's 1; 0: chosen by
@@ -140,6 +142,7 @@ impl FitConfig {
             smoother_share: 0.0,
             smoother_centres: 8192,
             copies: 8,
+            rows_per_epoch: 65_536,
             jitter: 0.7,
             feature_weight: 0.0,
             film: true,
@@ -197,6 +200,7 @@ impl FitConfig {
             ("lams_per_step", self.lams_per_step, 1024),
             ("smoother_centres", self.smoother_centres, cr2fast_core::MAX_CENTRES),
             ("copies", self.copies, 1024),
+            ("rows_per_epoch", self.rows_per_epoch, 1 << 24),
         ];
         for (name, v, max) in counts {
             if !(1..=max).contains(&v) {

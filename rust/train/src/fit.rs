@@ -59,7 +59,7 @@ pub fn fit(
         check_len("models", teacher.models, m)?;
     }
     let split = Split::new(data.rows(), config);
-    let limits = Limits::default();
+    let limits = Limits::of(config.rows_per_epoch);
     let (views, held, smoother) =
         views::make(*data, &split, config, frozen.is_some(), limits, report)?;
     let ((teacher, smoother, length), teacher_record) = match frozen {

@@ -34,9 +34,11 @@ pub struct Limits {
     pub held: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { rows: 65_536, centres: BLOCK, held: 8_192 }
+impl Limits {
+    /// For epochs of this many rows: an eighth of it for centres and held-out rows.
+    pub fn of(rows: usize) -> Self {
+        let part = (rows / 8).clamp(1, BLOCK);
+        Self { rows, centres: part, held: part }
     }
 }
 
