@@ -241,12 +241,15 @@ class Answering(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def lines_of(path: Path, n: int) -> list[dict[str, Any]]:
-    """The lines of a log, once there are `n`."""
+def lines_of(path: Path, n: int, process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """The lines of a log, once there are `n`; the process that writes them has to live for it."""
     while True:
+        # Asked before the file is read: what a process wrote before its end counts.
+        ended = process.poll()
         lines = path.read_text().splitlines() if path.exists() else []
         if len(lines) >= n:
             return [json.loads(line) for line in lines]
+        assert ended is None, f"{len(lines)} of {n} lines, and the gateway has ended: {ended}"
         time.sleep(0.005)
 
 
@@ -263,7 +266,7 @@ def test_every_line_of_the_log_is_as_the_docs_say(gateway: Running) -> None:
     config = config.replace("127.0.0.1:1", f"127.0.0.1:{server.server_port}")
     (folder / "device.toml").write_text(config)
     try:
-        with running(folder) as (_, connection):
+        with running(folder) as (process, connection):
             rng = random.Random(4)
             asked = 0
             for i in range(200):
@@ -278,7 +281,7 @@ def test_every_line_of_the_log_is_as_the_docs_say(gateway: Running) -> None:
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
                 connection.getresponse().read()
                 asked += 1
-            lines = lines_of(folder / "decisions.jsonl", asked)
+            lines = lines_of(folder / "decisions.jsonl", asked, process)
     finally:
         server.shutdown()
         server.server_close()
@@ -343,6 +346,8 @@ def only_text(messages: list[Any]) -> bool:
     """Whether no part of any message is of another type than "text": those are not decided by text."""
     for turn in messages:
         parts = turn.get("content") if isinstance(turn, dict) else None
+        if isinstance(parts, dict):
+            return False
         if isinstance(parts, list) and any(
             isinstance(p, dict) and p.get("type") not in ("text", "refusal") for p in parts
         ):

@@ -161,7 +161,7 @@ impl Brain {
             router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
         let rule = rule(config, &router, &wrong)?;
         let hash = Sha256::digest(&bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"));
-        Ok(Self {
+        let brain = Self {
             router,
             encoder: Arc::new(encoder),
             hash,
@@ -170,7 +170,10 @@ impl Brain {
             rule,
             stages: RwLock::default(),
             selectors: RwLock::default(),
-        })
+        };
+        let point = brain.point(None, None).map_err(|r| wrong(files.lam.line, r.message))?;
+        brain.stages(point).map_err(core(files.lam.line, "router"))?;
+        Ok(brain)
     }
 
     /// SHA-256 of the router's file.

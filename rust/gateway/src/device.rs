@@ -23,7 +23,7 @@ use crate::link::{Exchange, Link, Measured};
 use crate::log::LinkRecord;
 use crate::refusal::{REFUSAL, Refusal};
 use crate::relay::Out;
-use crate::shadow::{Shadow, Shadows};
+use crate::shadow::{Shadow, Shadowed, Shadows};
 use crate::tls::Trust;
 use crate::trace::{Label, Trace};
 use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
@@ -188,7 +188,12 @@ impl Device {
                     let estimate = plan.estimate(job, &model);
                     let label = Label { place, model, why, margin, estimate };
                     self.shadow(job, &plan, why, &mut trace);
-                    return Ok(respond(job, upstream, answer, &label, trace));
+                    let shadowed = trace.record.shadow.is_some();
+                    let mut response = respond(job, upstream, answer, &label, trace);
+                    if shadowed {
+                        response.extensions_mut().insert(Shadowed);
+                    }
+                    return Ok(response);
                 }
                 Err(failure) => {
                     if place == Place::Edge {

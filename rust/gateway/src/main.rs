@@ -82,9 +82,8 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
         .build()
         .map_err(|e| format!("expected to start threads, got: {e}"))?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-            format!("{}: listen: expected to bind {}, got: {e}", path.display(), config.listen)
-        })?;
+        let listener = TcpListener::bind(config.listen.value).await;
+        let listener = listener.map_err(|e| words(config.cannot_listen(&e)))?;
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let hang_up = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

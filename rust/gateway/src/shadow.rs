@@ -23,6 +23,10 @@ pub struct Shadows {
     slots: Arc<Semaphore>,
 }
 
+/// On a response: the other place is asked too.
+#[derive(Clone, Copy, Debug)]
+pub struct Shadowed;
+
 /// One request to the other place.
 #[derive(Debug)]
 pub struct Shadow {

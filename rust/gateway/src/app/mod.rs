@@ -9,6 +9,7 @@ mod intake;
 mod outcomes;
 mod reload;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -27,12 +28,14 @@ use crate::brain::Brain;
 use crate::config::{Access, Config, ConfigError, Limits, RoleConfig};
 use crate::device::Device;
 use crate::edge::Edge;
-use crate::log::Log;
+use crate::log::{Log, LogFile};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::shadow::Shadowed;
 use crate::stop::Stop;
 use crate::trace::{STOPPED, Trace};
 use crate::upstream::{Address, Upstream};
+use crate::wire;
 
 pub use front::router;
 use intake::bearer_hash;
@@ -72,10 +75,8 @@ impl App {
     pub fn new(config: &Config) -> Result<Arc<Self>, ConfigError> {
         let brain = Brain::load(config)?;
         let metrics = Arc::new(Metrics::default());
-        let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone()).map_err(|e| {
-            let message = format!("log.path: expected a file that can be appended to, got: {e}");
-            ConfigError { path: config.path.clone(), line: None, message }
-        })?;
+        let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone())
+            .map_err(|e| no_log(config, &e))?;
         let trust = certificates::trust(config)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => {
@@ -101,14 +102,19 @@ impl App {
         }))
     }
 
-    /// What a configuration would do, in words; loads the router, starts nothing.
+    /// What a configuration would do, in words; loads the router, starts nothing. What would keep
+    /// [`App::new`] or the listener from starting is the same error here.
     pub fn describe(config: &Config) -> Result<String, ConfigError> {
         let brain = Brain::load(config)?;
         certificates::trust(config)?;
+        if let Some(log) = &config.log {
+            LogFile::check(&log.path.value).map_err(|e| no_log(config, &e))?;
+        }
         let scheme = if certificates::served(config)?.is_some() { "https" } else { "http" };
+        TcpListener::bind(config.listen.value).map_err(|e| config.cannot_listen(&e))?;
         let (lam, alpha) = (config.router.lam.value, config.router.alpha.value);
         let mut lines = vec![
-            format!("listens on {scheme}://{}", config.listen),
+            format!("listens on {scheme}://{}", config.listen.value),
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
         ];
         match &config.role {
@@ -186,13 +192,17 @@ impl App {
         self.recent.remember(&job.id);
         let trace = Trace::start(&job, arrived, (&self.log, &self.metrics, &self.stop), permit);
         let embedding = self.log.wants_embedding();
-        match &self.role {
+        let answer = match &self.role {
             Role::Device(device) => {
                 let answer = device.answer(&job, Box::new(trace), embedding).await;
                 answer.map(IntoResponse::into_response)
             }
             Role::Edge(edge) => edge.answer(&job, Box::new(trace), embedding).await,
-        }
+        }?;
+        // An edge does not know what the device that asks it does beside.
+        let both = job.deferral.is_some() || answer.extensions().get::<Shadowed>().is_some();
+        self.recent.answered(&job.id, wire::place(answer.headers()), both);
+        Ok(answer)
     }
 
     async fn decide_only(&self, request: Request) -> Result<Response, Refusal> {
@@ -256,6 +266,13 @@ impl App {
         let data: Vec<_> = names.into_iter().map(entry).collect();
         json(&serde_json::json!({"object": "list", "data": data}))
     }
+}
+
+fn no_log(config: &Config, e: &std::io::Error) -> ConfigError {
+    let at = config.log.as_ref().map(|log| &log.path);
+    let path = at.map(|path| path.value.display().to_string()).unwrap_or_default();
+    let message = format!("log.path: expected a file that can be appended to, got {path}: {e}");
+    ConfigError { path: config.path.clone(), line: at.map(|path| path.line), message }
 }
 
 fn json(value: &serde_json::Value) -> Response {

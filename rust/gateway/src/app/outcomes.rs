@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{App, json};
 use crate::log::{Line, OutcomeRecord, SCHEMA, now};
 use crate::refusal::Refusal;
+use crate::wire::Place;
 
 /// Requests that are remembered.
 const REMEMBERED: usize = 1 << 14;
@@ -50,13 +51,24 @@ impl Of {
     }
 }
 
-/// The last requests, and their grades so far: of the answer, of the device's and of the edge's.
+/// What is known of a request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The grades so far: of the answer, of the device's and of the edge's.
+    grades: [Option<f64>; 3],
+    /// Which place answered, where one did.
+    answered: Option<Of>,
+    /// Whether the other place may have answered too.
+    both: bool,
+}
+
+/// The last requests.
 #[derive(Debug, Default)]
 pub(super) struct Recent(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    grades: HashMap<u128, [Option<f64>; 3]>,
+    requests: HashMap<u128, Known>,
     order: VecDeque<u128>,
 }
 
@@ -74,21 +86,54 @@ impl Recent {
     pub(super) fn remember(&self, id: &str) {
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.grades.insert(id, [None; 3]).is_none() {
+        if kept.requests.insert(id, Known::default()).is_none() {
             kept.order.push_back(id);
         }
         if kept.order.len() > REMEMBERED
             && let Some(oldest) = kept.order.pop_front()
         {
-            kept.grades.remove(&oldest);
+            kept.requests.remove(&oldest);
         }
+    }
+
+    /// A request that is remembered was answered; `both` where the other place may have, too.
+    pub(super) fn answered(&self, id: &str, place: Option<Place>, both: bool) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = u128::from_str_radix(id, 16).ok().and_then(|id| kept.requests.get_mut(&id));
+        if let Some(known) = known {
+            known.both = both;
+            known.answered = place.map(|place| match place {
+                Place::Device => Of::Device,
+                Place::Edge => Of::Edge,
+            });
+        }
+    }
+
+    /// What a request has no answer of, in words; none where it may have, or is not remembered.
+    fn lacks(&self, id: u128, of: Of) -> Option<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.requests.get(&id)?;
+        if of == Of::Answer || known.both || known.answered == Some(of) {
+            return None;
+        }
+        let (expected, since) = match known.answered {
+            Some(place) => (
+                format!("\"answer\" or {:?}", place.word()),
+                format!("only the {} was asked for an answer", place.word()),
+            ),
+            None => ("\"answer\"".into(), "it has no answer of a known place".into()),
+        };
+        Some(format!(
+            "body.place: expected {expected} for this request, since {since}, got {:?}",
+            of.word()
+        ))
     }
 
     /// Take a grade into account.
     fn fit(&self, id: u128, of: Of, score: f64) -> Fit {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(grades) = kept.grades.get_mut(&id) else { return Fit::Unknown };
-        match grades[of as usize].replace(score) {
+        let Some(known) = kept.requests.get_mut(&id) else { return Fit::Unknown };
+        match known.grades[of as usize].replace(score) {
             None => Fit::First,
             Some(before) if before.to_bits() == score.to_bits() => Fit::Repeated,
             Some(_) => Fit::Revised,
@@ -116,10 +161,13 @@ impl App {
             let words = "expected a gateway that keeps a decision log, got one without; add [log] to its file";
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "no_log", words));
         }
+        if let Some(words) = self.recent.lacks(number, place) {
+            return Err(Refusal::new(StatusCode::CONFLICT, "not_shadowed", words));
+        }
         // Repeated ones are written, too: the disk may have been full the first time.
         let (ts, of) = (now(), place.word());
         let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place: of };
-        if !self.log.put(Line::Outcome(Box::new(line))) {
+        if !self.log.offer(Line::Outcome(Box::new(line))) {
             let words = "expected room in the log's queue, got none; retry later";
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
             return Err(refusal.retry_after(1.0));
@@ -168,6 +216,6 @@ mod tests {
         assert_eq!(recent.fit(1, Of::Edge, 1.0), Fit::First, "another answer of the request");
         assert_eq!(recent.fit(1, Of::Answer, 0.5), Fit::Revised);
         let kept = recent.0.lock().unwrap();
-        assert_eq!((kept.order.len(), kept.grades.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!((kept.order.len(), kept.requests.len()), (REMEMBERED, REMEMBERED));
     }
 }

@@ -19,8 +19,10 @@ use crate::refusal::Refusal;
 impl App {
     /// Read the file's `[router]` and `[tls]` again and swap them, or refuse and go on with the old.
     ///
-    /// The other sections take a restart. Reads files: call it off the event loop.
+    /// The other sections take a restart. The log's file is opened again, whatever comes of the rest, as
+    /// logrotate expects of a SIGHUP. Reads files: call it off the event loop.
     pub fn reload(&self) -> Result<String, ConfigError> {
+        self.log.reopen();
         // One at a time: the last to ask is the last to swap.
         let _turn = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = self.load_again();

@@ -43,6 +43,9 @@ struct Turn<'a> {
     role: Option<&'a RawValue>,
     #[serde(borrow)]
     content: Option<&'a RawValue>,
+    /// An answer that was spoken, by the id under which a server keeps it.
+    #[serde(borrow)]
+    audio: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +54,19 @@ struct Part<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    image_url: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_audio: Option<&'a RawValue>,
+    #[serde(borrow)]
+    file: Option<&'a RawValue>,
+}
+
+impl Part<'_> {
+    /// Whether it brings something beside its text, whatever type it says it is.
+    fn has_media(&self) -> bool {
+        [self.image_url, self.input_audio, self.file].iter().any(Option::is_some)
+    }
 }
 
 /// An item of a Responses input.
@@ -82,6 +98,7 @@ pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
         let turn: Turn = once(turn, || format!("messages[{i}]"))?;
         let place = || format!("messages[{i}].content");
         let found = of_content(turn.content, &CHAT, &place, &mut texts)?;
+        texts.other_media |= turn.audio.is_some();
         if is(turn.role, "user") {
             last_user = Some(found);
         }
@@ -161,6 +178,8 @@ fn of_content(
         texts.all.push(text.clone());
         return Ok(Some(text));
     }
+    // One part without a list around it is no text that the API knows.
+    texts.other_media |= is_object(content);
     let mut found = Vec::new();
     for (k, part) in elements(content).unwrap_or_default().into_iter().enumerate() {
         if !is_object(part) {
@@ -168,6 +187,7 @@ fn of_content(
         }
         let place = || format!("{}[{k}]", place());
         let part: Part = once(part, place)?;
+        texts.other_media |= part.has_media();
         if !kinds.iter().any(|kind| is(part.kind, kind)) {
             texts.other_media |= !is(part.kind, "refusal");
         } else if let Some(text) = part.text.filter(|raw| is_string(raw)) {

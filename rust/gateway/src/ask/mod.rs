@@ -94,16 +94,51 @@ struct Fields<'a> {
     conversation: Option<&'a RawValue>,
     #[serde(borrow)]
     background: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n: Option<&'a RawValue>,
+    #[serde(borrow)]
+    modalities: Option<&'a RawValue>,
+    #[serde(borrow)]
+    audio: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_embeds: Option<&'a RawValue>,
 }
 
 impl Fields<'_> {
     /// Which endpoint the body is for, where that is not said.
     fn kind(&self) -> Kind {
-        match (self.messages, self.prompt, self.input) {
+        // A prompt by its id is of a Responses request.
+        let prompt = self.prompt.filter(|raw| !raw.get().starts_with('{'));
+        match (self.messages, prompt, self.input) {
             (Some(_), ..) => Kind::Chat,
             (None, None, Some(_)) => Kind::Responses,
+            (None, None, None) if self.prompt.is_some() => Kind::Responses,
             _ => Kind::Completion,
         }
+    }
+
+    /// Whether the models would see or give more than the text that is here: a prompt that a server
+    /// keeps, embeddings in its place, or an answer to be spoken.
+    fn is_beyond_text(&self, kind: Kind) -> bool {
+        let only_text = |raw: &RawValue| {
+            let words = serde_json::from_str::<Vec<String>>(raw.get());
+            words.is_ok_and(|words| words.iter().all(|word| word == "text"))
+        };
+        self.modalities.is_some_and(|raw| !only_text(raw))
+            || self.audio.is_some()
+            || self.prompt_embeds.is_some()
+            || (kind == Kind::Responses && self.prompt.is_some())
+    }
+
+    /// Output tokens at most: the greater one where two fields say it, since a server may read either.
+    fn max_output_tokens(&self, kind: Kind) -> Result<Option<u64>, Refusal> {
+        count("n", self.n, 1)?;
+        let of = |field, raw| count(field, raw, u64::from(kind != Kind::Completion));
+        if kind == Kind::Responses {
+            return of("max_output_tokens", self.max_output_tokens);
+        }
+        let new = of("max_completion_tokens", self.max_completion_tokens)?;
+        Ok(new.max(of("max_tokens", self.max_tokens)?))
     }
 
     /// A routed Responses request must not lean on what one server keeps: another may answer.
@@ -151,12 +186,14 @@ impl Ask {
         })?;
         let target = Target::of(&name)?;
         let kind = if kind == Kind::Any { fields.kind() } else { kind };
-        let texts = match kind {
+        let mut texts = match kind {
             Kind::Chat | Kind::Any => messages::of_chat(fields.messages)?,
             Kind::Completion => messages::of_prompt(fields.prompt)?,
             Kind::Responses => messages::of_input(fields.input, fields.instructions)?,
         };
-        if kind == Kind::Responses && matches!(target, Target::Routed { .. }) {
+        texts.other_media |= fields.is_beyond_text(kind);
+        let routed = matches!(target, Target::Routed { .. });
+        if kind == Kind::Responses && routed {
             fields.check_stateless()?;
         }
         let stream = match fields.stream.map(RawValue::get) {
@@ -169,13 +206,13 @@ impl Ask {
                 ));
             }
         };
-        let limit = match kind {
-            Kind::Responses => fields.max_output_tokens,
-            _ => fields.max_completion_tokens.or(fields.max_tokens),
+        let max_output_tokens = match fields.max_output_tokens(kind) {
+            Err(refusal) if routed => return Err(refusal),
+            // The model's server is asked by name: its word on odd numbers counts.
+            found => found.unwrap_or(None),
         };
         let at = model.get().as_ptr() as usize - body.as_ptr() as usize;
         let model_at = at..at + model.get().len();
-        let max_output_tokens = limit.and_then(|raw| raw.get().parse().ok());
         Ok(Self { body, model_at, target, texts, stream, max_output_tokens })
     }
 
@@ -188,6 +225,20 @@ impl Ask {
         let (before, after) = (&self.body[..self.model_at.start], &self.body[self.model_at.end..]);
         Bytes::from([before, name.as_bytes(), after].concat())
     }
+}
+
+/// A count as the API takes one: a whole number, 5000.0 and 5e3 among them; null is none.
+fn count(field: &'static str, raw: Option<&RawValue>, least: u64) -> Result<Option<u64>, Refusal> {
+    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+    let whole = |x: &f64| x.is_finite() && x.fract() == 0.0 && *x >= 0.0;
+    let float = || text.parse::<f64>().ok().filter(whole).map(|x| x as u64);
+    let number = text.parse::<u64>().ok().or_else(float).filter(|n| *n >= least);
+    number.map(Some).ok_or_else(|| {
+        let words = format!(
+            "body.{field}: expected a whole number, at least {least}, or null, got another value; leave it out for the model's own"
+        );
+        Refusal::bad("count", words)
+    })
 }
 
 fn no_json(got: String) -> Refusal {

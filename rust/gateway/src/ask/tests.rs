@@ -62,6 +62,85 @@ fn bounds_of_the_context_are_read() {
     let ask = read(r#"{"model":"a","max_tokens":7,"max_completion_tokens":9}"#).unwrap();
     assert_eq!(ask.max_output_tokens, Some(9));
     assert_eq!(read(r#"{"model":"a","max_tokens":null}"#).unwrap().max_output_tokens, None);
+    // The greater one, since a server may read either; a whole number in any spelling.
+    for (fields, most) in [
+        (r#""max_tokens":900,"max_completion_tokens":9"#, Some(900)),
+        (r#""max_tokens":900,"max_completion_tokens":null"#, Some(900)),
+        (r#""max_tokens":5000.0"#, Some(5000)),
+        (r#""max_completion_tokens":5e3"#, Some(5000)),
+        (r#""max_tokens":99999999999999999999999"#, Some(u64::MAX)),
+        (r#""max_tokens":1e300"#, Some(u64::MAX)),
+        (r#""n":2.0,"max_output_tokens":"not of a chat""#, None),
+        (r#""n":null"#, None),
+    ] {
+        let ask = read(&format!("{{\"model\":\"cr2fast\",{fields}}}")).unwrap();
+        assert_eq!(ask.max_output_tokens, most, "{fields}");
+    }
+    for field in ["max_tokens", "max_completion_tokens", "n"] {
+        for odd in ["0", "-1", "-5000.0", "0.5", "1e-400", "1e400", "\"5000\"", "true", "[5]", "{}"]
+        {
+            let of = |model: &str| read(&format!("{{\"model\":\"{model}\",\"{field}\":{odd}}}"));
+            let refusal = of("cr2fast").unwrap_err();
+            assert_eq!((refusal.status.as_u16(), refusal.code), (400, "count"), "{field} {odd}");
+            assert!(refusal.message.contains(&format!("body.{field}: expected a whole number")));
+            assert!(of("small").is_ok(), "a server that is named has its own word on it");
+        }
+    }
+    let zero = r#"{"model":"cr2fast","prompt":"a","max_tokens":0}"#;
+    let zero = Ask::read(Bytes::from_static(zero.as_bytes()), Kind::Completion).unwrap();
+    assert_eq!(zero.max_output_tokens, Some(0), "a completion may ask for none");
+    assert_eq!(
+        responses(r#"{"model":"cr2fast","input":"a","max_output_tokens":-1}"#).unwrap_err().code,
+        "count"
+    );
+}
+
+#[test]
+fn what_models_would_see_or_give_beyond_the_text_is_not_decided_by_it() {
+    let image = r#"{"type":"image_url","image_url":{"url":"data:"}}"#;
+    let text = r#"{"role":"user","content":"a"}"#;
+    let turn = |role: &str, content: &str| {
+        format!("\"messages\":[{{\"role\":\"{role}\",\"content\":{content}}},{text}]")
+    };
+    let with = |more: &str| format!("\"messages\":[{text}],{more}");
+    for fields in [
+        turn("tool", &format!("[{image}]")),
+        turn("tool", image),
+        turn("system", r#"[{"type":"file","file":{}}]"#),
+        turn("developer", r#"[{"type":"input_audio"}]"#),
+        turn("user", r#"[{"type":"text","text":"b","image_url":{"url":"data:"}}]"#),
+        turn("assistant", "null").replace("null", "null,\"audio\":{\"id\":\"audio_1\"}"),
+        with(r#""modalities":["text","audio"]"#),
+        with(r#""modalities":["audio"]"#),
+        with(r#""modalities":"audio""#),
+        with(r#""audio":{"voice":"alloy"}"#),
+    ] {
+        let ask = read(&format!("{{\"model\":\"cr2fast\",{fields}}}")).unwrap();
+        assert_eq!(ask.texts.routable(), None, "{fields}");
+    }
+    for fields in [
+        with(r#""modalities":["text"]"#),
+        with(r#""modalities":null,"audio":null"#),
+        turn("tool", "\"b\""),
+        turn("assistant", "null").replace("null", "null,\"audio\":null"),
+        turn("user", r#"[{"type":"text","text":"b","image_url":null}]"#),
+    ] {
+        let ask = read(&format!("{{\"model\":\"cr2fast\",{fields}}}")).unwrap();
+        assert_eq!(ask.texts.routable(), Some("a"), "{fields}");
+    }
+    for (fields, routable) in [
+        (r#""input":"a","prompt":{"id":"pmpt_1"}"#, None),
+        (r#""prompt":{"id":"pmpt_1","variables":{"x":"y"}}"#, None),
+        (r#""input":"a","prompt":null"#, Some("a")),
+        (r#""input":[{"type":"item_reference","id":"x"},{"role":"user","content":"a"}]"#, None),
+    ] {
+        for kind in [Kind::Responses, Kind::Any] {
+            let body = Bytes::from(format!("{{\"model\":\"cr2fast\",{fields}}}"));
+            assert_eq!(Ask::read(body, kind).unwrap().texts.routable(), routable, "{fields}");
+        }
+    }
+    let embeds = Bytes::from_static(br#"{"model":"cr2fast","prompt":"a","prompt_embeds":"AAAA"}"#);
+    assert_eq!(Ask::read(embeds, Kind::Completion).unwrap().texts.routable(), None);
 }
 
 fn responses(body: &str) -> Result<Ask, Refusal> {

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper::header::HeaderValue;
-use sha2::{Digest, Sha256};
 use toml::Spanned;
 
 use super::file::{
@@ -14,8 +12,9 @@ use super::file::{
     RouterFile, RuleFile, ShadowFile,
 };
 use super::operations::TlsFile;
+use super::tokens::Shown;
 use super::{
-    Access, Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
+    Config, ConfigError, Limits, Lined, LogConfig, ModelConfig, RoleConfig, RouterConfig,
     ShadowConfig,
 };
 use crate::upstream::{Address, BreakerSettings, Deadlines};
@@ -49,7 +48,7 @@ fn milliseconds<'a>(
 /// Sections that a device's file shares with an edge's.
 type Rest = (LimitsFile, BreakerFile, AccessFile, TlsFile, Option<LogFile>);
 
-type Result<T> = std::result::Result<T, ConfigError>;
+pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
 impl Checker<'_> {
     pub fn device(&self, file: DeviceFile) -> Result<Config> {
@@ -85,14 +84,23 @@ impl Checker<'_> {
             not_text: file.not_text,
             shadow: file.shadow.map(|shadow| self.shadow(&shadow)).transpose()?,
         };
+        let shown = Shown {
+            edge: self.shown("edge.token_env", Some(&file.edge.token_env))?,
+            servers: self
+                .shown("local.token_env", file.local.token_env.as_ref())?
+                .into_iter()
+                .collect(),
+        };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
-        self.config(&file.listen, &file.router, role, rest)
+        self.config(&file.listen, &file.router, role, rest, &shown)
     }
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
         let deadlines = self.deadlines(&file.deadlines)?;
         let mut models: Vec<ModelConfig> = Vec::with_capacity(file.models.len());
+        let mut shown = Shown::default();
         for entry in file.models {
+            shown.servers.extend(self.shown("models.token_env", entry.token_env.as_ref())?);
             let name = entry.name.get_ref();
             if name.is_empty() || name == "cr2fast" || name.starts_with("cr2fast:") {
                 return Err(self.wrong(&entry.name, "models.name", "a model's name", name));
@@ -124,7 +132,7 @@ impl Checker<'_> {
         let health = self.health(&file.health)?;
         let role = RoleConfig::Edge { models, fallback, inclusive, not_text, health };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
-        self.config(&file.listen, &file.router, role, rest)
+        self.config(&file.listen, &file.router, role, rest, &shown)
     }
 
     fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {
@@ -152,18 +160,20 @@ impl Checker<'_> {
         router: &RouterFile,
         role: RoleConfig,
         (limits, breaker, access, tls, log): Rest,
+        shown: &Shown,
     ) -> Result<Config> {
         let address: SocketAddr = listen.get_ref().parse().map_err(|_| {
             self.wrong(listen, "listen", "ADDRESS:PORT, such as 127.0.0.1:8080", listen.get_ref())
         })?;
         let access = self.access(&access)?;
+        self.apart(&access, shown)?;
         if !address.ip().is_loopback() && access.client.is_none() {
             let expected = "a loopback address, or access.token_env with the clients' token";
             return Err(self.wrong(listen, "listen", expected, listen.get_ref()));
         }
         Ok(Config {
             path: self.path.into(),
-            listen: address,
+            listen: Lined { value: address, line: self.line(listen) },
             router: RouterConfig {
                 path: self.near(&router.path),
                 encoder: self.near(&router.encoder),
@@ -285,7 +295,7 @@ impl Checker<'_> {
             }
         }
         Ok(LogConfig {
-            path: self.near(&file.path).value,
+            path: self.near(&file.path),
             flush: Duration::from_millis(file.flush_ms),
             queue: file.queue,
             max_bytes: file.max_bytes,
@@ -294,68 +304,30 @@ impl Checker<'_> {
         })
     }
 
-    fn access(&self, file: &AccessFile) -> Result<Access> {
-        let hash = |key: &str, name: Option<&Spanned<String>>| {
-            let token = name.map(|name| self.token(key, name)).transpose()?;
-            Ok(token.map(|token| Sha256::digest(token).into()))
-        };
-        let access = Access {
-            client: hash("access.token_env", file.token_env.as_ref())?,
-            device: hash("access.device_token_env", file.device_token_env.as_ref())?,
-            admin: hash("access.admin_token_env", file.admin_token_env.as_ref())?,
-        };
-        let both = |a: Option<[u8; 32]>, b: Option<[u8; 32]>| a.is_some() && a == b;
-        if let Some(name) = &file.device_token_env
-            && both(access.client, access.device)
-        {
-            let expected = "another token than the clients', who could pose as devices";
-            return Err(self.wrong(name, "access.device_token_env", expected, &"the same"));
-        }
-        if let Some(name) = &file.admin_token_env
-            && (both(access.admin, access.client) || both(access.admin, access.device))
-        {
-            let expected = "another token than the clients' and the devices', who could reload";
-            return Err(self.wrong(name, "access.admin_token_env", expected, &"the same"));
-        }
-        Ok(access)
-    }
-
-    /// A token from the environment; its value is in no error.
-    fn token(&self, key: &str, name: &Spanned<String>) -> Result<String> {
-        let value = (self.env)(name.get_ref()).unwrap_or_default();
-        if value.len() >= 8 && value.bytes().all(|b| b.is_ascii_graphic()) {
-            return Ok(value);
-        }
-        let expected = format!(
-            "the environment variable {:?} to hold a token of at least 8 visible ASCII characters",
-            short(name.get_ref())
-        );
-        let got = if value.is_empty() { "none" } else { "a shorter one, or other characters" };
-        Err(self.wrong(name, key, &expected, &got))
-    }
-
-    fn bearer(&self, key: &str, name: Option<&Spanned<String>>) -> Result<Option<HeaderValue>> {
-        let Some(name) = name else { return Ok(None) };
-        let token = self.token(key, name)?;
-        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|_| self.wrong(name, key, "visible ASCII characters", &"others"))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
-    }
-
-    /// `http://host:port` of a URL with or without `/v1`.
+    /// `http://host:port` of a URL with or without `/v1`. An error shows no more of the URL than its
+    /// path: what follows may be a secret.
     fn base(&self, key: &str, url: &Spanned<String>) -> Result<String> {
         let text = url.get_ref().trim_end_matches('/');
         let base = text.strip_suffix("/v1").unwrap_or(text);
+        let port = |after: &str| {
+            after.strip_prefix(':').is_none_or(|n| n.parse::<u16>().is_ok_and(|n| n > 0))
+        };
         let parsed = base.parse::<Uri>().ok().filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|h| !h.is_empty())
-                && uri.query().is_none()
-                && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
+                && uri
+                    .authority()
+                    .is_some_and(|a| a.as_str().strip_prefix(a.host()).is_some_and(port))
+                && !base.contains(['?', '#', '@'])
         });
+        let shown = text.split(['?', '#']).next().unwrap_or_default();
         match parsed {
             Some(_) => Ok(base.into()),
-            None => Err(self.wrong(url, key, "http://HOST:PORT or https://HOST", url.get_ref())),
+            None if text.contains('@') => {
+                let expected = "http://HOST:PORT or https://HOST without a user or password; a server's token stands in an environment variable that token_env names";
+                Err(self.wrong(url, key, expected, &shown))
+            }
+            None => Err(self.wrong(url, key, "http://HOST:PORT or https://HOST", &shown)),
         }
     }
 
@@ -385,7 +357,7 @@ impl Checker<'_> {
         Lined { line: self.line(&x), value: x.into_inner() }
     }
 
-    fn line<T>(&self, x: &Spanned<T>) -> usize {
+    pub(super) fn line<T>(&self, x: &Spanned<T>) -> usize {
         line(self.text, x.span().start)
     }
 
@@ -400,7 +372,7 @@ impl Checker<'_> {
         self.error(Some(self.line(place)), words)
     }
 
-    fn error(&self, line: Option<usize>, message: String) -> ConfigError {
+    pub(super) fn error(&self, line: Option<usize>, message: String) -> ConfigError {
         ConfigError { path: self.path.into(), line, message }
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod operations;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,12 +31,29 @@ pub struct ConfigError {
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.path.display();
+        let (path, message) = (self.path.display(), masked(&self.message));
         match self.line {
-            Some(line) => write!(f, "{path}:{line}: {}", self.message),
-            None => write!(f, "{path}: {}", self.message),
+            Some(line) => write!(f, "{path}:{line}: {message}"),
+            None => write!(f, "{path}: {message}"),
         }
     }
+}
+
+/// Words without the user and password of any URL that they quote.
+fn masked(words: &str) -> String {
+    let mut parts = words.split("://");
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let end = part.find(['/', '?', '#', '"', ' ']).unwrap_or(part.len());
+        let (authority, rest) = part.split_at(end);
+        out.push_str("://");
+        match authority.rsplit_once('@') {
+            Some((_, host)) => out.extend(["***@", host]),
+            None => out.push_str(authority),
+        }
+        out.push_str(rest);
+    }
+    out
 }
 
 impl std::error::Error for ConfigError {}
@@ -46,7 +64,7 @@ pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
     /// Where to listen.
-    pub listen: SocketAddr,
+    pub listen: Lined<SocketAddr>,
     /// What decides.
     pub router: RouterConfig,
     /// Device or edge.
@@ -180,7 +198,7 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// The file.
-    pub path: PathBuf,
+    pub path: Lined<PathBuf>,
     /// Between writes.
     pub flush: Duration,
     /// Records that may wait.
@@ -194,6 +212,13 @@ pub struct LogConfig {
 }
 
 impl Config {
+    /// The error of an address that cannot be listened on.
+    pub fn cannot_listen(&self, e: &std::io::Error) -> ConfigError {
+        let message =
+            format!("listen: expected an address that is free, got {}: {e}", self.listen.value);
+        ConfigError { path: self.path.clone(), line: Some(self.listen.line), message }
+    }
+
     /// Read and check a file; tokens come from the environment.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError {

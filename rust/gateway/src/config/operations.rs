@@ -82,7 +82,8 @@ impl Checker<'_> {
         if text.starts_with('/') && text.parse::<Uri>().is_ok() {
             return Ok(text.clone());
         }
-        Err(self.wrong(path, "models.health_path", "a path such as \"/health\"", text))
+        let shown = text.split('?').next().unwrap_or_default();
+        Err(self.wrong(path, "models.health_path", "a path such as \"/health\"", &shown))
     }
 
     pub(super) fn tls(&self, file: &TlsFile) -> Result<Tls, ConfigError> {

@@ -64,6 +64,8 @@ pub async fn watch(upstream: Arc<Upstream>, path: String, settings: HealthSettin
         let is = upstream.health.is_well();
         if was != is {
             let (name, word) = (upstream.name(), if is { "is well again" } else { "is not well" });
+            // What follows may be a key.
+            let path = path.split('?').next().unwrap_or_default();
             crate::say(&format!("{name} {word}, as GET {path} says"));
         }
     }

@@ -140,6 +140,12 @@ impl Place {
     }
 }
 
+/// The place that an answer of ours says it was made at.
+pub fn place(headers: &HeaderMap) -> Option<Place> {
+    let word = headers.get(PLACE)?;
+    [Place::Device, Place::Edge].into_iter().find(|place| word == place.word())
+}
+
 /// What a request asks for in headers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {

@@ -121,12 +121,16 @@ async fn grades_are_lines_of_the_log() {
         (json!({"id": id, "score": 0.5}), 200, "kept"),
         (json!({"id": id, "score": 0.5}), 200, "repeated"),
         (json!({"id": id, "score": 1}), 200, "revised"),
-        (json!({"id": id, "score": 0, "place": "edge"}), 200, "kept"),
+        (json!({"id": id, "score": 0, "place": "device"}), 200, "kept"),
         (json!({"id": other, "score": 0.25}), 202, "unknown"),
     ] {
         let reply = grade(&gateway.url, &body).await;
         assert_eq!((reply.status, &reply.json()["status"]), (status, &json!(word)), "{body}");
     }
+    // The edge was never asked.
+    let reply = grade(&gateway.url, &json!({"id": id, "score": 0, "place": "edge"})).await;
+    assert_eq!((reply.status, reply.header("x-cr2fast-refusal")), (409, "not_shadowed"));
+    assert!(reply.error().contains("only the device was asked"), "{}", reply.error());
     for body in [
         json!({"id": id}),
         json!({"score": 1}),
@@ -165,7 +169,7 @@ async fn grades_are_lines_of_the_log() {
         (json!(id), 0.5, json!("answer")),
         (json!(id), 0.5, json!("answer")),
         (json!(id), 1.0, json!("answer")),
-        (json!(id), 0.0, json!("edge")),
+        (json!(id), 0.0, json!("device")),
         (json!(other), 0.25, json!("answer")),
     ];
     assert_eq!(told, expected);
@@ -183,4 +187,35 @@ async fn a_gateway_without_a_log_takes_no_grades_and_one_with_a_token_no_strange
     let gateway = world.start(&guarded).await;
     assert_eq!(grade(&gateway.url, &body).await.status, 401);
     assert_eq!(get(&gateway.url, "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_grade_of_a_place_needs_an_answer_of_that_place() {
+    let world = World::new();
+    let (local, edge_stub) = (Stub::answering().await, Stub::answering().await);
+    let text = device(&local.url, &edge_stub.url)
+        + "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n[shadow]\nprobability = 1.0\n";
+    let gateway = world.start(&text).await;
+    let (accepted, deferred) = world.texts();
+    let id = async |body: &str| {
+        let reply = crate::common::client::ask(&gateway.url, body).await;
+        reply.header("x-cr2fast-request-id").to_string()
+    };
+    // A shadow was sent: either place has an answer. A named model has none.
+    for text in [&accepted, &deferred] {
+        let id = id(&crate::common::client::chat("cr2fast", text)).await;
+        for place in ["answer", "device", "edge"] {
+            let body = json!({"id": id, "score": 1, "place": place});
+            assert_eq!(grade(&gateway.url, &body).await.status, 200, "{place}");
+        }
+    }
+    local.play(Play::Cut);
+    for (model, fits) in [("large", &["answer", "edge"][..]), ("small", &["answer"][..])] {
+        let id = id(&crate::common::client::chat(model, "a")).await;
+        for place in ["answer", "device", "edge"] {
+            let body = json!({"id": id, "score": 1, "place": place});
+            let status = if fits.contains(&place) { 200 } else { 409 };
+            assert_eq!(grade(&gateway.url, &body).await.status, status, "{model} {place}");
+        }
+    }
 }

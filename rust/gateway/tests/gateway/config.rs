@@ -143,3 +143,113 @@ fn a_router_of_another_encoder_is_refused() {
     let got = error(&world, &device(URL, URL));
     assert!(got.contains(":5: router.encoder: encoder: the router was fitted on"), "{got}");
 }
+
+#[test]
+fn what_would_keep_it_from_starting_is_refused_by_the_check_and_named_by_its_line() {
+    let world = World::new();
+    let file = device(URL, URL);
+    let logged = |path: &str| format!("{file}[log]\npath = \"{path}\"\n");
+    std::fs::create_dir(world.folder.join("folder")).unwrap();
+    std::fs::write(world.folder.join("file"), "").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (text, line, words) in [
+        (logged("none/decisions.jsonl"), 21, "log.path: expected a file that can be appended to"),
+        (logged("folder"), 21, "log.path: expected a file that can be appended to"),
+        (logged("file/decisions.jsonl"), 21, "log.path: expected a file that can be appended to"),
+        (logged("/proc/decisions.jsonl"), 21, "log.path: expected a file that can be appended to"),
+    ] {
+        let got = error(&world, &text);
+        assert!(got.contains(&format!("gateway.toml:{line}: {words}")), "{got}");
+        // The same words where it is run.
+        assert_eq!(App::new(&world.config(&text).unwrap()).unwrap_err().to_string(), got);
+    }
+    let got = error(&world, &file.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    assert!(got.contains("gateway.toml:2: listen: expected an address that is free"), "{got}");
+    // A check leaves nothing behind, and nothing changed.
+    std::fs::write(world.folder.join("torn"), "{\"cut\":").unwrap();
+    for path in ["decisions.jsonl", "torn"] {
+        App::describe(&world.config(&logged(path)).unwrap()).unwrap();
+    }
+    assert!(!world.folder.join("decisions.jsonl").exists());
+    assert_eq!(std::fs::read_to_string(world.folder.join("torn")).unwrap(), "{\"cut\":");
+}
+
+#[test]
+fn a_token_that_others_are_shown_opens_no_door_of_another() {
+    let world = World::new();
+    let front = device(URL, URL);
+    let local = |name: &str| front.replace("[edge]", &format!("token_env = \"{name}\"\n[edge]"));
+    let access =
+        |text: String, of: &str, name: &str| format!("{text}[access]\n{of} = \"{name}\"\n");
+    let behind = edge(&[("medium", URL)]);
+    let server =
+        |name: &str| behind.replacen("\n\n[dead", &format!("\ntoken_env = \"{name}\"\n[dead"), 1);
+    for (text, words) in [
+        (
+            access(front.clone(), "token_env", "DEVICE_TOKEN"),
+            ":15: edge.token_env: expected another token than access.token_env, whose clients could pose",
+        ),
+        (
+            access(front.clone(), "admin_token_env", "DEVICE_TOKEN"),
+            ":15: edge.token_env: expected another token than access.admin_token_env",
+        ),
+        (
+            local("CR2FAST_DEVICE_TOKEN"),
+            ":13: local.token_env: expected another token than the device gateways'",
+        ),
+        (
+            access(local("CR2FAST_ADMIN_TOKEN"), "admin_token_env", "CR2FAST_ADMIN_TOKEN"),
+            ":13: local.token_env: expected another token than access.admin_token_env",
+        ),
+        (
+            server("DEVICE_TOKEN"),
+            "models.token_env: expected another token than the device gateways'",
+        ),
+        (
+            server("CR2FAST_ADMIN_TOKEN") + "admin_token_env = \"CR2FAST_ADMIN_TOKEN\"\n",
+            "models.token_env: expected another token than access.admin_token_env",
+        ),
+    ] {
+        let got = error(&world, &text);
+        assert!(got.contains(words), "{words:?}: {got}");
+    }
+    for good in [
+        access(local("CLIENT_TOKEN"), "token_env", "CLIENT_TOKEN"),
+        server("CLIENT_TOKEN") + "token_env = \"CLIENT_TOKEN\"\n",
+    ] {
+        App::describe(&world.config(&good).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn no_error_shows_what_may_be_a_secret() {
+    let world = World::new();
+    let file = device(URL, URL);
+    let secret = "s3same";
+    let as_path = |path: &str| file.replace("router.safetensors", path);
+    for text in [
+        file.replace("http://127.0.0.1:1", "http://user:s3same@host"),
+        file.replace("http://127.0.0.1:1", "http://s3same@host:80"),
+        file.replace("http://127.0.0.1:1", "https://host/v1?key=s3same"),
+        file.replace("http://127.0.0.1:1", "https://host/v1#s3same"),
+        file.replace("http://127.0.0.1:1", "ftp://user:s3same@host"),
+        file.replace("127.0.0.1:0", "http://user:s3same@127.0.0.1:0"),
+        file.replace("DEVICE_TOKEN", "sk-s3same"),
+        file.replace("DEVICE_TOKEN", "s3same_and_more"),
+        as_path("https://user:s3same@host/router.safetensors"),
+        file.clone() + "[log]\npath = \"https://user:s3same@host/log\"\n",
+        file.clone() + "[tls]\nca = \"https://user:s3same@host/ca\"\n",
+        file.clone() + "[access]\ntoken = \"s3same\"\n",
+        file.clone() + "[log]\npath = \"a\"\nqueue = \"http://user:s3same@host\"\n",
+        edge(&[("medium", URL)])
+            .replace("\n\n[dead", "\nhealth_path = \"health?key=s3same\"\n[dead"),
+    ] {
+        let got = error(&world, &text);
+        assert!(got.contains("gateway.toml:") && !got.contains(secret), "{got}");
+    }
+    for port in ["0", "65536", "", "x"] {
+        let got = error(&world, &file.replace("127.0.0.1:1", &format!("127.0.0.1:{port}")));
+        assert!(got.contains("local.url: expected http://HOST:PORT"), "{port}: {got}");
+    }
+}

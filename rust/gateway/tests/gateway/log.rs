@@ -119,3 +119,57 @@ async fn a_full_disk_costs_records_and_nothing_else() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_moved_away_or_removed_is_begun_anew() {
+    let world = World::new();
+    let local = Stub::answering().await;
+    let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
+    let gateway = world.start(&(device(&local.url, "http://127.0.0.1:1") + log)).await;
+    let (path, moved) = (world.folder.join("decisions.jsonl"), world.folder.join("moved"));
+    let ids = |path: &std::path::Path| -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.map(|line| line["id"].as_str().unwrap().to_string()).collect()
+    };
+    let asked = async |path: &std::path::Path| {
+        let reply = ask(&gateway.url, &chat("small", "a")).await;
+        let id = reply.header("x-cr2fast-request-id").to_string();
+        while !ids(path).contains(&id) {
+            tokio::task::yield_now().await;
+        }
+        id
+    };
+    let first = asked(&path).await;
+    std::fs::rename(&path, &moved).unwrap();
+    let second = asked(&path).await;
+    assert_eq!((ids(&moved), ids(&path)), (vec![first], vec![second]));
+    std::fs::remove_file(&path).unwrap();
+    let third = asked(&path).await;
+    assert_eq!(ids(&path), [third]);
+    // Another file at the path is gone on with, and one that was cut is no longer full.
+    std::fs::write(&moved, "{\"id\":\"other\"}\n").unwrap();
+    std::fs::rename(&moved, &path).unwrap();
+    let fourth = asked(&path).await;
+    assert_eq!(ids(&path), ["other".to_string(), fourth]);
+    // Without a request, a reload opens it: the file may be compressed at once.
+    std::fs::rename(&path, &moved).unwrap();
+    let app = std::sync::Arc::clone(&gateway.app);
+    let _ = tokio::task::spawn_blocking(move || app.reload()).await.unwrap();
+    while !path.exists() {
+        tokio::task::yield_now().await;
+    }
+    // A folder that is gone takes none: they are counted, and come again with the folder.
+    std::fs::remove_file(&path).unwrap();
+    let folder = world.folder.with_extension("away");
+    std::fs::rename(&world.folder, &folder).unwrap();
+    loop {
+        assert_eq!(ask(&gateway.url, &chat("small", "a")).await.status, 200);
+        let metrics = get(&gateway.url, "/metrics").await.body;
+        if !metrics.contains("cr2fast_log_dropped_total 0") {
+            break;
+        }
+    }
+    std::fs::rename(&folder, &world.folder).unwrap();
+    asked(&path).await;
+}

@@ -4,13 +4,13 @@
 //! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
 //! begins by size and by age; the old one keeps its name and the time.
 
+mod file;
+mod queue;
+
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use cr2fast_core::LinkState;
 use prometheus_client::metrics::counter::Counter;
@@ -18,9 +18,9 @@ use serde::{Serialize, Serializer};
 
 use crate::config::LogConfig;
 
-mod queue;
-
 use queue::Queue;
+
+pub use file::LogFile;
 
 /// The format of a line.
 pub const SCHEMA: &str = "cr2fast.decision_log/1";
@@ -216,10 +216,18 @@ fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
     }
 }
 
+/// What the writer is told.
+#[derive(Debug)]
+enum Message {
+    Line(Line),
+    /// The file may have been renamed.
+    Reopen,
+}
+
 /// The log's end on the request's path.
 #[derive(Debug)]
 pub struct Log {
-    queue: Option<Arc<Queue<Line>>>,
+    queue: Option<Arc<Queue<Message>>>,
     writer: Option<JoinHandle<()>>,
     dropped: Counter,
     embedding: bool,
@@ -245,14 +253,23 @@ impl Log {
         self.embedding
     }
 
-    /// Hand over a line; never waits. Whether it was taken: no log takes none, a full queue drops it.
-    pub fn put(&self, line: Line) -> bool {
-        let Some(queue) = &self.queue else { return false };
-        let taken = queue.put(line);
-        if !taken {
+    /// Hand over a line; never waits. A full queue drops it.
+    pub fn put(&self, line: Line) {
+        if self.is_on() && !self.offer(line) {
             self.dropped.inc();
         }
-        taken
+    }
+
+    /// Hand over a line that somebody will send again where it is not taken.
+    pub fn offer(&self, line: Line) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.put(Message::Line(line)))
+    }
+
+    /// Somebody may have renamed the file. Where the queue is full, the next write finds out.
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            queue.put(Message::Reopen);
+        }
     }
 
     /// Whether there is a log.
@@ -276,31 +293,26 @@ impl Drop for Log {
 struct Writer {
     config: LogConfig,
     dropped: Counter,
-    file: File,
-    bytes: u64,
-    opened: Instant,
+    file: LogFile,
     batch: Vec<u8>,
-    /// Records in the batch.
-    waiting: u64,
-    /// Whether the last write failed: perhaps in the middle of a line.
-    torn: bool,
 }
 
 impl Writer {
     fn open(config: LogConfig, dropped: Counter) -> Result<Self, std::io::Error> {
-        let (file, bytes) = append(&config.path)?;
-        let batch = Vec::with_capacity(2 * BATCH);
-        let opened = Instant::now();
-        Ok(Self { config, dropped, file, bytes, opened, batch, waiting: 0, torn: false })
+        let file = LogFile::open(&config.path.value)?;
+        Ok(Self { config, dropped, file, batch: Vec::with_capacity(2 * BATCH) })
     }
 
-    fn run(mut self, queue: &Queue<Line>) {
-        let mut lines = Vec::new();
+    fn run(mut self, queue: &Queue<Message>) {
+        let mut messages = Vec::new();
         let mut more = true;
         while more {
-            more = queue.take(self.config.flush, &mut lines);
-            for line in lines.drain(..) {
-                self.add(&line);
+            more = queue.take(self.config.flush, &mut messages);
+            for message in messages.drain(..) {
+                match message {
+                    Message::Line(line) => self.add(&line),
+                    Message::Reopen => self.file.follow(),
+                }
                 if self.batch.len() >= BATCH {
                     self.write();
                 }
@@ -313,88 +325,31 @@ impl Writer {
     fn add(&mut self, record: &Line) {
         let before = self.batch.len();
         if serde_json::to_writer(&mut self.batch, record).is_err() {
+            self.dropped.inc();
             return self.batch.truncate(before);
         }
         self.batch.push(b'\n');
-        let full = self.bytes + self.batch.len() as u64 > self.config.max_bytes;
-        if full && self.bytes + before as u64 > 0 {
+        let most = self.config.max_bytes;
+        if self.file.is_full(self.batch.len(), most) && (self.file.is_begun() || before > 0) {
             let line = self.batch.split_off(before);
             self.write();
-            self.rotate();
+            // What was written may have gone to a file that somebody else has begun.
+            if self.file.is_full(line.len(), most) && self.file.is_begun() {
+                self.file.rotate();
+            }
             self.batch = line;
         }
-        self.waiting += 1;
     }
 
     fn write(&mut self) {
         if self.batch.is_empty() {
             return;
         }
-        if self.bytes > 0 && self.opened.elapsed() >= self.config.max_age {
-            self.rotate();
+        self.file.follow();
+        if self.file.is_old(self.config.max_age) {
+            self.file.rotate();
         }
-        let result = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
-        match result.and_then(|()| self.file.write_all(&self.batch)) {
-            Ok(()) => {
-                self.torn = false;
-                self.bytes += self.batch.len() as u64;
-            }
-            Err(e) => {
-                if !self.torn {
-                    let path = self.config.path.display();
-                    crate::say(&format!("the decision log {path} takes no records: {e}"));
-                }
-                self.torn = true;
-                self.dropped.inc_by(self.waiting);
-            }
-        }
+        self.dropped.inc_by(self.file.write(&self.batch));
         self.batch.clear();
-        self.waiting = 0;
     }
-
-    fn rotate(&mut self) {
-        let moved = std::fs::rename(&self.config.path, aside(&self.config.path));
-        match moved.and_then(|()| append(&self.config.path)) {
-            Ok((file, bytes)) => {
-                (self.file, self.bytes, self.opened, self.torn) =
-                    (file, bytes, Instant::now(), false);
-            }
-            Err(e) => crate::say(&format!("the decision log goes on in its old file: {e}")),
-        }
-    }
-}
-
-fn append(path: &Path) -> Result<(File, u64), std::io::Error> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
-    let mut bytes = file.metadata()?.len();
-    // A line that a kill cut short stays by itself.
-    if bytes > 0 && !ends_with_newline(&mut file)? {
-        file.write_all(b"\n")?;
-        bytes += 1;
-    }
-    Ok((file, bytes))
-}
-
-fn ends_with_newline(file: &mut File) -> Result<bool, std::io::Error> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
-}
-
-/// A name for a file that is full: `decisions.20261126T144500Z.jsonl`, with a number where that is taken.
-fn aside(path: &Path) -> PathBuf {
-    let now =
-        humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(['-', ':'], "");
-    let name =
-        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-    let (stem, extension) = (name(path.file_stem()), name(path.extension()));
-    let tail = if extension.is_empty() { String::new() } else { format!(".{extension}") };
-    let names = (0..).map(|n| match n {
-        0 => format!("{stem}.{now}{tail}"),
-        n => format!("{stem}.{now}.{n}{tail}"),
-    });
-    let mut paths = names.map(|name| path.with_file_name(name));
-    paths.find(|path| !path.exists()).unwrap_or_else(|| path.with_extension("old"))
 }
