@@ -38,10 +38,22 @@ def psi(lam):
     return np.concatenate([[log], np.sin(2 * np.pi * f * log), np.cos(2 * np.pi * f * log)])
 
 
-def gate_margins(w, x, lams):
-    """Margins (L, N) of the gate (50-52); w maps artifact tensor names to arrays."""
+def gate_links(w, rates_up, rates_down, rtt):
+    """z (N, 3) of link states, for a gate that sees the link."""
+    logs = np.log([np.maximum(rtt, 1e-6), rates_up, rates_down]).T
+    z = (logs - w["gate.link.shift"].astype(float)) * w["gate.link.scale"].astype(float)
+    return np.clip(z, -3, 3)
+
+
+def gate_margins(w, x, lams, states=None):
+    """Margins (L, N) of the gate (50-52); w maps artifact tensor names to arrays.
+
+    `states`: rates up and down and round trips (N,), for a gate that sees the link.
+    """
     hidden = layer_norm(x, w["gate.ln.weight"], w["gate.ln.bias"]) @ w["gate.w1"].T.astype(float)
     hidden = hidden + w["gate.b1"]
+    if states is not None:
+        hidden = hidden + gate_links(w, *states) @ w["gate.link.w"].astype(float)
     out = []
     for lam in lams:
         film = w["gate.film.weight"].astype(float) @ psi(lam) + w["gate.film.bias"]

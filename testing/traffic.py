@@ -33,10 +33,10 @@ def records(
     """What a device gateway logs, a record per query, with its embedding."""
     device = router.device(lam, alpha)
     edge = router.edge(lam)
-    margins = device.margins(embeddings)
-    local = device.route_batch(embeddings)
     n = len(embeddings)
     states = router.costs.sample_states(n, 77)
+    margins = device.margins(embeddings, states=states)
+    local = device.route_batch(embeddings, states=states)
     picked = edge.select_batch(embeddings, n_input_tokens, states)
     out = []
     for i in range(n):

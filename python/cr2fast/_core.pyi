@@ -369,6 +369,8 @@ class DeviceRouter:
     def __reduce__(self) -> tuple[Any, ...]: ...
     @property
     def groups(self) -> list[str] | None: ...
+    @property
+    def sees_link(self) -> bool: ...
     def threshold_of(self, group: str | None = None) -> float: ...
     def inputs(
         self,
@@ -382,6 +384,7 @@ class DeviceRouter:
         typicality: bool = False,
         *,
         group: str | None = None,
+        state: LinkState | None = None,
     ) -> Decision: ...
     def p_values(
         self, embeddings: NDArray[np.float32], threads: int = 1
@@ -392,6 +395,7 @@ class DeviceRouter:
         threads: int = 1,
         *,
         groups: Iterable[str | None] | None = None,
+        states: LinkStates | None = None,
     ) -> NDArray[np.bool_]: ...
     def route_text(
         self,
@@ -400,6 +404,7 @@ class DeviceRouter:
         typicality: bool = False,
         *,
         group: str | None = None,
+        state: LinkState | None = None,
     ) -> Decision: ...
     def route_texts(
         self,
@@ -407,6 +412,7 @@ class DeviceRouter:
         encoder: TextEncoder,
         *,
         groups: Iterable[str | None] | None = None,
+        states: LinkStates | None = None,
     ) -> NDArray[np.bool_]: ...
     def route_text_async(
         self,
@@ -415,8 +421,15 @@ class DeviceRouter:
         typicality: bool = False,
         *,
         group: str | None = None,
+        state: LinkState | None = None,
     ) -> Coroutine[Any, Any, Decision]: ...
-    def margins(self, embeddings: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]: ...
+    def margins(
+        self,
+        embeddings: NDArray[np.float32],
+        threads: int = 1,
+        *,
+        states: LinkStates | None = None,
+    ) -> NDArray[np.float32]: ...
 
 @final
 class StaticEncoder:
@@ -816,8 +829,14 @@ class Router:
     def shared(
         self, ids: Sequence[str], asked: NDArray[np.uint64], calibration: bool
     ) -> NDArray[np.bool_]: ...
+    @property
+    def link_features(self) -> list[tuple[str, float, float]] | None: ...
     def margins(
-        self, embeddings: NDArray[np.float32], lams: ArrayLike, threads: int
+        self,
+        embeddings: NDArray[np.float32],
+        lams: ArrayLike,
+        threads: int,
+        states: LinkStates | None = None,
     ) -> NDArray[np.float32]: ...
     def accuracies(self, embeddings: NDArray[np.float32], threads: int) -> NDArray[np.float32]: ...
     def predict_lengths(

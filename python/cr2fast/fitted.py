@@ -111,6 +111,16 @@ class Fitted(Probed):
         """
         return self._core.features
 
+    @property
+    def link_features(self) -> dict[str, tuple[float, float]] | None:
+        """What of the link its gate sees; None for nothing.
+
+        By name, mean and standard deviation over training's link states; a deviation of 0 marks
+        what did not vary there, and is not looked at.
+        """
+        kept = self._core.link_features
+        return None if kept is None else {name: (mean, sd) for name, mean, sd in kept}
+
     def inputs(
         self,
         queries: Queries | npt.NDArray[np.float32],
@@ -212,7 +222,12 @@ class Fitted(Probed):
         return lengths
 
     def margins(
-        self, embeddings: npt.NDArray[np.float32], lams: npt.ArrayLike, threads: int = 0
+        self,
+        embeddings: npt.NDArray[np.float32],
+        lams: npt.ArrayLike,
+        threads: int = 0,
+        *,
+        states: LinkStates | None = None,
     ) -> npt.NDArray[np.float32]:
         """The gate's margins.
 
@@ -224,6 +239,9 @@ class Fitted(Probed):
             Cost weights.
         threads : int
             0: one per core.
+        states : LinkStates, N of them, optional
+            For a router with :attr:`link_features`; without them its gate decides as at the mean of
+            training's links. Other routers do not look at them.
 
         Returns
         -------
@@ -234,7 +252,7 @@ class Fitted(Probed):
         TypeError, Cr2Error
             Another dtype; another shape, NaN or infinity.
         """
-        return self._core.margins(embeddings, lams, threads)
+        return self._core.margins(embeddings, lams, threads, states)
 
     def accuracies(
         self, embeddings: npt.NDArray[np.float32], threads: int = 0

@@ -171,16 +171,57 @@ def test_a_real_log(data_dir):
     costs = cr2fast.CostTable.from_log(
         data_dir / "log_sample.jsonl", local="llama3.1-8b", edge=["gpt-4o-mini", "gpt-4o"]
     )
-    # The price lists of the time, to the digit.
-    assert prices(costs, "llama3.1-8b") == (2e-7, 2e-7, 0)
-    assert prices(costs, "gpt-4o-mini") == (1.5e-7, 6e-7, 0)
-    assert prices(costs, "gpt-4o") == (2.5e-6, 1e-5, 0)
+    # The price lists of the time, to the digit, are in the notes; bills were for more than tokens.
     assert costs.source == "estimated"
     notes = "\n".join(costs.notes)
+    assert "($2.5e-06 per input token, $1e-05 per output token" in notes
+    frame = pl.read_ndjson(data_dir / "log_sample.jsonl").drop_nulls("completion_tokens")
+    for name in costs.models:
+        rows = frame.filter((pl.col("model") == name) & pl.col("usd").is_not_null())
+        a, b, c = prices(costs, name)
+        told = (a * rows["prompt_tokens"] + b * rows["completion_tokens"] + c).sum()
+        assert told == pytest.approx(rows["usd"].sum(), rel=1e-3)
     assert "gpt-4o: 6 failed calls left out" in notes
     assert "gpt-4o: 636 of 1534 calls were billed otherwise" in notes
     assert "gpt-4o: usd_per_output_token, usd_per_request cannot be told apart" in notes
     assert costs.has_latency
+
+
+def test_bills_for_more_than_tokens_make_a_factor():
+    """What was billed is what the table says of the log as a whole; the list stands in a note."""
+    more = pl.when(pl.col("prompt_tokens") % 3 == 0).then(2.5).otherwise(1.0)
+    log = calls(usd=pl.col("usd") * more)
+    found = table(log)
+    for name in found.models:
+        rows = log.filter(pl.col("model") == name)
+        a, b, c = prices(found, name)
+        told = (a * rows["prompt_tokens"] + b * rows["completion_tokens"] + c).sum()
+        assert told == pytest.approx(rows["usd"].sum(), rel=1e-9)
+        plain = prices(table(calls()), name)
+        assert a / plain[0] == pytest.approx(b / plain[1])
+        assert a > 1.1 * plain[0]
+    assert any("price list" in note and "the list times 1." in note for note in found.notes)
+    assert found.source == "estimated"
+
+
+def test_models_that_cost_nothing_are_priced_by_the_clock():
+    free = calls(usd=pl.lit(0.0))
+    found = table(free)
+    assert found.shares == {"latency": 1.0, "energy": 0.0, "price": 0.0}
+    assert any("every bill is 0: the cost is the time" in note for note in found.notes)
+    with pytest.raises(cr2fast.Cr2Error, match="expected a bill above 0, or seconds .*--price"):
+        table(free.drop("seconds"))
+
+
+def test_a_time_without_a_unit_is_asked_for():
+    log = calls().drop("usd").rename({"seconds": "latency"})
+    with pytest.raises(cr2fast.Cr2Error, match="--column seconds=latency"):
+        table(log)
+    with pytest.raises(cr2fast.Cr2Error, match="expected a unit, 'seconds' or 'milliseconds'"):
+        table(log, columns={"latency": "latency"})
+    assert table(log, columns={"seconds": "latency"}).has_latency
+    billed = table(calls().rename({"seconds": "latency"}))
+    assert any("['latency'] not read: " in note for note in billed.notes)
 
 
 def test_what_a_log_cannot_tell_is_said():

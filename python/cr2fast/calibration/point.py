@@ -95,6 +95,12 @@ class OperatingPoint:
     router: str
     content: npt.NDArray[np.uint64] = field(repr=False)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OperatingPoint) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.lam, self.alpha, self.router))
+
     def __getitem__(self, name: str) -> Expected:
         for figure in self.expected:
             if figure.name == name:

@@ -275,6 +275,7 @@ def inspect(args: argparse.Namespace) -> Any:
         "encoder": router.encoder._asdict(),
         "dim": router.dim,
         "features": router.features,
+        "link_features": router.link_features,
         "parameters": router.parameters,
         "precision": router.precision,
         "cost_table": {"source": router.costs.source, "sha256": router.costs.sha256},
@@ -289,7 +290,8 @@ def inspect(args: argparse.Namespace) -> Any:
         f"({router.embedding_dim} numbers)"
         + (f"; {len(router.probes['texts'])} probes" if router.probes else "")
         + ("" if router.encoder.sha256 or router.probes else f"; {inputs.UNKNOWN_HASH}"),
-        f"features     {', '.join(router.features['names']) if router.features else 'none'}",
+        f"features     {', '.join(router.features['names']) if router.features else 'none'}"
+        + (f"; the gate sees {', '.join(router.link_features)}" if router.link_features else ""),
         "parameters   " + ", ".join(f"{k} {v:,}" for k, v in router.parameters.items()),
         f"precision    {router.precision}",
         f"cost table   {router.costs.source}, sha256 {router.costs.sha256[:12]}",

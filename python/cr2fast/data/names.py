@@ -70,6 +70,31 @@ GUESSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# What else a caller may call our names; a name of one column's guesses is that column's too.
+_SAID = {"input": "text", "latency_s": "seconds", "latency_ms": "milliseconds"}
+# Names of times that leave the unit open.
+_NO_UNIT = ("latency", "time", "duration", "elapsed", "response_time", "total_time")
+UNIT_OF_TIME = (
+    "of a column called latency, duration or time the unit has to be said: "
+    "columns={'seconds': 'latency'} or {'milliseconds': 'latency'} (--column seconds=latency, "
+    "--column milliseconds=latency)"
+)
+
+
+def _canonical(name: object, wanted: Sequence[str]) -> object:
+    """Our name behind one that people use: `prompt` is `text`."""
+    if name in wanted or not isinstance(name, str):
+        return name
+    said = _SAID.get(name)
+    known = [ours for ours in wanted if ours == said or (said is None and name in GUESSES[ours])]
+    return known[0] if known else name
+
+
+def without_unit(available: Iterable[str]) -> list[str]:
+    """Columns of times whose unit is not said."""
+    return [c for c in available if c.rpartition(".")[2].lower() in _NO_UNIT]
+
+
 # Objects whose fields are looked for, also where a cell has them as JSON text.
 OBJECTS = sorted({g.partition(".")[0] for gs in GUESSES.values() for g in gs if "." in g})
 
@@ -99,16 +124,27 @@ def find(
     wanted = list(wanted)
     if not isinstance(columns, Mapping):
         raise TypeError(f"columns: expected a mapping, got {type(columns).__name__}")
-    for ours, theirs in columns.items():
+    given = columns
+    found: dict[str, str] = {}
+    for said, theirs in given.items():
+        ours = _canonical(said, wanted)
+        if ours in _NO_UNIT and {"seconds", "milliseconds"} <= set(wanted):
+            raise Cr2Error(
+                f"columns: expected a unit, 'seconds' or 'milliseconds', got {shown(said)}; say "
+                f"columns={{'seconds': {shown(theirs)}}} or {{'milliseconds': {shown(theirs)}}} "
+                f"(--column seconds=..., --column milliseconds=...)"
+            )
         if ours not in wanted:
             near = get_close_matches(str(ours)[:60], wanted, n=1, cutoff=0.0)
             raise Cr2Error(
                 f"columns: expected some of {wanted}, got {shown(ours)}; nearest: {near[0]}"
             )
+        if ours in found:
+            raise Cr2Error(f"columns: expected {ours} once, got it twice, as {shown(said)} too")
         if theirs not in available:
-            raise missing(ours, available, what, tried=[theirs])
-    taken = set(columns.values())
-    found = dict(columns)
+            raise missing(str(ours), available, what, tried=[theirs])
+        found[str(ours)] = theirs
+    taken = set(found.values())
     for ours in wanted:
         free = [g for g in GUESSES[ours] if g in available and g not in taken]
         if ours not in found and free:

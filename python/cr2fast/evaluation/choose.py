@@ -136,7 +136,7 @@ def _expected(grid: Grid, i: int, j: int) -> list[Expected]:
     false = int(grid.false_acceptances[i, j])
     out.insert(2, Expected("local_rate", local / n, *binomial_interval(local, n)))
     out.insert(3, Expected("risk", false / n, *binomial_interval(false, n)))
-    return [e for e in out if np.isfinite(e.value)]
+    return [Expected(e.name, *map(float, e[1:])) for e in out if np.isfinite(e.value)]
 
 
 def _relative(grid: Grid, i: int, j: int) -> Expected:

@@ -115,7 +115,7 @@ def evaluate(
     # The risk is about the judge of the calibration, whatever lengths this decision maker knows.
     judged_costs = router.decision_costs(test, states, calibration["lengths"])
     prefers_edge = _core.choice_margins(believed, judged_costs, lams) < 0
-    margins = router.margins(rows, lams)
+    margins = router.margins(rows, lams, states=states)
     if groups is None:
         local = accepted(margins, calibration["thresholds"])
     else:

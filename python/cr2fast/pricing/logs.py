@@ -7,6 +7,7 @@ billed by, and whose times are a least-squares fit. What the log cannot tell sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util.checks import shown
 from cr2fast.data import calls
-from cr2fast.data.names import GUESSES
+from cr2fast.data.names import GUESSES, UNIT_OF_TIME, without_unit
 from cr2fast.pricing import regression
 from cr2fast.pricing.prices import PRICES, document
 from cr2fast.pricing.regression import F64, Coefficients
@@ -48,13 +49,30 @@ def from_log(
         models.append(entry)
         exact = exact and told
     billed = all(m["usd_per_input_token"] is not None for m in models)
+    timed = all(m["tau0_s"] is not None for m in models)
+    if not timed and (unsaid := without_unit(c.removeprefix("other.") for c in frame.columns)):
+        for model in models:
+            model["provenance"]["notes"].append(f"{shown(unsaid)} not read: {UNIT_OF_TIME}")
+    free = billed and not any(m[price] for m in models for price in PRICES if price in m)
+    if free and shares is None:
+        # Models of one's own: the bills say nothing, the clock does.
+        if not timed:
+            raise Cr2Error(
+                f"log: expected a bill above 0, or seconds of the calls of every model (tried "
+                f"{list(GUESSES['seconds'])}, {list(GUESSES['milliseconds'])}), got dollars that "
+                f"are 0 throughout; {UNIT_OF_TIME}, or pass prices of your own "
+                f"(CostTable.of_prices, cr2fast costs --price)"
+            )
+        billed = False
+        for model in models:
+            model["provenance"]["notes"].append("every bill is 0: the cost is the time")
     if shares is None:
-        lacking = [m["name"] for m in models if m["tau0_s"] is None]
-        if lacking and not billed:
+        if not (billed or timed):
+            lacking = [m["name"] for m in models if m["tau0_s"] is None]
             raise Cr2Error(
                 f"log: expected dollars (tried {list(GUESSES['usd'])}) or seconds (tried "
                 f"{list(GUESSES['seconds'])}, {list(GUESSES['milliseconds'])}) of the calls of "
-                f"every model, got neither for {shown(lacking)}"
+                f"every model, got neither for {shown(lacking)}; {UNIT_OF_TIME}"
             )
         shares = {"price": 1.0} if billed else {"latency": 1.0}
     # Prices that every call agrees with were read off the bills; all else was estimated.
@@ -142,11 +160,14 @@ def _prices(calls: tuple[F64, F64, F64], notes: list[str]) -> tuple[list[float] 
         apart = round((1 - found.agree) * len(usd))
         a, b, c = found.values
         expected = float((a * n_input + b * n_output + c).sum())
+        factor = float(usd.sum()) / expected if expected > 0 else 1.0
         notes.append(
-            f"{apart} of {len(usd)} calls were billed otherwise than these prices and their tokens "
-            f"say (${usd.sum():.4g} in all, where prices and tokens make ${expected:.4g}): what "
-            f"they did besides cannot be told"
+            f"{apart} of {len(usd)} calls were billed otherwise than the others' price list says "
+            f"(${a:.4g} per input token, ${b:.4g} per output token, ${c:.4g} per call: "
+            f"${expected:.4g} in all, where ${usd.sum():.4g} was billed); these prices are the "
+            f"list times {factor:.3g}, which makes what was billed"
         )
+        found = replace(found, values=found.values * factor)
     _untold(found, PRICES, notes)
     return [float(v) for v in found.values], found.agree == 1
 

@@ -219,19 +219,39 @@ def _agreeing(
     margin, lam = frame["margin"].to_numpy(), frame["lam"].to_numpy()
     rows = rows[np.isfinite(margin[rows]) & np.isfinite(lam[rows])]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED)).astype(int)]
-    ours = margins_at(router, x[rows], lam[rows])
+    ours = margins_at(router, x[rows], lam[rows], seen_states(frame[rows.tolist()], router))
     return int((ours == margin[rows]).sum()), len(rows)
 
 
 def margins_at(
-    router: Router, x: npt.NDArray[np.float32], lam: npt.NDArray[np.float64]
+    router: Router,
+    x: npt.NDArray[np.float32],
+    lam: npt.NDArray[np.float64],
+    states: LinkStates | None,
 ) -> npt.NDArray[np.float32]:
-    """Margins (N,) of queries (N, d), each at its own cost weight (N,)."""
+    """Margins (N,) of queries (N, d), each at its own cost weight (N,) and link state."""
     out = np.empty(len(x), np.float32)
     for value in np.unique(lam):
         rows = lam == value
-        out[rows] = router.margins(np.ascontiguousarray(x[rows]), [value])[0]
+        those = None if states is None else _of_rows(states, rows)
+        out[rows] = router.margins(np.ascontiguousarray(x[rows]), [value], states=those)[0]
     return out
+
+
+def _of_rows(states: LinkStates, rows: npt.NDArray[np.bool_]) -> LinkStates:
+    return LinkStates(states.rate_ul_bps[rows], states.rate_dl_bps[rows], states.rtt_s[rows])
+
+
+def seen_states(frame: pl.DataFrame, router: Router) -> LinkStates | None:
+    """The link states that a gate which sees the link decided with; None for other gates."""
+    if router.link_features is None:
+        return None
+    typical = _typical(router)
+    columns = {n: frame[n].to_numpy().astype(np.float64) for n in LINK}
+    rtt, up, down = (
+        np.where(np.isnan(x), getattr(typical, name), x) for name, x in columns.items()
+    )
+    return LinkStates(up, down, rtt)
 
 
 def link_states(
@@ -365,7 +385,7 @@ def label(
             "id": traffic.frame["id"],
             "ts": traffic.frame["ts"],
             "lam": lams,
-            "margin": margins_at(router, traffic.embeddings, lams),
+            "margin": margins_at(router, traffic.embeddings, lams, judged.states),
             "prefers_edge": r,
             "accepted": accepted,
             "false_acceptance": r & accepted,

@@ -30,6 +30,7 @@ from cr2fast.traffic.label import (
     check_router,
     judge,
     opened,
+    seen_states,
     traffic_of,
 )
 
@@ -251,7 +252,8 @@ def _drift(
     calibration = router.calibration
     if calibration is None or not calibration["quantiles"].size:
         return ()
-    margins = router.margins(traffic.embeddings, list(lams))
+    states = seen_states(traffic.frame, router)
+    margins = router.margins(traffic.embeddings, list(lams), states=states)
     pairs = zip(margins, lams, strict=True)
     return tuple(router.check_drift(row, lam=lam, level=level) for row, lam in pairs)
 
@@ -274,7 +276,7 @@ def _check(
     out = []
     for lam, alpha in points:
         i, j = int(np.abs(report.lams - lam).argmin()), int(np.abs(report.alphas - alpha).argmin())
-        margins = new.margins(traffic.embeddings, [lam])
+        margins = new.margins(traffic.embeddings, [lam], states=judged.states)
         local = accepted(margins, report.thresholds[i : i + 1, j : j + 1])[0, 0] & typical
         false = int((local & judged.prefers_edge([lam])[0]).sum())
         k = report.allowed[j]

@@ -41,7 +41,7 @@ pub use calibration::run::{Judge, Lengths, Report, Split};
 pub use calibration::typicality::{Typicality, p_value as typicality_p_value};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};
 pub use decide::budget::Budget;
-pub use decide::device::{Decision, DeviceRouter};
+pub use decide::device::{Beside, Besides, Decision, DeviceRouter};
 pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
 pub use decide::expected::Expected;
 pub use decide::two_stage::{Call, Choice, TwoStage};
@@ -59,6 +59,7 @@ pub use networks::gate::{Film, Gate, GateWeights, PSI, psi};
 pub use networks::length::{
     LengthPredictor, LengthWeights, SCALARS as LENGTH_SCALARS, inverse_norm,
 };
+pub use networks::link::{LINK, LINK_FEATURES, LinkScale, LinkWeights};
 pub use networks::smoother::SmootherWeights;
 pub use networks::teacher::{Teacher, TeacherWeights};
 pub use pricing::cost::{CostTable, Quantity};

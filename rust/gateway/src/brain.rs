@@ -243,7 +243,8 @@ impl Brain {
     pub fn decide(&self, call: &Call) -> Result<(Decision, Option<Choice>), Refusal> {
         let stages = self.stages(call.point).map_err(|e| internal(&bounded(&e)))?;
         if call.budget.is_none() {
-            let decision = stages.device().route_in(call.group, call.embedding, false);
+            let beside = (call.group, Some(&call.state));
+            let decision = stages.device().route_in(beside, call.embedding, false);
             return decision.map(|d| (d, None)).map_err(|e| refused(&e));
         }
         let (state, budget) = (Some(call.state), call.budget);

@@ -1,8 +1,8 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Grid, Grouping, Judge, Lengths, Named, OnInfeasible, Precision, Probes, Promise,
-    Router as CoreRouter, Split, Typicality, shown,
+    EncoderInfo, Grid, Grouping, Judge, LINK, LINK_FEATURES, Lengths, Named, OnInfeasible,
+    Precision, Probes, Promise, Router as CoreRouter, Split, Typicality, shown,
 };
 use numpy::{PyArray1, PyArray2, PyArrayMethods, ToPyArray};
 use pyo3::prelude::*;
@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::base::arrays::{View, matrix_f32, matrix_u64, out1, out2, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
-use crate::base::scalars::{args, levels};
+use crate::base::scalars::{args, levels, link_states};
 use crate::encoder::info;
 use crate::features::{describe, inputs};
 use crate::pricing::CostTable;
@@ -256,21 +256,34 @@ impl Router {
         Ok(out1(py, &py.detach(|| self.0.p_values(values, threads)).map_err(core)?))
     }
 
+    /// What of the link the gate looks at: name → (mean, standard deviation) of its logarithm over
+    /// training's link states; 0 for what did not vary there.
+    #[getter]
+    fn link_features(&self) -> Option<Vec<(&'static str, f32, f32)>> {
+        let scale = self.0.gate().weights().link.as_ref()?.scale;
+        let sd = |s: f32| if s > 0.0 { 1.0 / s } else { 0.0 };
+        let one = |j: usize| (LINK_FEATURES[j], scale.shift[j], sd(scale.scale[j]));
+        Some((0..LINK).map(one).collect())
+    }
+
     /// Δ̂ (L, N).
+    #[pyo3(signature = (embeddings, lams, threads, states=None))]
     fn margins<'py>(
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
         lams: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
+        states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let x = self.embeddings(embeddings)?;
         let lams = levels(lams, "lams")?;
+        let states = link_states(states, x.shape()[0])?;
         let (gate, values) = (self.0.gate(), x.slice());
         let out = py
             .detach(|| {
                 let films = lams.iter().map(|l| gate.film(*l)).collect::<Result<Vec<_>, _>>()?;
-                gate.margins(values, &films, threads)
+                gate.margins_at(values, &films, states.as_deref(), threads)
             })
             .map_err(core)?;
         out2(py, out, lams.len(), x.shape()[0])

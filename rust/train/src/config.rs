@@ -35,6 +35,7 @@ pub enum Recipe {
 /// Hyperparameters of a fit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // Options, each by itself.
 pub struct FitConfig {
     /// What the values below started from.
     pub recipe: Recipe,
@@ -106,6 +107,9 @@ pub struct FitConfig {
     pub feature_weight: f64,
     /// Whether λ scales the gate's hidden units (FiLM) or only shifts them.
     pub film: bool,
+    /// Whether the gate sees the link's state beside the query.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub link_features: bool,
 }
 
 impl FitConfig {
@@ -146,6 +150,7 @@ impl FitConfig {
             jitter: 0.7,
             feature_weight: 0.0,
             film: true,
+            link_features: false,
         }
     }
 

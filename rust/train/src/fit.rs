@@ -5,8 +5,8 @@
 //! arXiv 2605.12001); the gate learns them.
 
 use cr2fast_core::{
-    CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, SmootherWeights, Teacher,
-    TeacherWeights, check_len,
+    CostTable, Gate, GateWeights, LengthPredictor, LengthWeights, LinkScale, LinkState,
+    SmootherWeights, Teacher, TeacherWeights, check_len,
 };
 
 use crate::config::{FitConfig, LAMS, Lengths};
@@ -73,8 +73,12 @@ pub fn fit(
         Lengths::Predicted => predicted.as_slice(),
         Lengths::Known => data.n_output,
     };
-    let prices = Prices { costs, n_input: data.n_input, n_output, seed: config.seed, threads };
-    let held_prices = prices.epoch(0)?;
+    let mut prices =
+        Prices { costs, n_input: data.n_input, n_output, seed: config.seed, link: None, threads };
+    if config.link_features {
+        prices.link = Some(LinkScale::fit(&prices.states(0)?)?);
+    }
+    let held_prices = prices.epoch(0)?.c;
     let monotone = Monotone::new(&held_prices, m, config);
     // The frozen teacher is the one that will serve: the core's arithmetic, not the trainer's.
     let serving = Teacher::new(teacher.clone())?.with_smoother(smoother.clone())?;
@@ -94,6 +98,7 @@ pub fn fit(
         held: (&held, accuracies(&held)?),
         lams: (lams.low, lams.high),
         costs: &|epoch| prices.epoch(epoch),
+        link: prices.link,
     };
     let (gate, gate_record) = gate::fit(&targets, monotone.w_mono, config, report)?;
 
@@ -158,16 +163,25 @@ struct Prices<'a> {
     n_input: &'a [f64],
     n_output: &'a [f64],
     seed: u64,
+    /// For a gate that sees the link.
+    link: Option<LinkScale>,
     threads: usize,
 }
 
 impl Prices<'_> {
-    /// c (N, M) of an epoch; 0 stands for the held-out states.
-    fn epoch(&self, epoch: usize) -> Result<Vec<f32>> {
+    /// Link states of an epoch; 0 stands for the held-out ones.
+    fn states(&self, epoch: usize) -> Result<Vec<LinkState>> {
         // States of its own: callers number theirs from 0.
         let seed =
             (self.seed ^ STATES).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
-        let states = self.costs.link().sample(self.n_input.len(), seed)?;
-        Ok(self.costs.costs(self.n_input, self.n_output, &states, self.threads)?)
+        Ok(self.costs.link().sample(self.n_input.len(), seed)?)
+    }
+
+    /// What the split costs at these.
+    fn epoch(&self, epoch: usize) -> Result<gate::Priced> {
+        let states = self.states(epoch)?;
+        let c = self.costs.costs(self.n_input, self.n_output, &states, self.threads)?;
+        let z = self.link.map(|link| states.iter().flat_map(|s| link.of(s)).collect());
+        Ok(gate::Priced { c, z: z.unwrap_or_default() })
     }
 }

@@ -272,10 +272,12 @@ impl Steps {
         f64::from((self.high as f32).next_up()).max(self.high)
     }
 
-    /// A start within the range: −∞ (accept all) is its lower end, +∞ (defer all) lies just above it.
+    /// A start within the range, or an infinity: −∞ (accept all) is its lower end, +∞ (defer all) lies just
+    /// above it.
     fn start(&self, start: f64) -> Result<f64> {
-        if start.is_nan() {
-            return Err(Error::argument("start", "a margin, or an infinity", start));
+        if start.is_nan() || (start.is_finite() && !(self.low..=self.above()).contains(&start)) {
+            let expected = format!("a margin from low to high ({} to {})", self.low, self.high);
+            return Err(Error::argument("start", format!("{expected}, or an infinity"), start));
         }
         Ok(start.clamp(self.low, self.above()))
     }
@@ -302,12 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn starts_outside_the_range_are_its_ends() {
+    fn infinite_starts_are_the_ranges_ends() {
         let start = |x| RollingThreshold::new(0.1, x, STEPS).map(|r| r.threshold());
         assert_eq!(start(f64::NEG_INFINITY).unwrap(), -1.0);
         assert_eq!(start(f64::INFINITY).unwrap(), 1.0_f32.next_up());
         assert_eq!(start(0.25).unwrap(), 0.25);
         assert!(start(f64::NAN).is_err());
+        assert!(start(-1.5).is_err() && start(1.5).is_err(), "nothing is moved in silence");
         // A single that decides as the double does.
         assert_eq!(start(0.1).unwrap(), 0.1_f32);
         assert_eq!(start(0.7).unwrap(), 0.7_f32.next_up());

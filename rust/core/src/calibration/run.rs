@@ -21,6 +21,7 @@ use crate::networks::gate::Gate;
 use crate::networks::length::LengthPredictor;
 use crate::networks::teacher::Teacher;
 use crate::pricing::cost::CostTable;
+use crate::pricing::link::LinkState;
 use crate::ranks::select::Selector;
 use crate::ranks::spread::spread;
 use crate::simd::isa::Simd;
@@ -138,13 +139,14 @@ pub fn run(
     let members = members.transpose()?;
     let grouped = members.as_ref().map(|m| within(m, promise, grid.lams.len() * shares, &alphas));
     let grouped = grouped.transpose()?;
-    let (p, c) = judged(fitted, split, threads)?;
+    let states = fitted.costs.link().sample(n, split.seed)?;
+    let (p, c) = judged(fitted, split, &states, threads)?;
     let (typicality, typical) = typical(fitted, split, threads)?;
     let mut lines = Vec::with_capacity(grid.lams.len());
     let group = (MARGINS / (n * size_of::<f32>())).max(LEAST_GROUP);
     for lams in grid.lams.chunks(group) {
         let films = lams.iter().map(|lam| fitted.gate.film(*lam)).collect::<Result<Vec<_>>>()?;
-        let margins = fitted.gate.margins(split.embeddings, &films, threads)?;
+        let margins = fitted.gate.margins_at(split.embeddings, &films, Some(&states), threads)?;
         let simd = Simd::best()?;
         let first = lines.len();
         lines.resize_with(first + lams.len(), Line::default);
@@ -293,7 +295,12 @@ fn typical(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, 
 }
 
 /// p and c (N, M) that the judge's choice compares.
-fn judged(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+fn judged(
+    fitted: &Fitted,
+    split: &Split,
+    states: &[LinkState],
+    threads: usize,
+) -> Result<(Vec<f32>, Vec<f32>)> {
     let n_input = split.n_input_tokens;
     let values = n_input.len() * fitted.costs.table().models.len();
     let p = match split.judge {
@@ -303,12 +310,11 @@ fn judged(fitted: &Fitted, split: &Split, threads: usize) -> Result<(Vec<f32>, V
             y.to_vec()
         }
     };
-    let states = fitted.costs.link().sample(n_input.len(), split.seed)?;
     let c = match split.lengths {
-        Lengths::Known(n_output) => fitted.costs.costs(n_input, n_output, &states, threads)?,
+        Lengths::Known(n_output) => fitted.costs.costs(n_input, n_output, states, threads)?,
         Lengths::Predicted => {
             let n_output = fitted.length.predict(split.embeddings, n_input)?;
-            fitted.costs.costs(n_input, &n_output, &states, threads)?
+            fitted.costs.costs(n_input, &n_output, states, threads)?
         }
     };
     Ok((p, c))

@@ -14,6 +14,7 @@ use crate::encoder::identity::EncoderInfo;
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::features::inputs::{Features, check_width, row_of_text};
 use crate::networks::gate::{Film, Gate};
+use crate::pricing::link::LinkState;
 use crate::router::Router;
 
 /// A decision, with the numbers behind it.
@@ -30,6 +31,11 @@ pub struct Decision {
     /// How typical the query is of the calibration split, in (0, 1], where that was asked for.
     pub p_value: Option<f64>,
 }
+
+/// What a query may come with beside its row: the group whose threshold it is compared with, and ξ.
+pub type Beside<'a> = (Option<&'a str>, Option<&'a LinkState>);
+/// The same of N queries.
+pub type Besides<'a> = (Option<&'a [Option<String>]>, Option<&'a [LinkState]>);
 
 /// The device's router at one operating point. Immutable; share it between threads.
 #[derive(Clone, Debug)]
@@ -129,6 +135,11 @@ impl DeviceRouter {
         self.features.as_deref()
     }
 
+    /// Whether decisions depend on the link's state.
+    pub fn sees_link(&self) -> bool {
+        self.gate.weights().link.is_some()
+    }
+
     /// The level at which atypical queries are deferred, as it was calibrated.
     pub fn defer_atypical(&self) -> Option<f64> {
         self.defer_atypical
@@ -170,19 +181,20 @@ impl DeviceRouter {
     /// Decide one query. The decision has its p-value where `typicality` asks for it, or where atypical
     /// queries are deferred.
     pub fn route(&self, embedding: &[f32], typicality: bool) -> Result<Decision> {
-        self.route_in(None, embedding, typicality)
+        self.route_in((None, None), embedding, typicality)
     }
 
-    /// The same of a query of a group.
+    /// The same of a query of a group, at a link state: a gate that sees the link takes a query without one
+    /// as it takes one at the mean of training's links.
     pub fn route_in(
         &self,
-        group: Option<&str>,
+        (group, state): Beside,
         embedding: &[f32],
         typicality: bool,
     ) -> Result<Decision> {
         let threshold = self.threshold_of(group)?;
         check_width(self.features(), embedding.len())?;
-        let margin = self.gate.margin(embedding, &self.film)?;
+        let margin = self.gate.margin_at(embedding, &self.film, state)?;
         let p_value = match &self.typical {
             Some(t) if typicality || self.defer_atypical.is_some() => Some(t.p_value(embedding)),
             None if typicality => return Err(Error::no_typicality()),
@@ -205,10 +217,10 @@ impl DeviceRouter {
     pub fn decide(
         &self,
         embeddings: &[f32],
-        groups: Option<&[Option<String>]>,
+        (groups, states): Besides,
         threads: usize,
     ) -> Result<Vec<Decision>> {
-        let margins = self.margins(embeddings, threads)?;
+        let margins = self.margins(embeddings, states, threads)?;
         let by = self.thresholds(groups, margins.len())?;
         let p = self.deferring(embeddings, threads)?;
         let p_of = |i: usize| p.as_ref().map(|p| p[i]);
@@ -247,54 +259,59 @@ impl DeviceRouter {
         encoder: &StaticEncoder,
         typicality: bool,
     ) -> Result<Decision> {
-        self.route_text_in(None, text, encoder, typicality)
+        self.route_text_in((None, None), text, encoder, typicality)
     }
 
-    /// The same of a query of a group.
+    /// The same of a query of a group, at a link state.
     pub fn route_text_in(
         &self,
-        group: Option<&str>,
+        beside: Beside,
         text: &str,
         encoder: &StaticEncoder,
         typicality: bool,
     ) -> Result<Decision> {
         self.encoder.check(encoder.info())?;
         let row = row_of_text(self.features(), encoder.encode(text)?, text)?;
-        self.route_in(group, &row, typicality)
+        self.route_in(beside, &row, typicality)
     }
 
     /// Decide N texts.
     pub fn route_texts<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
-        groups: Option<&[Option<String>]>,
+        besides: Besides,
         encoder: &StaticEncoder,
     ) -> Result<Vec<bool>> {
         self.encoder.check(encoder.info())?;
         let embeddings = encoder.encode_batch(texts, 1)?;
         let Some(features) = self.features() else {
-            return self.route_batch(&embeddings, groups, 1);
+            return self.route_batch(&embeddings, besides, 1);
         };
         let mut rows = Vec::with_capacity(texts.len() * self.dim());
         for (e, text) in embeddings.chunks_exact(features.embedding_dim()).zip(texts) {
             rows.extend(features.row_of_text(e, text.as_ref())?);
         }
-        self.route_batch(&rows, groups, 1)
+        self.route_batch(&rows, besides, 1)
     }
 
-    /// Δ̂ of N queries.
-    pub fn margins(&self, embeddings: &[f32], threads: usize) -> Result<Vec<f32>> {
-        self.gate.margins(embeddings, std::slice::from_ref(&self.film), threads)
+    /// Δ̂ of N queries, at their link states where these are known.
+    pub fn margins(
+        &self,
+        embeddings: &[f32],
+        states: Option<&[LinkState]>,
+        threads: usize,
+    ) -> Result<Vec<f32>> {
+        self.gate.margins_at(embeddings, std::slice::from_ref(&self.film), states, threads)
     }
 
     /// Decide N queries.
     pub fn route_batch(
         &self,
         embeddings: &[f32],
-        groups: Option<&[Option<String>]>,
+        (groups, states): Besides,
         threads: usize,
     ) -> Result<Vec<bool>> {
-        let margins = self.margins(embeddings, threads)?;
+        let margins = self.margins(embeddings, states, threads)?;
         let by = self.thresholds(groups, margins.len())?;
         let p = self.deferring(embeddings, threads)?;
         let typical = |i: usize| self.typical_enough(p.as_ref().map(|p| p[i]));

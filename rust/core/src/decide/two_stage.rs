@@ -32,7 +32,8 @@ pub struct Choice {
 /// What one call may add to its query.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call<'a> {
-    /// ξ; `None` takes the link's typical state.
+    /// ξ; `None` takes the link's typical state, and stage one the mean of training's links where its gate
+    /// sees the link.
     pub state: Option<LinkState>,
     /// (M,) which edge models are up, or `None` for all.
     pub available: Option<&'a [bool]>,
@@ -82,7 +83,7 @@ impl TwoStage {
     /// Choose for one query.
     pub fn route(&self, embedding: &[f32], n_input_tokens: f64, call: &Call) -> Result<Choice> {
         let query = self.query(embedding, n_input_tokens, call);
-        let decision = self.device.route_in(call.group, embedding, false)?;
+        let decision = self.device.route_in((call.group, call.state.as_ref()), embedding, false)?;
         let local = |forced| Choice { decision, model: 0, selection: None, forced };
         if call.budget.is_none() {
             // An accepted query needs no price, and the same checks of what it came with.
@@ -144,12 +145,12 @@ impl TwoStage {
             return (0..n)
                 .map(|i| {
                     let group = groups.and_then(|g| g[i].as_deref());
-                    let call = Call { state: Some(state(i)), group, ..*call };
+                    let call = Call { state: states.map(|s| s[i]), group, ..*call };
                     self.route(row(i), n_input_tokens[i], &call).map_err(|e| e.of_row(i))
                 })
                 .collect();
         }
-        let decisions = self.device.decide(embeddings, groups, threads)?;
+        let decisions = self.device.decide(embeddings, (groups, states), threads)?;
         let deferred: Vec<usize> = (0..n).filter(|i| !decisions[*i].local).collect();
         let (mut x, mut n_in) = (Vec::with_capacity(deferred.len() * d), Vec::new());
         for i in &deferred {

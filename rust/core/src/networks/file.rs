@@ -7,6 +7,7 @@ use crate::file::container::{Container, Tensor};
 use crate::file::precision::Precision;
 use crate::networks::gate::{Gate, GateWeights, PSI};
 use crate::networks::length::{LengthPredictor, LengthWeights, SCALARS};
+use crate::networks::link::{LINK, LinkScale, LinkWeights};
 use crate::networks::smoother::SmootherWeights;
 use crate::networks::teacher::{Teacher, TeacherWeights};
 
@@ -14,7 +15,7 @@ use crate::networks::teacher::{Teacher, TeacherWeights};
 pub(crate) fn gate_tensors(gate: &Gate, precision: Precision) -> Vec<Tensor> {
     let g = gate.weights();
     let (d, h) = (g.d, g.hidden);
-    vec![
+    let mut out = vec![
         Tensor::f32s("gate.ln.weight", &[d], &g.ln_weight),
         Tensor::f32s("gate.ln.bias", &[d], &g.ln_bias),
         Tensor::numbers("gate.w1", &[h, d], &g.w1, precision),
@@ -24,7 +25,13 @@ pub(crate) fn gate_tensors(gate: &Gate, precision: Precision) -> Vec<Tensor> {
         Tensor::f32s("gate.w2", &[h], &g.w2),
         Tensor::f32s("gate.b2", &[1], &[g.b2]),
         Tensor::f32s("gate.eta_t", &[1], &[g.eta_t]),
-    ]
+    ];
+    if let Some(link) = &g.link {
+        out.push(Tensor::f32s("gate.link.shift", &[LINK], &link.scale.shift));
+        out.push(Tensor::f32s("gate.link.scale", &[LINK], &link.scale.scale));
+        out.push(Tensor::f32s("gate.link.w", &[LINK, h], &link.w));
+    }
+    out
 }
 
 /// Tensors of the heads.
@@ -103,7 +110,24 @@ impl<'a> Networks<'a> {
             w2: self.file.f32s("gate.w2")?.1,
             b2: self.scalar("gate.b2")?,
             eta_t: self.scalar("gate.eta_t")?,
+            link: self.link()?,
         })
+    }
+
+    /// What the gate makes of the link; most gates do not look.
+    fn link(&self) -> Result<Option<LinkWeights>> {
+        if !self.file.has("gate.link.w") {
+            return Ok(None);
+        }
+        let three = |name: &str| -> Result<[f32; LINK]> {
+            let xs = self.file.f32s(name)?.1;
+            let got = xs.len();
+            let expected = || format!("{name} of {LINK} values");
+            xs.try_into().map_err(|_| Error::artifact(expected(), got))
+        };
+        let scale =
+            LinkScale { shift: three("gate.link.shift")?, scale: three("gate.link.scale")? };
+        Ok(Some(LinkWeights { scale, w: self.file.f32s("gate.link.w")?.1 }))
     }
 
     /// The heads.

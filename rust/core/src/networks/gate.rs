@@ -5,6 +5,8 @@
 //! ψ(λ) = [log λ, sin 2πf_k log λ, cos 2πf_k log λ], f = ½, 1, 2, 4
 //! h = W1·LN(e) + b1;  (γ, β) = W_film·ψ + b_film;  Δ̂ = W2·GELU(γ⊙h + β) + b2
 //!
+//! A gate that sees the link (ours, [`crate::networks::link`]) adds W_ξ·z(ξ) to h.
+//!
 //! Two things are folded when weights are packed, once, for every λ: LayerNorm's affine into W1, and
 //! b1 with FiLM into one shift a λ. So the trunk is one matrix–vector product shared by all λ, and a
 //! λ costs one fused pass over the hidden layer. A single call, a batch and a sweep run the same
@@ -14,7 +16,9 @@ use crate::base::checks::{check_finite, check_lam, check_len, filled};
 use crate::base::error::{Error, Result};
 use crate::base::limits::MAX_WIDTH;
 use crate::base::threads;
+use crate::networks::link::{LINK, LinkWeights};
 use crate::networks::trunk::{Trunk, fold_layer_norm};
+use crate::pricing::link::LinkState;
 use crate::simd::isa::Simd;
 use crate::simd::packed::{Packed, PaddedVec};
 
@@ -50,13 +54,16 @@ pub struct GateWeights {
     pub b2: f32,
     /// η_T: T = softplus(η_T) + 1e-6.
     pub eta_t: f32,
+    /// What it makes of the link; the paper's gate does not see it.
+    pub link: Option<LinkWeights>,
 }
 
 impl GateWeights {
     /// Number of parameters; 104,706 at d = 384, h = 256.
     pub fn parameter_count(&self) -> usize {
         let (d, h) = (self.d, self.hidden);
-        2 * d + h * d + h + 2 * h * PSI + 2 * h + h + 1 + 1
+        let link = self.link.as_ref().map_or(0, |l| l.w.len());
+        2 * d + h * d + h + 2 * h * PSI + 2 * h + h + 1 + 1 + link
     }
 
     /// The score's temperature T = softplus(η_T) + 1e-6.
@@ -98,6 +105,7 @@ impl GateWeights {
             check_len(name, expected, xs.len())?;
             check_finite(name, xs)?;
         }
+        self.link.as_ref().map_or(Ok(()), |link| link.check(h))?;
         check_finite("gate.b2, gate.eta_t", &[self.b2, self.eta_t])
     }
 }
@@ -175,42 +183,93 @@ impl Gate {
         self.simd.film_gelu_dot(u, &film.gamma, &film.shift, &self.w2) + self.weights.b2
     }
 
-    /// Δ̂ of one embedding. Up to a width of 1024 nothing is allocated.
+    /// What the gate makes of a link; none where it does not look, or nobody measured.
+    fn seen<'a>(&'a self, state: Option<&LinkState>) -> Result<Option<Addend<'a>>> {
+        let Some((link, state)) = self.weights.link.as_ref().zip(state) else { return Ok(None) };
+        state.check(|| "state".into())?;
+        Ok(Some((link, link.scale.of(state))))
+    }
+
+    /// The same of N links.
+    #[allow(clippy::type_complexity)]
+    fn links(
+        &self,
+        states: Option<&[LinkState]>,
+        n: usize,
+    ) -> Result<Option<(&LinkWeights, Vec<[f32; LINK]>)>> {
+        let Some((link, states)) = self.weights.link.as_ref().zip(states) else { return Ok(None) };
+        check_len("states", n, states.len())?;
+        for (i, state) in states.iter().enumerate() {
+            state.check(|| format!("states[{i}]"))?;
+        }
+        Ok(Some((link, states.iter().map(|s| link.scale.of(s)).collect())))
+    }
+
+    /// Δ̂ of one embedding, the link unknown. Up to a width of 1024 nothing is allocated.
     pub fn margin(&self, x: &[f32], film: &Film) -> Result<f32> {
+        self.margin_at(x, film, None)
+    }
+
+    /// The same at a link state, for a gate that sees the link; others do not look at it.
+    pub fn margin_at(&self, x: &[f32], film: &Film, state: Option<&LinkState>) -> Result<f32> {
         check_len("embedding", self.weights.d, x.len())?;
+        let link = self.seen(state)?;
         let mut centered = [0.0; MAX_STACK];
         let mut hidden = [0.0; MAX_STACK];
         let (d, h) = (self.weights.d, self.w1.padded_outputs());
         if d > MAX_STACK || h > MAX_STACK {
             check_finite("embedding", x)?;
-            return Ok(self.margins(x, std::slice::from_ref(film), 1)?[0]);
+            let states = state.map(std::slice::from_ref);
+            return Ok(self.margins_at(x, std::slice::from_ref(film), states, 1)?[0]);
         }
         let scale = self.simd.center(x, &mut centered[..d]);
         self.simd.dense(&self.w1, &centered[..d], &[scale], &mut hidden[..h]);
+        if let Some((link, z)) = link {
+            link.add(&z, &mut hidden[..h]);
+        }
         let margin = self.head(&hidden[..h], film);
         check_margins("embedding", x, &[margin])?;
         Ok(margin)
     }
 
-    /// Δ̂ of N embeddings (N·d values) at L bound λ → (L, N).
+    /// Δ̂ of N embeddings (N·d values) at L bound λ → (L, N), the link unknown.
     pub fn margins(&self, xs: &[f32], films: &[Film], threads: usize) -> Result<Vec<f32>> {
+        self.margins_at(xs, films, None, threads)
+    }
+
+    /// The same at N link states, for a gate that sees the link; others do not look at them.
+    pub fn margins_at(
+        &self,
+        xs: &[f32],
+        films: &[Film],
+        states: Option<&[LinkState]>,
+        threads: usize,
+    ) -> Result<Vec<f32>> {
         let d = self.weights.d;
         if !xs.len().is_multiple_of(d) {
             return Err(Error::argument("embeddings", format!("rows of {d} values"), xs.len()));
         }
         let (n, l) = (xs.len() / d, films.len());
+        let links = self.links(states, n)?;
         if l == 0 {
             return Ok(Vec::new());
         }
         let mut out = filled("margins", l, n, 0.0)?;
         threads::columns(threads, &mut out, n, |first, parts| {
             let mut trunk = Trunk::new(self.simd);
+            let mut moved = Vec::new();
             let rows = parts[0].len();
             for start in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - start);
                 let x = &xs[(first + start) * d..(first + start + count) * d];
                 trunk.center(x, self.weights.d);
-                for (i, u) in trunk.product(&self.w1).enumerate() {
+                for (i, mut u) in trunk.product(&self.w1).enumerate() {
+                    if let Some((link, z)) = &links {
+                        moved.clear();
+                        moved.extend_from_slice(u);
+                        link.add(&z[first + start + i], &mut moved);
+                        u = &moved;
+                    }
                     for (film, part) in films.iter().zip(parts.iter_mut()) {
                         part[start + i] = self.head(u, film);
                     }
@@ -221,6 +280,9 @@ impl Gate {
         Ok(out)
     }
 }
+
+/// What a link adds to a hidden row: the gate's weights, and z.
+type Addend<'a> = (&'a LinkWeights, [f32; LINK]);
 
 /// Widths up to this run on the stack.
 const MAX_STACK: usize = 1024;

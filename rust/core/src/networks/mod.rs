@@ -3,6 +3,7 @@
 pub mod file;
 pub mod gate;
 pub mod length;
+pub mod link;
 pub mod smoother;
 pub mod teacher;
 mod trunk;

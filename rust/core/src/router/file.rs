@@ -21,13 +21,15 @@ use crate::file::container::{self, Container, Tensor};
 use crate::file::disk;
 use crate::file::precision::Precision;
 use crate::networks::file::{self as networks, Networks};
+use crate::networks::gate::Gate;
 use crate::networks::teacher::Teacher;
 use crate::pricing::cost::CostTable;
 use crate::router::{Parts, Router};
 
 /// The format of routers that look at embeddings only, as all did once.
 const FORMAT: &str = "cr2fast.router/1";
-/// That of routers with features or a smoother: what reads only the first would leave them out.
+/// That of routers with features, a smoother or a gate that sees the link: what reads only the first would
+/// leave them out.
 const FORMAT_MORE: &str = "cr2fast.router/2";
 
 #[derive(Serialize, Deserialize)]
@@ -130,14 +132,15 @@ fn tensors(r: &Router) -> Vec<Tensor> {
 }
 
 /// Whether a router is more than its first format holds.
-fn is_more(features: bool, teacher: &Teacher) -> bool {
-    features || teacher.smoother().is_some()
+fn is_more(features: bool, teacher: &Teacher, gate: &Gate) -> bool {
+    features || teacher.smoother().is_some() || gate.weights().link.is_some()
 }
 
 /// Serialise; the same router gives the same bytes.
 fn to_bytes(r: &Router) -> Result<Vec<u8>> {
+    let more = is_more(r.features.is_some(), &r.teacher, &r.gate);
     let body = serde_json::to_string(&Body {
-        format: if is_more(r.features.is_some(), &r.teacher) { FORMAT_MORE } else { FORMAT }.into(),
+        format: if more { FORMAT_MORE } else { FORMAT }.into(),
         models: r.models.clone(),
         encoder_id: r.encoder.id.clone(),
         encoder_sha256: r.encoder.sha256.clone(),
@@ -228,9 +231,9 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
         ));
     }
     let (gate, teacher) = (nets.gate()?, nets.teacher()?);
-    if is_more(body.features.is_some(), &teacher) != (body.format == FORMAT_MORE) {
+    if is_more(body.features.is_some(), &teacher, &gate) != (body.format == FORMAT_MORE) {
         return Err(Error::artifact(
-            "features and smoother in a file of their format",
+            "features, smoother and link in a file of their format",
             body.format,
         ));
     }

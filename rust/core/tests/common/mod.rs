@@ -42,6 +42,7 @@ pub fn gate(d: usize, hidden: usize, seed: u64) -> GateWeights {
         w2: r.vec(hidden, 0.3),
         b2: 0.1,
         eta_t: -2.25,
+        link: None,
     }
 }
 

@@ -8,10 +8,11 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::{args, group_names};
+use crate::base::scalars::{args, group_names, link_states};
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::features::inputs;
+use crate::pricing::LinkState;
 use crate::router::{Router, check_width, open};
 
 /// Accept or defer, with the numbers behind it.
@@ -223,6 +224,12 @@ impl DeviceRouter {
         self.0.groups().map(<[String]>::to_vec)
     }
 
+    /// Whether decisions depend on the link's state (``fit(link_features=True)``).
+    #[getter]
+    fn sees_link(&self) -> bool {
+        self.0.sees_link()
+    }
+
     /// What a query of a group is compared with.
     ///
     /// Parameters
@@ -261,19 +268,25 @@ impl DeviceRouter {
     ///     Whether the decision says how typical the query is (`p_value`); it takes some microseconds.
     /// group : str, optional
     ///     The query's group, as of :meth:`threshold_of`.
+    /// state : LinkState, optional
+    ///     ξ, for a router fitted with `link_features` (others do not look at it). Without one its gate
+    ///     decides as at the mean of training's links. Thresholds promise their risk for queries that
+    ///     are routed with their state.
     ///
     /// Returns
     /// -------
     /// Decision
-    #[pyo3(signature = (embedding, typicality=false, *, group=None))]
+    #[pyo3(signature = (embedding, typicality=false, *, group=None, state=None))]
     fn route(
         &self,
         embedding: &Bound<'_, PyAny>,
         typicality: bool,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
     ) -> PyResult<Decision> {
         let x = vector_f32(embedding, "embedding")?;
-        self.0.route_in(group, x.slice(), typicality).map(Decision).map_err(core)
+        let beside = (group.as_deref(), state.as_ref().map(|s| &s.0));
+        self.0.route_in(beside, x.slice(), typicality).map(Decision).map_err(core)
     }
 
     /// Typicality of N queries: float64 (N,) p-values in (0, 1], as from :meth:`route`.
@@ -296,19 +309,20 @@ impl DeviceRouter {
     }
 
     /// Decide N queries: bool (N,), True for local. `threads` 0 is one per core; `groups` are N names, or
-    /// None among them, as of :meth:`route`.
-    #[pyo3(signature = (embeddings, threads=1, *, groups=None))]
+    /// None among them, and `states` N :class:`LinkStates`, both as of :meth:`route`.
+    #[pyo3(signature = (embeddings, threads=1, *, groups=None, states=None))]
     fn route_batch<'py>(
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
         groups: Option<&Bound<'py, PyAny>>,
+        states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let x = check_width(embeddings, self.0.dim())?;
-        let (values, groups) = (x.slice(), group_names(groups)?);
-        let groups = groups.as_deref();
-        let out = py.detach(|| self.0.route_batch(values, groups, threads)).map_err(core)?;
+        let (groups, states) = (group_names(groups)?, link_states(states, x.shape()[0])?);
+        let (values, besides) = (x.slice(), (groups.as_deref(), states.as_deref()));
+        let out = py.detach(|| self.0.route_batch(values, besides, threads)).map_err(core)?;
         Ok(out1(py, &out))
     }
 
@@ -323,84 +337,92 @@ impl DeviceRouter {
     ///     static one, tokenizer, embedding and gate are one call that holds no lock.
     /// typicality : bool
     ///     As of :meth:`route`.
-    /// group : str, optional
+    /// group, state : optional
     ///     As of :meth:`route`.
     ///
     /// Returns
     /// -------
     /// Decision
-    #[pyo3(signature = (text, encoder, typicality=false, *, group=None))]
+    #[pyo3(signature = (text, encoder, typicality=false, *, group=None, state=None))]
     fn route_text(
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
         typicality: bool,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
     ) -> PyResult<Decision> {
+        let beside = (group.as_deref(), state.as_ref().map(|s| &s.0));
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let text = one_text(text)?;
-            let decide = || self.0.route_text_in(group, &text, table, typicality);
+            let decide = || self.0.route_text_in(beside, &text, table, typicality);
             return encoder.py().detach(decide).map(Decision).map_err(core);
         }
         let x = encode(self.0.encoder(), encoder, text, false)?;
         let x = vector_f32(&x, "embedding")?.slice().to_vec();
         let row = row_of_text(self.0.features(), x, &one_text(text)?).map_err(core)?;
-        self.0.route_in(group, &row, typicality).map(Decision).map_err(core)
+        self.0.route_in(beside, &row, typicality).map(Decision).map_err(core)
     }
 
-    /// Decide N prompts, each a text or chat messages: bool (N,), True for local. `groups` are as of
-    /// :meth:`route_batch`.
-    #[pyo3(signature = (texts, encoder, *, groups=None))]
+    /// Decide N prompts, each a text or chat messages: bool (N,), True for local. `groups` and `states` are
+    /// as of :meth:`route_batch`.
+    #[pyo3(signature = (texts, encoder, *, groups=None, states=None))]
     fn route_texts<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
         groups: Option<&Bound<'py, PyAny>>,
+        states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let (strings, true) = strings_of(texts)? else {
                 return Err(PyTypeError::new_err(MANY));
             };
-            let groups = group_names(groups)?;
-            let decide = || self.0.route_texts(&strings, groups.as_deref(), table);
+            let (groups, states) = (group_names(groups)?, link_states(states, strings.len())?);
+            let besides = (groups.as_deref(), states.as_deref());
+            let decide = || self.0.route_texts(&strings, besides, table);
             return Ok(out1(py, &py.detach(decide).map_err(core)?));
         }
         let x = encode(self.0.encoder(), encoder, texts, true)?;
         let rows = self.inputs(py, &x, Some(texts), None)?;
-        self.route_batch(py, rows.as_any(), 1, groups)
+        self.route_batch(py, rows.as_any(), 1, groups, states)
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
     /// own executor, so the loop goes on.
-    #[pyo3(signature = (text, encoder, typicality=false, *, group=None))]
+    #[pyo3(signature = (text, encoder, typicality=false, *, group=None, state=None))]
     fn route_text_async<'py>(
         slf: &Bound<'py, Self>,
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
         typicality: bool,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, call) = (slf.py(), slf.getattr("route_text")?);
         let named = pyo3::types::PyDict::new(py);
         named.set_item("group", group)?;
+        named.set_item("state", state)?;
         let to_thread = (call, text, encoder, typicality);
         py.import("asyncio")?.call_method("to_thread", to_thread, Some(&named))
     }
 
     /// Margins of N queries: float32 (N,), the same bits as from :meth:`route`.
-    #[pyo3(signature = (embeddings, threads=1))]
+    #[pyo3(signature = (embeddings, threads=1, *, states=None))]
     fn margins<'py>(
         &self,
         py: Python<'py>,
         embeddings: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
+        states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let x = check_width(embeddings, self.0.dim())?;
+        let states = link_states(states, x.shape()[0])?;
         let values = x.slice();
-        let out = py.detach(|| self.0.margins(values, threads)).map_err(core)?;
+        let out = py.detach(|| self.0.margins(values, states.as_deref(), threads)).map_err(core)?;
         Ok(out1(py, &out))
     }
 

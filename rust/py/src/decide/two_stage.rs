@@ -9,13 +9,13 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::{args, group_names};
+use crate::base::scalars::{args, group_names, link_states};
 use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
 use crate::decide::edge::{available, rule, some};
 use crate::decide::{budget, of_text};
 use crate::features::inputs;
-use crate::pricing::{LinkState, LinkStates};
+use crate::pricing::LinkState;
 use crate::router::{Router, check_width, open};
 
 /// Both stages at one calibrated operating point (λ, α): place and model in one call.
@@ -50,7 +50,7 @@ impl TwoStage {
     fn choice(
         &self,
         (made, embedding, n_input_tokens): (cr2fast_core::Choice, Vec<f32>, f64),
-        state: Option<&LinkState>,
+        state: Option<LinkState>,
     ) -> Choice {
         Choice {
             two: Some(Arc::clone(&self.0)),
@@ -171,7 +171,8 @@ impl TwoStage {
     /// n_input_tokens : float
     ///     L_in.
     /// state : LinkState, optional
-    ///     ξ; `typical_state` by default.
+    ///     ξ; `typical_state` by default, and for a gate that sees the link
+    ///     (``fit(link_features=True)``) the mean of training's links.
     /// available : iterable of str, or M booleans, optional
     ///     Edge models that are up; all by default.
     /// max_latency_s, max_energy_j, max_usd : float, optional
@@ -196,13 +197,13 @@ impl TwoStage {
         &self,
         py: Python<'_>,
         embedding: &Bound<'_, PyAny>,
-        n_input_tokens: f64,
-        state: Option<&LinkState>,
+        #[pyo3(from_py_with = args::n_input_tokens)] n_input_tokens: f64,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
     ) -> PyResult<Choice> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.0.models, available)?;
@@ -210,7 +211,7 @@ impl TwoStage {
             state: state.map(|s| s.0),
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
-            group,
+            group: group.as_deref(),
         };
         let values = x.slice();
         let made = py.detach(|| self.0.inner.route(values, n_input_tokens, &call)).map_err(core)?;
@@ -240,7 +241,7 @@ impl TwoStage {
         py: Python<'_>,
         embeddings: &Bound<'_, PyAny>,
         n_input_tokens: &Bound<'_, PyAny>,
-        states: Option<&LinkStates>,
+        states: Option<&Bound<'_, PyAny>>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
@@ -258,7 +259,8 @@ impl TwoStage {
             budget: budget(max_latency_s, max_energy_j, max_usd),
             group: None,
         };
-        let (values, states) = (x.slice(), states.map(|s| s.0.as_slice()));
+        let states = link_states(states, x.shape()[0])?;
+        let (values, states) = (x.slice(), states.as_deref());
         let groups = group_names(groups)?;
         let groups = groups.as_deref();
         let made = py
@@ -308,20 +310,21 @@ impl TwoStage {
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
-        state: Option<&LinkState>,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
         #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
     ) -> PyResult<Choice> {
         let mask = self::available(&self.0.models, available)?;
         let budget = budget(max_latency_s, max_energy_j, max_usd);
         let xi = state.map(|s| s.0);
         let inner = &self.0.inner;
         let route = |x: Vec<f32>, n| {
-            let call = Call { state: xi, available: mask.as_deref(), budget, group };
+            let call =
+                Call { state: xi, available: mask.as_deref(), budget, group: group.as_deref() };
             Ok((inner.route(&x, n, &call)?, x, n))
         };
         let made = of_text(
@@ -342,13 +345,13 @@ impl TwoStage {
         slf: &Bound<'py, Self>,
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
-        state: Option<&Bound<'py, LinkState>>,
+        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
         #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'py, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
-        group: Option<&str>,
+        #[pyo3(from_py_with = args::group)] group: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let limits = pyo3::types::PyDict::new(py);

@@ -5,13 +5,14 @@
 //! features ψ(λ), and * the product of entries,
 //!
 //! (γ, β) = W_film·ψ(λ) + b_film,  Δ̂ = w2·Dropout(GELU(γ*(W1·LN(e) + b1) + β)) + b2,
-//! T = softplus(η_T) + 1e-6,
+//! T = softplus(η_T) + 1e-6 (a gate that sees the link adds W_ξ·z(ξ) to W1·LN(e), z of the very states
+//! behind c),
 //!
 //! and the loss, over cost weights λ_1 < … < λ_J drawn anew each step, is
 //! w_sign·BCE(Δ̂/T, 1[Δ ≥ 0]) + w_margin·Huber(Δ̂ − Δ) + w_mono·mean relu(Δ̂(λ_j) − Δ̂(λ_{j+1})).
 
 use candle_core::{DType, Result as TensorResult, Tensor, Var};
-use cr2fast_core::{GateWeights, PSI, choice_margin, psi};
+use cr2fast_core::{GateWeights, LINK, LinkScale, LinkWeights, PSI, choice_margin, psi};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -32,21 +33,27 @@ const HOLDOUT_LAMS: usize = 16;
 
 /// The gate.
 pub struct GateNet {
-    ln_weight: Var,   // (d, 1)
-    ln_bias: Var,     // (1, d)
-    w1: Var,          // (d, h), transposed as in the teacher
-    b1: Var,          // (1, h)
-    film_weight: Var, // (9, 2h)
-    film_bias: Var,   // (2h,)
-    w2: Var,          // (h,)
-    b2: Var,          // (1,)
-    eta_t: Var,       // (1,)
-    film: bool,       // whether γ learns
+    ln_weight: Var,    // (d, 1)
+    ln_bias: Var,      // (1, d)
+    w1: Var,           // (d, h), transposed as in the teacher
+    b1: Var,           // (1, h)
+    film_weight: Var,  // (9, 2h)
+    film_bias: Var,    // (2h,)
+    w2: Var,           // (h,)
+    b2: Var,           // (1,)
+    eta_t: Var,        // (1,)
+    link: Option<Var>, // (3, h)
+    film: bool,        // whether γ learns
 }
 
 impl GateNet {
     /// Fresh weights of a seed.
-    pub fn new(d: usize, h: usize, film: bool, seed: u64, dtype: DType) -> TensorResult<Self> {
+    pub fn new(
+        (d, h): (usize, usize),
+        (film, link): (bool, bool),
+        seed: u64,
+        dtype: DType,
+    ) -> TensorResult<Self> {
         let rng = &mut nn::stream(seed, Stream::GateWeights);
         // FiLM starts near the identity: γ ≈ 1, β ≈ 0, a small dependence on λ.
         let film_weight = nn::uniform(rng, &[PSI, 2 * h], PSI * 100, dtype)?;
@@ -69,12 +76,14 @@ impl GateNet {
             b2: nn::uniform(rng, &[1], h, dtype)?,
             eta_t: nn::constant(libm::expm1(FIRST_TEMPERATURE).ln(), &[1], dtype)?,
             film,
+            // Drawn last: a gate without it starts as it always did.
+            link: link.then(|| nn::uniform(rng, &[LINK, h], d, dtype)).transpose()?,
         })
     }
 
     /// Everything that learns.
     pub fn vars(&self) -> Vec<Var> {
-        [
+        let all = [
             &self.ln_weight,
             &self.ln_bias,
             &self.w1,
@@ -84,13 +93,19 @@ impl GateNet {
             &self.w2,
             &self.b2,
             &self.eta_t,
-        ]
-        .map(Clone::clone)
-        .to_vec()
+        ];
+        all.into_iter().chain(&self.link).cloned().collect()
     }
 
-    /// Standardised rows (B, d) and λ (J,) → Δ̂ (J, B). The bias goes into FiLM's shift.
-    pub fn margins(&self, x: &Tensor, lams: &[f64], mask: Vec<f32>) -> TensorResult<Tensor> {
+    /// Standardised rows (B, d), z (B, 3) of their links and λ (J,) → Δ̂ (J, B). The bias goes into FiLM's
+    /// shift.
+    pub fn margins(
+        &self,
+        x: &Tensor,
+        z: Option<&Tensor>,
+        lams: &[f64],
+        mask: Vec<f32>,
+    ) -> TensorResult<Tensor> {
         let h = self.b1.dim(1)?;
         let psi: Vec<f64> = lams.iter().flat_map(|l| psi(*l)).collect();
         let psi = Tensor::from_vec(psi, (lams.len(), PSI), &nn::CPU)?.to_dtype(x.dtype())?;
@@ -100,6 +115,10 @@ impl GateNet {
         let shift = (film.narrow(1, h, h)? + gamma.broadcast_mul(&self.b1)?)?;
         let film = Tensor::cat(&[gamma, shift], 1)?;
         let hidden = trunk(x, &self.w1, &self.ln_weight, &self.ln_bias)?;
+        let hidden = match (&self.link, z) {
+            (Some(w), Some(z)) => (hidden + z.matmul(w)?)?,
+            _ => hidden,
+        };
         heads(&hidden, &film, &self.w2, 1, mask)?.squeeze(2)?.broadcast_add(&self.b2)
     }
 
@@ -123,7 +142,7 @@ impl GateNet {
         if w_mono == 0.0 { Ok(loss) } else { loss + (monotone(margins)? * w_mono)? }
     }
 
-    fn weights(&self) -> TensorResult<GateWeights> {
+    fn weights(&self, scale: Option<LinkScale>) -> TensorResult<GateWeights> {
         let (d, hidden) = self.w1.dims2()?;
         if !self.film {
             // Weight decay moved the γ that training did not look at.
@@ -143,6 +162,10 @@ impl GateNet {
             w2: nn::values(&self.w2)?,
             b2: scalar(&self.b2)?,
             eta_t: scalar(&self.eta_t)?,
+            link: match (&self.link, scale) {
+                (Some(w), Some(scale)) => Some(LinkWeights { scale, w: nn::values(w)? }),
+                _ => None,
+            },
         })
     }
 }
@@ -159,8 +182,30 @@ pub struct Targets<'a> {
     pub held: (&'a View<'a>, Vec<f32>),
     /// Least and greatest λ to learn.
     pub lams: (f64, f64),
-    /// Epoch (0: the held-out states) → c (N, M) of the training split.
-    pub costs: &'a dyn Fn(usize) -> Result<Vec<f32>>,
+    /// Epoch (0: the held-out states) → what the training split costs.
+    pub costs: &'a dyn Fn(usize) -> Result<Priced>,
+    /// How z follows from states, for a gate that sees the link.
+    pub link: Option<LinkScale>,
+}
+
+/// The training split under the link states of an epoch.
+pub struct Priced {
+    /// c (N, M).
+    pub c: Vec<f32>,
+    /// z (N, 3) of the same states; empty unless the gate sees the link.
+    pub z: Vec<f32>,
+}
+
+impl Priced {
+    /// z (B, 3) of some of a view's rows.
+    fn links(&self, view: &View, rows: &[u32]) -> TensorResult<Option<Tensor>> {
+        if self.z.is_empty() {
+            return Ok(None);
+        }
+        let of = |i: &u32| &self.z[view.rows[*i as usize] as usize * LINK..][..LINK];
+        let z: Vec<f32> = rows.iter().flat_map(of).copied().collect();
+        Tensor::from_vec(z, (rows.len(), LINK), &nn::CPU).map(Some)
+    }
 }
 
 impl Targets<'_> {
@@ -206,7 +251,8 @@ pub fn fit(
     report: Report,
 ) -> Result<(GateWeights, Record)> {
     let held_x = &targets.held.0.x()?;
-    let net = GateNet::new(held_x.dim(1)?, config.hidden, config.film, config.seed, DType::F32)?;
+    let (shape, sees) = ((held_x.dim(1)?, config.hidden), (config.film, targets.link.is_some()));
+    let net = GateNet::new(shape, sees, config.seed, DType::F32)?;
     let (order, dropout) = (
         &mut nn::stream(config.seed, Stream::GateOrder),
         &mut nn::stream(config.seed, Stream::GateDropout),
@@ -217,7 +263,8 @@ pub fn fit(
     let mut costs = (0, (targets.costs)(0)?);
     let mut turns = Turns::new(targets.views);
     let held_targets =
-        targets.margins((targets.held.0, &targets.held.1), &costs.1, &held_rows, &held_lams)?;
+        targets.margins((targets.held.0, &targets.held.1), &costs.1.c, &held_rows, &held_lams)?;
+    let held_z = costs.1.links(targets.held.0, &held_rows)?;
     let rows = targets.views[0].rows.len();
     let schedule = Schedule { stage: "gate", epochs: config.gate_epochs, rows, config, report };
     let record = schedule.run(
@@ -233,15 +280,19 @@ pub fn fit(
             let (x, _) = turns.batch(epoch, rows)?;
             let units = lams.len() * rows.len() * config.hidden;
             let mask = nn::dropout_mask(dropout, config.dropout, units);
-            let margins = net.margins(&x, &lams, mask)?;
+            let z = costs.1.links(view.0, rows)?;
+            let margins = net.margins(&x, z.as_ref(), &lams, mask)?;
             Ok(net.loss(
                 &margins,
-                &targets.margins(view, &costs.1, rows, &lams)?,
+                &targets.margins(view, &costs.1.c, rows, &lams)?,
                 w_mono,
                 config,
             )?)
         },
-        || net.loss(&net.margins(held_x, &held_lams, Vec::new())?, &held_targets, 0.0, config),
+        || {
+            let margins = net.margins(held_x, held_z.as_ref(), &held_lams, Vec::new())?;
+            net.loss(&margins, &held_targets, 0.0, config)
+        },
     )?;
-    Ok((net.weights()?, record))
+    Ok((net.weights(targets.link)?, record))
 }

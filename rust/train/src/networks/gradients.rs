@@ -124,14 +124,14 @@ fn the_teacher_has_the_right_gradients() -> Result<()> {
 
 #[test]
 fn the_gate_has_the_right_gradients() -> Result<()> {
-    let net = GateNet::new(5, 4, true, 8, DType::F64)?;
-    let x = tensor(&[6, 5], 4);
+    let net = GateNet::new((5, 4), (true, true), 8, DType::F64)?;
+    let (x, z) = (tensor(&[6, 5], 4), tensor(&[6, 3], 7));
     let lams = [0.2, 0.9, 7.0];
     let targets = tensor(&[3, 6], 5);
     let mask = mask(3 * 6 * 4, 6);
     let config = FitConfig::paper();
     check(&net.vars(), || {
-        let margins = net.margins(&x, &lams, mask.clone())?;
+        let margins = net.margins(&x, Some(&z), &lams, mask.clone())?;
         net.loss(&margins, &targets, 1.0, &config)
     })
 }
@@ -140,18 +140,19 @@ fn the_gate_has_the_right_gradients() -> Result<()> {
 fn networks_count_the_papers_parameters() -> Result<()> {
     let count = |vars: Vec<Var>| vars.iter().map(|v| v.elem_count()).sum::<usize>();
     assert_eq!(count(TeacherNet::new(4, 384, 256, 0, DType::F32)?.vars()), 398_340);
-    assert_eq!(count(GateNet::new(384, 256, true, 0, DType::F32)?.vars()), 104_706);
+    assert_eq!(count(GateNet::new((384, 256), (true, false), 0, DType::F32)?.vars()), 104_706);
     Ok(())
 }
 
 #[test]
 fn single_and_double_precision_agree() -> Result<()> {
-    let net = GateNet::new(5, 4, true, 8, DType::F32)?;
-    let twin = GateNet::new(5, 4, true, 8, DType::F64)?;
+    let (shape, sees) = ((5, 4), (true, false));
+    let net = GateNet::new(shape, sees, 8, DType::F32)?;
+    let twin = GateNet::new(shape, sees, 8, DType::F64)?;
     let x = tensor(&[40, 5], 9);
     let lams = [0.2, 9.0];
-    let a = net.margins(&x.to_dtype(DType::F32)?, &lams, vec![1.0; 2 * 40 * 4])?;
-    let b = twin.margins(&x, &lams, vec![1.0; 2 * 40 * 4])?;
+    let a = net.margins(&x.to_dtype(DType::F32)?, None, &lams, vec![1.0; 2 * 40 * 4])?;
+    let b = twin.margins(&x, None, &lams, vec![1.0; 2 * 40 * 4])?;
     let (ga, gb) = (a.sum_all()?.backward()?, b.sum_all()?.backward()?);
     let worst = |a: &Tensor, b: &Tensor| -> Result<f64> {
         (a.to_dtype(DType::F64)? - b)?.abs()?.max_all()?.to_scalar()

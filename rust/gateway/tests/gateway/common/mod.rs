@@ -104,6 +104,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         w2: r.vec(HIDDEN, 1.0),
         b2: 0.0,
         eta_t: -2.25,
+        link: None,
     };
     let teacher = TeacherWeights {
         models: m,
