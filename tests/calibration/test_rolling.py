@@ -23,7 +23,12 @@ def arrays(labels):
     return np.array(margins, np.float32), np.array(prefers, bool)
 
 
-@given(LABELS, st.floats(0.001, 0.9), st.floats(-2, 2), st.floats(0.5, 0.99))
+@given(
+    LABELS,
+    st.floats(0.001, 0.9),
+    st.floats(-1, 1) | st.sampled_from([-np.inf, np.inf]),
+    st.floats(0.5, 0.99),
+)
 def test_thresholds_are_the_definition(labels, alpha, start, decay):
     margins, prefers = arrays(labels)
     rolling = RollingThreshold(alpha, start, decay=decay, **RANGE)
@@ -210,3 +215,9 @@ def test_no_bytes_crash_it(data):
     if bad != whole:
         with pytest.raises(cr2fast.StateError):
             RollingThreshold.from_bytes(bad)
+
+
+@pytest.mark.parametrize("start", [-2.0, 3.0])
+def test_a_start_outside_the_range_is_refused(start):
+    with pytest.raises(cr2fast.Cr2Error, match="start: expected a margin from low to high"):
+        RollingThreshold(alpha=0.05, start=start, low=-1.0, high=1.0)

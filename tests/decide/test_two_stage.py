@@ -210,8 +210,16 @@ def test_bad_queries_are_named_whatever_stage_one_says(two, problem):
         two.route_batch(x[:3], [1, 2])
     with pytest.raises(cr2fast.Cr2Error, match=r"n_input_tokens\[1\]: expected a token count"):
         two.route_batch(x[:2], [1, -2])
-    with pytest.raises(cr2fast.Cr2Error, match="states: expected length 2, got length 1"):
+    with pytest.raises(cr2fast.Cr2Error, match="states: expected 2, one per query, got 1"):
         two.route_batch(x[:2], [1, 2], cr2fast.LinkStates([1], [1], [0]))
+    for words, call in (
+        ("n_input_tokens: expected a number", lambda: two.route(x[0], "10")),
+        ("state: expected a LinkState", lambda: two.route(x[0], 10, 0.02)),
+        ("group: expected a str", lambda: two.route(x[0], 10, group=3)),
+        ("states: expected a LinkStates", lambda: two.route_batch(x[:1], [1], [0.02])),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
 
 
 def test_a_router_calibrated_without_lengths_keeps_no_budget(artifact, world):

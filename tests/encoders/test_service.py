@@ -61,6 +61,34 @@ def service(path):
     return module
 
 
+def test_it_starts_from_a_chosen_point(path, tmp_path):
+    """POINT names what cr2fast choose --write wrote; a point of another router is refused."""
+    router = cr2fast.Router.load(path)
+    problem = make_routing_problem(n=900, d=384, seed=4)
+    table = replace(problem.table, encoder=router.encoder).split(seed=0)[2]
+    point = cr2fast.evaluate(router, table).choose(max_latency_s=1e6)
+    point.write(chosen := tmp_path / "point.json")
+    assert cr2fast.OperatingPoint.read(chosen) == point
+    assert all(type(v) is float for e in point.expected for v in e[1:])
+
+    def load():
+        spec = importlib.util.spec_from_file_location("service_at", EXAMPLES / "service.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROUTER", str(path))
+        patch.setenv("POINT", str(chosen))
+        patch.setenv("LAM", "17")
+        at = load()
+        assert (at.two_stage.lam, at.two_stage.alpha) == (point.lam, point.alpha)
+        data = json.loads(chosen.read_text())
+        chosen.write_text(json.dumps(data | {"router": "0" * 64}))
+        with pytest.raises(cr2fast.Cr2Error, match="point: expected the router it was chosen for"):
+            load()
+
+
 @pytest.fixture
 def post(service):
     """Send a body in pieces; get status, answer, and how many pieces were read."""

@@ -311,7 +311,7 @@ def given(args: argparse.Namespace) -> str:
 
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     """Options of a fit that were given."""
-    names = ("teacher_epochs", "gate_epochs", "smoother_share")
+    names = ("teacher_epochs", "gate_epochs", "smoother_share", "link_features")
     return {n: v for n in names if (v := getattr(args, n, None)) is not None}
 
 

@@ -182,6 +182,12 @@ def training(sub: argparse.ArgumentParser) -> None:
         "--teacher-epochs", type=int, help="passes over the data (default: the recipe's)"
     )
     sub.add_argument("--gate-epochs", type=int, help="passes over the data (default: the recipe's)")
+    sub.add_argument(
+        "--link-features",
+        action="store_true",
+        default=None,
+        help="let the gate also see the link's state, where a link varies widely",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of training and link states")
 
 

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, TwoStage
+from cr2fast._core import Choice, Cr2Error, DeviceRouter, LinkState, LinkStates, TwoStage
 from cr2fast.cli import choosing, inputs
 
 
 def route(args: argparse.Namespace) -> Any:
     """Decide for texts, or for the embeddings of a file."""
+    if args.text and not all(text.strip() for text in args.text):
+        raise Cr2Error("--text: expected something to route, got an empty text")
     if args.text and not args.encoder:
         raise Cr2Error("--text needs --encoder SOURCE, the router's encoder")
     if choosing.started(args) is None and args.lam is None:
@@ -43,8 +45,11 @@ def route(args: argparse.Namespace) -> Any:
         # Without input tokens nothing has a price: stage one alone.
         device = DeviceRouter.load(args.router, args.lam, args.alpha)
         _say_alpha(args, device.alpha)
-        local = device.route_batch(x, groups=None if args.group is None else [args.group] * len(x))
-        kept = zip(local.tolist(), device.margins(x).tolist(), strict=True)
+        n = len(x)
+        states = LinkStates([args.rate_ul_bps] * n, [args.rate_dl_bps] * n, [args.rtt_s] * n)
+        groups = None if args.group is None else [args.group] * n
+        local = device.route_batch(x, groups=groups, states=states)
+        kept = zip(local.tolist(), device.margins(x, states=states).tolist(), strict=True)
         threshold = device.threshold_of(args.group)
         return [
             _row(args, i, device, local, (margin, threshold), typical[i])

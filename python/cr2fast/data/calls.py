@@ -26,11 +26,12 @@ _NUMBERS = ("prompt_tokens", "completion_tokens", "usd", "seconds", "millisecond
 # What a mapping of columns may name.
 COLUMNS = (
     "query_id", "messages", "text", "category", "embedding", "model", "score", *_NUMBERS,
-    "started", "ended", "answer", "error", "status",
+    "started", "ended", "answer", "error", "status", "currency",
 )  # fmt: skip
 TOKENS = ("prompt_tokens", "completion_tokens")
 _FAILED = ("fail", "failure", "failed", "error", "timeout", "exception", "cancelled", "canceled")
 _NO_ERROR = ("", "null", "none", "nan", "n/a", "false", "0", "[]", "{}", "ok", "success")
+_DOLLARS = ("USD", "$", "US$", "")
 # Objects within objects that become columns, `usage.prompt_tokens`.
 _DEPTH = 3
 
@@ -49,7 +50,8 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
     Returns
     -------
     polars.DataFrame
-        The columns of :data:`COLUMNS` but for messages, milliseconds, started, ended and status:
+        The columns of :data:`COLUMNS` but for messages, milliseconds, started, ended, status and
+        currency:
         `text` has what a chat's last user turn says, `seconds` what clocks say, and `failed`
         whether the call failed. `row` counts the log's rows. Other columns stand behind, as
         ``other.<name>``.
@@ -67,6 +69,7 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
     }
     for ours in _NUMBERS:
         own[ours] = _numbers(own[ours], ours)
+    _check_currency(own)
     taken = set(found.values())
     pairs = zip(texts(own["text"]), texts(own["messages"]), strict=True)
     known = {
@@ -241,6 +244,18 @@ def _instant(value: Any) -> float | None:
         # Clocks that count milliseconds are beyond the year 5000 in seconds.
         return float(value) / (1000 if value > 1e11 else 1)
     return None
+
+
+def _check_currency(own: Mapping[str, pl.Series]) -> None:
+    """Refuse bills in other money than dollars."""
+    billed = own["usd"].is_not_null() & own["currency"].is_not_null()
+    found = {str(c) for c in own["currency"].filter(billed).to_list()}
+    others = sorted(c for c in found if c.strip().upper() not in _DOLLARS)
+    if others:
+        raise Cr2Error(
+            f"log.usd: expected dollars throughout, got bills in {shown(others)} (column "
+            f"currency); convert them first, or read the log without that column"
+        )
 
 
 def _failed(error: pl.Series, status: pl.Series) -> list[bool]:

@@ -29,6 +29,10 @@ MAX_LINE = 64 << 20
 MAX_FILE = 2 << 30
 # Objects within objects that become columns.
 DEPTH = 4
+# What an API's answer calls its rows.
+WRAPPERS = (
+    "data", "rows", "records", "results", "items", "observations", "generations", "logs", "calls",
+)  # fmt: skip
 # Whole numbers beyond these ends are none of a table's.
 _INT = 2**63
 
@@ -40,9 +44,11 @@ def read(path: Path) -> pl.DataFrame:
 
 
 def read_json(path: Path) -> pl.DataFrame:
-    """Read one JSON list of objects, or as :func:`read` where the file is none."""
+    """Read one JSON list of objects, also in an object of an API's answer; else as :func:`read`."""
     with _opened(path) as file:
         start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"{") and (rows := _wrapped(path)) is not None:
+        return _frame(iter(rows))
     if not start.startswith(b"["):
         return read(path)
     with _opened(path) as file:
@@ -54,6 +60,24 @@ def read_json(path: Path) -> pl.DataFrame:
         if not isinstance(row, dict):
             raise Cr2Error(f"{shown(row)} at place {k} of the list, where an object belongs")
     return _frame(iter(found))
+
+
+def _wrapped(path: Path) -> list[dict[str, Any]] | None:
+    """The list of objects in `{"data": [...]}` and the like; None where the file is no such."""
+    with _opened(path) as file:
+        first, second = file.readline(MAX_LINE + 1), file.readline(MAX_LINE + 1)
+        if first.rstrip().endswith(b"}") and second.lstrip().startswith(b"{"):
+            return None  # An object per line.
+        data = first + second + file.read(MAX_FILE + 1)
+    try:
+        found = _parsed(data, "the object") if len(data) <= MAX_FILE else None
+    except Cr2Error:
+        return None
+    if not isinstance(found, dict):
+        return None
+    lists = [found[name] for name in WRAPPERS if isinstance(found.get(name), list)]
+    good = len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0])
+    return lists[0] if good else None
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -16,15 +16,17 @@ _INPUT = (
     "prompt_tokens", "input_tokens", "n_input_tokens", "promptTokens", "inputTokens", "tokens_in",
     "usage.prompt_tokens", "usage.input_tokens", "usage.input", "usageDetails.input",
     "response.usage.prompt_tokens", "response.usage.input_tokens",
-    "response_body.usage.prompt_tokens", "gen_ai.usage.input_tokens",
+    "response_body.usage.prompt_tokens", "response.body.usage.prompt_tokens",
+    "response.body.usage.input_tokens", "gen_ai.usage.input_tokens", "tokens_prompt",
 )  # fmt: skip
-# The usual name first. Exports of OpenAI, LiteLLM, Langfuse, Helicone and OpenTelemetry are among
-# them; a name with a dot is a field of an object. Of a name whose unit differs from tool to tool
-# (`latency`, `duration`, `response_time`) none is guessed: say columns={"seconds": "latency"}.
+# The usual name first. Exports of OpenAI, OpenRouter, LiteLLM, Langfuse, Helicone and
+# OpenTelemetry are among them; a name with a dot is a field of an object. Of a name whose unit
+# differs from tool to tool (`latency`, `duration`, `response_time`) none is guessed: say
+# columns={"seconds": "latency"}.
 GUESSES: dict[str, tuple[str, ...]] = {
     "query_id": (
         "query_id", "request", "request_id", "requestId", "prompt_id", "question_id", "trace_id",
-        "traceId", "id",
+        "traceId", "custom_id", "id",
     ),
     "text": ("text", "prompt", "question", "query", "user_prompt", "instruction"),
     "messages": (
@@ -36,7 +38,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "model": (
         "model", "model_name", "model_id", "modelName", "request_model", "request.model",
         "request_body.model", "body.model", "request.body.model", "gen_ai.request.model",
-        "response_model", "response.model", "llm",
+        "response_model", "response.model", "response.body.model", "llm", "model_permaslug",
     ),
     "score": ("score", "correct", "is_correct", "grade", "accuracy", "reward"),
     "n_input_tokens": ("n_input_tokens", *(name for name in _INPUT if name != "n_input_tokens")),
@@ -46,27 +48,33 @@ GUESSES: dict[str, tuple[str, ...]] = {
         "outputTokens", "tokens_out", "usage.completion_tokens", "usage.output_tokens",
         "usage.output", "usageDetails.output", "response.usage.completion_tokens",
         "response.usage.output_tokens", "response_body.usage.completion_tokens",
-        "gen_ai.usage.output_tokens",
+        "response.body.usage.completion_tokens", "response.body.usage.output_tokens",
+        "gen_ai.usage.output_tokens", "tokens_completion",
     ),
     "usd": (
         "usd", "cost_usd", "price_usd", "dollars", "response_cost", "spend", "costUSD",
-        "total_cost", "totalCost", "calculatedTotalCost", "costDetails.total", "cost",
+        "total_cost", "totalCost", "calculatedTotalCost", "costDetails.total", "cost_total",
+        "usage.cost", "response.usage.cost", "cost",
     ),
     "seconds": ("seconds", "latency_s", "duration_s", "elapsed_s", "latency_seconds"),
     "milliseconds": (
         "milliseconds", "latency_ms", "duration_ms", "elapsed_ms", "delay_ms", "response_ms",
-        "latencyMs", "durationMs", "latency_in_ms",
+        "latencyMs", "durationMs", "latency_in_ms", "generation_time_ms",
     ),
     "started": ("start_time", "startTime", "started_at", "request_created_at", "requestCreatedAt"),
     "ended": ("end_time", "endTime", "ended_at", "response_created_at", "responseCreatedAt"),
     "answer": (
         "answer", "response", "output", "completion", "response.choices", "response_body.choices",
+        "response.body.choices", "response.body.output",
     ),
     "error": (
         "error", "error_str", "error_message", "errorMessage", "exception", "error.message",
         "error.type", "error.code",
     ),
-    "status": ("status", "status_code", "response_status", "http_status", "level"),
+    "status": (
+        "status", "status_code", "response_status", "http_status", "response.status_code", "level",
+    ),
+    "currency": ("currency", "cost_currency", "currency_code", "costCurrency"),
 }  # fmt: skip
 
 

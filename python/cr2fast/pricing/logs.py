@@ -181,9 +181,11 @@ def _times(calls: tuple[F64, F64, F64], notes: list[str]) -> list[float] | list[
     found = regression.least_squares(n_input, n_output, seconds)
     fit = found.values[0] * n_input + found.values[1] * n_output + found.values[2]
     off = np.median(np.abs(fit - seconds) / np.maximum(seconds, 1e-12))
+    slow = np.quantile(seconds / np.maximum(fit, 1e-12), 0.95)
     notes.append(
         f"times are a least-squares fit over {len(seconds)} calls, the network's part included "
-        f"(R2 {found.r2:.2f}; half of the calls are within {off:.0%})"
+        f"(R2 {found.r2:.2f}; half of the calls are within {off:.0%}, and 95 % took at most "
+        f"{slow:.3g} times what it says: latencies, and limits on them, are by the fit)"
     )
     if found.values[0] == 0:
         notes.append("seconds do not grow with the prompt: beta_pre_s cannot be told from 0")

@@ -10,10 +10,10 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::base::arrays::{View, matrix_f32, matrix_u64, out1, out2, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
-use crate::base::scalars::{args, levels, link_states};
+use crate::base::scalars::{args, levels};
 use crate::encoder::info;
 use crate::features::{describe, inputs};
-use crate::pricing::CostTable;
+use crate::pricing::{CostTable, link_states};
 
 /// A fitted, perhaps calibrated router.
 #[pyclass(frozen, module = "cr2fast._core")]

@@ -10,7 +10,6 @@ use pyo3::types::{PyBool, PyComplex, PyFloat, PyString};
 
 use crate::base::arrays::{check_unmasked, describe, real};
 use crate::base::errors::Cr2Error;
-use crate::pricing::LinkStates;
 
 /// The NumPy scalar behind a scalar, a 0-d array or what can become one; `None` for plain Python.
 fn numpy_scalar<'py>(obj: &Bound<'py, PyAny>, what: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -110,8 +109,6 @@ macro_rules! named {
 pub mod args {
     use pyo3::prelude::*;
 
-    use crate::pricing::LinkState;
-
     named! {
         lam: number -> f64,
         n_input_tokens: number -> f64,
@@ -147,19 +144,6 @@ pub mod args {
         seed: whole -> u64,
     }
 
-    /// ξ, or none.
-    pub fn state(obj: &Bound<'_, PyAny>) -> PyResult<Option<LinkState>> {
-        if obj.is_none() {
-            return Ok(None);
-        }
-        obj.extract().map(Some).map_err(|_| super::wrong_type("state", "a LinkState, or None", obj))
-    }
-
-    /// ξ that has to be given.
-    pub fn state_given(obj: &Bound<'_, PyAny>) -> PyResult<LinkState> {
-        obj.extract().map_err(|_| super::wrong_type("state", "a LinkState", obj))
-    }
-
     /// The name of a group, or none.
     pub fn group(obj: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
         if obj.is_none() {
@@ -190,25 +174,8 @@ pub mod args {
 }
 
 /// What an argument is not.
-fn wrong_type(what: &str, expected: &str, got: &Bound<'_, PyAny>) -> PyErr {
+pub fn wrong_type(what: &str, expected: &str, got: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!("{what}: expected {expected}, got {}", describe(got)))
-}
-
-/// N link states, or none: a copy, so that the work needs no lock.
-pub fn link_states(
-    states: Option<&Bound<'_, PyAny>>,
-    n: usize,
-) -> PyResult<Option<Vec<cr2fast_core::LinkState>>> {
-    let Some(states) = states else { return Ok(None) };
-    let kept = states
-        .cast::<LinkStates>()
-        .map_err(|_| wrong_type("states", "a LinkStates", states))?
-        .get();
-    if kept.0.len() != n {
-        let got = kept.0.len();
-        return Err(Cr2Error::new_err(format!("states: expected {n}, one per query, got {got}")));
-    }
-    Ok(Some(kept.0.clone()))
 }
 
 /// Names of groups, or None among them.

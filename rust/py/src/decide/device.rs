@@ -8,11 +8,11 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::{args, group_names, link_states};
+use crate::base::scalars::{args, group_names};
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::features::inputs;
-use crate::pricing::LinkState;
+use crate::pricing::{LinkState, link_states, state};
 use crate::router::{Router, check_width, open};
 
 /// Accept or defer, with the numbers behind it.
@@ -282,7 +282,7 @@ impl DeviceRouter {
         embedding: &Bound<'_, PyAny>,
         typicality: bool,
         #[pyo3(from_py_with = args::group)] group: Option<String>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
     ) -> PyResult<Decision> {
         let x = vector_f32(embedding, "embedding")?;
         let beside = (group.as_deref(), state.as_ref().map(|s| &s.0));
@@ -350,7 +350,7 @@ impl DeviceRouter {
         encoder: &Bound<'_, PyAny>,
         typicality: bool,
         #[pyo3(from_py_with = args::group)] group: Option<String>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
     ) -> PyResult<Decision> {
         let beside = (group.as_deref(), state.as_ref().map(|s| &s.0));
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
@@ -400,7 +400,7 @@ impl DeviceRouter {
         encoder: &Bound<'py, PyAny>,
         typicality: bool,
         #[pyo3(from_py_with = args::group)] group: Option<String>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, call) = (slf.py(), slf.getattr("route_text")?);
         let named = pyo3::types::PyDict::new(py);

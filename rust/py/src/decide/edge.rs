@@ -11,7 +11,7 @@ use crate::base::scalars::args;
 use crate::decide::selection::{Selection, Selections};
 use crate::decide::{budget, of_text};
 use crate::features::inputs;
-use crate::pricing::{LinkState, LinkStates};
+use crate::pricing::{LinkState, LinkStates, state, state_given};
 use crate::router::{Router, check_width, open};
 
 /// Stage two, at the edge: the allowed model of greatest utility p - λ·c (equations 33-35).
@@ -173,7 +173,7 @@ impl EdgeSelector {
         py: Python<'_>,
         embedding: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = args::n_input_tokens)] n_input_tokens: f64,
-        #[pyo3(from_py_with = args::state_given)] state: LinkState,
+        #[pyo3(from_py_with = state_given)] state: LinkState,
         available: Option<&Bound<'_, PyAny>>,
         n_output_tokens: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
@@ -238,7 +238,7 @@ impl EdgeSelector {
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,

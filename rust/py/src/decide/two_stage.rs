@@ -9,13 +9,13 @@ use pyo3::types::PyBytes;
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::core;
-use crate::base::scalars::{args, group_names, link_states};
+use crate::base::scalars::{args, group_names};
 use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
 use crate::decide::edge::{available, rule, some};
 use crate::decide::{budget, of_text};
 use crate::features::inputs;
-use crate::pricing::LinkState;
+use crate::pricing::{LinkState, link_states, state};
 use crate::router::{Router, check_width, open};
 
 /// Both stages at one calibrated operating point (λ, α): place and model in one call.
@@ -198,7 +198,7 @@ impl TwoStage {
         py: Python<'_>,
         embedding: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = args::n_input_tokens)] n_input_tokens: f64,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
@@ -310,7 +310,7 @@ impl TwoStage {
         &self,
         text: &Bound<'_, PyAny>,
         encoder: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
         #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
@@ -345,7 +345,7 @@ impl TwoStage {
         slf: &Bound<'py, Self>,
         text: &Bound<'py, PyAny>,
         encoder: &Bound<'py, PyAny>,
-        #[pyo3(from_py_with = args::state)] state: Option<LinkState>,
+        #[pyo3(from_py_with = state)] state: Option<LinkState>,
         #[pyo3(from_py_with = args::counted)] n_input_tokens: Option<f64>,
         available: Option<&Bound<'py, PyAny>>,
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,

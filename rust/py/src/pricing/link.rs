@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::base::arrays::{out1, real};
 use crate::base::errors::{Cr2Error, core};
-use crate::base::scalars::args;
+use crate::base::scalars::{args, wrong_type};
 
 /// One link state ξ, as the edge knows it when it selects.
 ///
@@ -174,4 +174,32 @@ impl LinkStates {
     fn __repr__(&self) -> String {
         format!("LinkStates({} states)", self.0.len())
     }
+}
+
+/// ξ of an argument `state`, or none.
+pub fn state(obj: &Bound<'_, PyAny>) -> PyResult<Option<LinkState>> {
+    if obj.is_none() {
+        return Ok(None);
+    }
+    obj.extract().map(Some).map_err(|_| wrong_type("state", "a LinkState, or None", obj))
+}
+
+/// The same where it has to be given.
+pub fn state_given(obj: &Bound<'_, PyAny>) -> PyResult<LinkState> {
+    obj.extract().map_err(|_| wrong_type("state", "a LinkState", obj))
+}
+
+/// N link states, or none: a copy, so that the work needs no lock.
+pub fn link_states(
+    states: Option<&Bound<'_, PyAny>>,
+    n: usize,
+) -> PyResult<Option<Vec<cr2fast_core::LinkState>>> {
+    let Some(states) = states else { return Ok(None) };
+    let wrong = |_| wrong_type("states", "a LinkStates", states);
+    let kept = &states.cast::<LinkStates>().map_err(wrong)?.get().0;
+    if kept.len() != n {
+        let got = kept.len();
+        return Err(Cr2Error::new_err(format!("states: expected {n}, one per query, got {got}")));
+    }
+    Ok(Some(kept.clone()))
 }

@@ -3,5 +3,5 @@
 mod link;
 mod table;
 
-pub use link::{LinkState, LinkStates};
+pub use link::{LinkState, LinkStates, link_states, state, state_given};
 pub use table::CostTable;
