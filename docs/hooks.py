@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 MARKER = re.compile(r"^<!-- help: (.+) -->$", re.MULTILINE)
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=<code>)")
 
 
 def help_of(command: str) -> str:
@@ -27,3 +28,8 @@ def help_of(command: str) -> str:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Each ``<!-- help: cr2fast fit -->`` becomes that command's help."""
     return MARKER.sub(lambda found: f"```text\n{help_of(found[1])}```", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name things with Sphinx's roles; a page shows the name."""
+    return ROLE.sub("", html)
