@@ -228,16 +228,38 @@ wheel: .venv/.tools  ## build the wheel into dist/
 clean:  ## remove what make made
 	rm -rf .venv .venv-peers .venv-paper .venv-testbed target dist demo python/cr2fast/*.so
 
-# Wheels for the systems that devices have, old glibc included; zig links against it.
-WHEELS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
-wheels: .venv/.tools  ## manylinux_2_17 wheels for x86-64 and AArch64 into dist/, audited
+# Wheels for the systems that devices have, old ones included; zig links against their C libraries.
+# A target and the platform tag that its wheel keeps.
+WHEELS := \
+  x86_64-unknown-linux-gnu:manylinux2014 \
+  aarch64-unknown-linux-gnu:manylinux2014 \
+  armv7-unknown-linux-gnueabihf:manylinux2014 \
+  riscv64gc-unknown-linux-gnu:manylinux_2_31 \
+  x86_64-unknown-linux-musl:musllinux_1_2 \
+  aarch64-unknown-linux-musl:musllinux_1_2
+GATEWAY_WHEELS := $(filter x86_64-% aarch64-%,$(WHEELS))
+WHEEL = maturin build --release --zig --target $${wheel%%:*} --compatibility $${wheel\#\#*:} --out $(CURDIR)/dist
+wheels: .venv/.tools  ## wheels for x86-64, AArch64, armv7 and RISC-V Linux (glibc, musl) into dist/, audited; WHEELS=... for some
 	$(BIN)/pip install -q --group wheels
 	rm -rf dist
-	rustup target add $(WHEELS)
-	. $(BIN)/activate && for target in $(WHEELS); do \
-	  maturin build --release --zig --compatibility manylinux2014 --target $$target --out dist || exit 1; done
+	rustup target add $(foreach wheel,$(WHEELS),$(firstword $(subst :, ,$(wheel))))
+	. $(BIN)/activate && for wheel in $(WHEELS); do $(WHEEL) || exit 1; done
 	$(BIN)/abi3audit --strict dist/*.whl
-	for wheel in dist/*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
+	for wheel in dist/*linux*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
+
+# Wheels of musl hold the static binary, which `pip download` and `unzip` bring to any Linux.
+gateway-wheels: .venv/.tools  ## the gateway's wheels for the same systems into dist/
+	$(BIN)/pip install -q --group wheels
+	rustup target add $(foreach wheel,$(GATEWAY_WHEELS),$(firstword $(subst :, ,$(wheel))))
+	. $(BIN)/activate && cd rust/gateway && for wheel in $(GATEWAY_WHEELS); do $(WHEEL) || exit 1; done
+
+# A wheel for one interpreter without a GIL, which has no stable ABI (CPython 3.14t and later).
+FREE_THREADED ?= python3.14t
+wheel-free-threaded: .venv/.tools  ## a wheel for FREE_THREADED=python3.14t into dist/, tried with the GIL off
+	. $(BIN)/activate && maturin build --release --no-default-features -i $(FREE_THREADED) --out dist
+	$(FREE_THREADED) -m venv target/free-threaded
+	target/free-threaded/bin/pip install -q dist/cr2fast-*t-*.whl
+	cd target && free-threaded/bin/python -X gil=0 ../tests/packaging/light_install.py
 
 # An AArch64 Debian with its own Python and NumPy, unpacked; the golden bits, under emulation.
 ARM_ROOT := target/arm64
@@ -248,12 +270,12 @@ $(ARM_ROOT)/.unpacked:
 	@touch $@
 
 wheel-arm64: $(ARM_ROOT)/.unpacked  ## the AArch64 wheel of `make wheels` routes under emulation (root, Debian)
-	rm -rf $(ARM_ROOT)/opt/cr2fast && mkdir -p $(ARM_ROOT)/opt/cr2fast && unzip -qo dist/*aarch64.whl -d $(ARM_ROOT)/opt/cr2fast
+	rm -rf $(ARM_ROOT)/opt/cr2fast && mkdir -p $(ARM_ROOT)/opt/cr2fast && unzip -qo dist/*manylinux*aarch64.whl -d $(ARM_ROOT)/opt/cr2fast
 	PYTHONHOME=$(CURDIR)/$(ARM_ROOT)/usr PYTHONPATH=$(CURDIR)/$(ARM_ROOT)/opt/cr2fast:$(CURDIR)/$(ARM_ROOT)/usr/lib/python3/dist-packages \
 	  QEMU_SET_ENV=LD_LIBRARY_PATH=$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/blas:$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/lapack \
 	  qemu-aarch64-static -L $(ARM_ROOT) $(ARM_ROOT)/usr/bin/python3.11 tests/packaging/light_install.py
 
-.PHONY: docs workflows fuzz miri audit wheels wheel-arm64
+.PHONY: docs workflows fuzz miri audit wheels wheel-arm64 gateway-wheels wheel-free-threaded
 docs: $(BUILT)  ## the site, strictly (out: target/site)
 	$(BIN)/pip install -q --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
@@ -262,6 +284,7 @@ workflows: .venv/.tools  ## check the workflows of .github
 	$(BIN)/pip install -q --group workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline -q .github/workflows
+	$(BIN)/actionlint
 
 # Seconds per fuzz target. Fuzzing needs a nightly compiler and cargo-fuzz.
 SECONDS ?= 60
@@ -273,7 +296,7 @@ $(FUZZ):
 
 DENY := $(TOOLS)/cargo-deny
 $(DENY):
-	cargo install -q --locked --root $@ cargo-deny
+	cargo install -q --debug --locked --root $@ cargo-deny
 
 fuzz: | $(FUZZ)  ## fuzz what reads bytes from outside, SECONDS=60 per target (needs nightly Rust)
 	mkdir -p target/fuzz/corpus/artifact target/fuzz/corpus/static_encoder target/fuzz/corpus/cost_table

@@ -16,4 +16,5 @@ pub const QUANTILES: usize = 255;
 /// Typicality scores kept of the calibration split, at most.
 pub const TYPICAL_SCORES: usize = 1023;
 /// Calibration samples, at most: far beyond any, and small enough for exact arithmetic.
-pub const MAX_SAMPLES: usize = 1 << 40;
+/// Where addresses have 32 bits, no slice is longer than this.
+pub const MAX_SAMPLES: usize = if usize::BITS > 40 { 1_u64 << 40 } else { 1 << 31 } as usize;

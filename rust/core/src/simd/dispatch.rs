@@ -4,7 +4,9 @@
 //! the same bits on every instruction set.
 
 use super::filter::{self, Seen};
-use super::isa::{Isa, Simd};
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_imports))]
+use super::isa::Isa;
+use super::isa::Simd;
 use super::lanes::{self, LANES};
 use super::layers::{self, ABREAST, TOGETHER};
 use super::packed::{Data, Packed, PaddedVec};
