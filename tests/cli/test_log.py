@@ -74,7 +74,7 @@ def log(table, tmp_path_factory):
 @pytest.fixture
 def known(table, monkeypatch, tmp_path):
     encoder = Known(table)
-    monkeypatch.setattr(inputs, "encoder", lambda source: encoder)
+    monkeypatch.setattr(inputs, "encoder", lambda source, router=None: encoder)
     monkeypatch.setenv("CR2FAST_CACHE", str(tmp_path / "cache"))
     return encoder
 
