@@ -165,7 +165,7 @@ def reloads(world: World, size: Size) -> list[Row]:
             f"http://{edge.address}/v1/reload", b"{}",
             {"authorization": f"Bearer {ADMIN_TOKEN}"},
         )  # fmt: skip
-        with urlopen(call) as answer:
+        with urlopen(call, timeout=60) as answer:
             hashes.add(json.loads(answer.read())["router"])
     # The clients stop with the gateway; what they were told before that counts.
     told = _stop(asking, edge)
@@ -181,7 +181,7 @@ def _stop(asking: Any, server: Running) -> dict[str, Any]:
     asking.process.send_signal(signal.SIGTERM)
     told: dict[str, Any] = asking.wait()
     server.process.terminate()
-    server.process.wait()
+    server.process.wait(60)
     return told
 
 

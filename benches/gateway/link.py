@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -52,12 +52,19 @@ def _netem(delay_s: float, rates: tuple[float, float]) -> bool:
     return True
 
 
+def _first() -> None:
+    """Run this thread before all others: the link must not wait for a busy machine's cores."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
 def _carry(source: int, target: int, delay_s: float, rate_bps: float) -> None:
     """Move packets from one device to the other, late by what the link costs them."""
     waiting: list[tuple[float, bytes]] = []
     ready = threading.Condition()
 
     def read() -> None:
+        _first()
         free = 0.0
         while True:
             try:
@@ -72,6 +79,7 @@ def _carry(source: int, target: int, delay_s: float, rate_bps: float) -> None:
                 return
 
     threading.Thread(target=read, daemon=True).start()
+    _first()
     while True:
         with ready:
             ready.wait_for(lambda: waiting)

@@ -4,6 +4,10 @@
 //! edge's own time. Out: [`Measured`]: round trip and rates as exponentially weighted means, each absent
 //! until something was measured; the edge takes what is absent from the cost table's typical state.
 //!
+//! What goes into a mean is the median of the last [`MEDIAN`] samples, and before there are so many the
+//! median is the estimate, for the first exchanges warm up everything on the way: on a busy device some answers are
+//! read late, which makes a round trip long, and a body that had come in the meantime infinitely fast.
+//!
 //! A request takes a round trip and its bits over the rate. One of few bits tells the round trip, one of
 //! many the rate; each is corrected by what the other has told. New connections are left out: their
 //! handshakes are no round trip of a request.
@@ -14,6 +18,10 @@ use cr2fast_core::LinkState;
 
 /// Weight of a new sample.
 const WEIGHT: f64 = 0.2;
+/// Samples whose median goes into the mean.
+const MEDIAN: usize = 5;
+/// What of an answer has to be there for its head to be read: a segment, bits.
+const SEGMENT_BITS: f64 = 11_680.0;
 /// A request of fewer bits shows the round trip, one of more the uplink's rate.
 const MANY_BITS: f64 = 65_536.0;
 
@@ -88,39 +96,74 @@ impl Measured {
             rate_dl_bps: self.rate_dl_bps.unwrap_or(other.rate_dl_bps),
         }
     }
+}
 
+/// A mean of medians.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    last: [f64; MEDIAN],
+    seen: usize,
+    value: Option<f64>,
+}
+
+impl Mean {
+    fn add(&mut self, x: f64) {
+        self.last[self.seen % MEDIAN] = x;
+        self.seen += 1;
+        let n = self.seen.min(MEDIAN);
+        let mut sorted = self.last;
+        sorted[..n].sort_by(f64::total_cmp);
+        let median = f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2]);
+        let old = self.value.filter(|_| self.seen > MEDIAN);
+        self.value = Some(old.map_or(median, |old| old + WEIGHT * (median - old)));
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rtt_s: Mean,
+    rate_ul_bps: Mean,
+    rate_dl_bps: Mean,
+}
+
+impl State {
     fn observe(&mut self, seen: Exchange) {
-        let mean = |slot: &mut Option<f64>, x: f64| {
-            *slot = Some(slot.map_or(x, |old| old + WEIGHT * (x - old)));
-        };
         if !(seen.up_s.is_finite() && seen.up_s >= 0.0) {
             return;
         }
+        let segment = seen.received.map(|(bits, _)| bits.min(SEGMENT_BITS));
+        let segment_s = segment.zip(self.rate_dl_bps.value).map_or(0.0, |(bits, rate)| bits / rate);
+        let up_s = (seen.up_s - segment_s).max(0.0);
         if seen.sent_bits < MANY_BITS {
-            let transfer_s = self.rate_ul_bps.map_or(0.0, |rate| seen.sent_bits / rate);
-            mean(&mut self.rtt_s, (seen.up_s - transfer_s).max(0.0));
-        } else if let Some(transfer_s) = self.rtt_s.map(|rtt| seen.up_s - rtt)
+            let transfer_s = self.rate_ul_bps.value.map_or(0.0, |rate| seen.sent_bits / rate);
+            self.rtt_s.add((up_s - transfer_s).max(0.0));
+        } else if let Some(transfer_s) = self.rtt_s.value.map(|rtt| up_s - rtt)
             && transfer_s > 0.0
         {
-            mean(&mut self.rate_ul_bps, seen.sent_bits / transfer_s);
+            self.rate_ul_bps.add(seen.sent_bits / transfer_s);
         }
         if let Some((bits, seconds)) = seen.received
             && bits >= MANY_BITS
             && seconds > 0.0
         {
-            mean(&mut self.rate_dl_bps, bits / seconds);
+            self.rate_dl_bps.add(bits / seconds);
         }
     }
 }
 
 /// The running estimate, shared by all requests.
 #[derive(Debug, Default)]
-pub struct Link(Mutex<Measured>);
+pub struct Link(Mutex<State>);
 
 impl Link {
     /// What is known now.
     pub fn now(&self) -> Measured {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Measured {
+            rtt_s: state.rtt_s.value,
+            rate_ul_bps: state.rate_ul_bps.value,
+            rate_dl_bps: state.rate_dl_bps.value,
+        }
     }
 
     /// Take one exchange into account.
@@ -150,6 +193,20 @@ mod tests {
         {
             assert!((got.unwrap() / truth - 1.0).abs() < 0.1, "{got:?} for {truth}");
         }
+    }
+
+    #[test]
+    fn answers_that_are_read_late_do_not_mislead() {
+        let link = Link::default();
+        for i in 0..20 {
+            // Every fourth is read 30 ms late, when all of the answer has come.
+            let late = if i % 4 == 3 { 0.03 } else { 0.0 };
+            let received = Some((4e5, if late > 0.0 { 1e-4 } else { 4e5 / 40e6 }));
+            link.observe(Exchange { sent_bits: 0.0, up_s: 0.018 + late, received });
+        }
+        let seen = link.now();
+        assert!((seen.rtt_s.unwrap() / 0.018 - 1.0).abs() < 0.1, "{seen:?}");
+        assert!((seen.rate_dl_bps.unwrap() / 40e6 - 1.0).abs() < 0.1, "{seen:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
 
@@ -26,12 +27,15 @@ const MAX_TOKENS: usize = 1 << 20;
 pub const END_CHARS: usize = 16_384;
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
+/// Ids of pieces. They are the file's, not a caller's: the hash need not withstand anybody.
+type Pieces = HashMap<Box<str>, u32, RandomState>;
+
 /// A vocabulary, ready to tokenise.
 #[derive(Clone, Debug)]
 pub struct WordPiece {
-    starts: HashMap<Box<str>, u32>,
+    starts: Pieces,
     /// Pieces that continue a word, without their "##".
-    continuations: HashMap<Box<str>, u32>,
+    continuations: Pieces,
     /// Bytes of the longest piece.
     longest: usize,
     special: [u32; 5],
@@ -45,7 +49,7 @@ impl WordPiece {
         if tokens.len() > MAX_TOKENS {
             return Err(Error::artifact(format!("at most {MAX_TOKENS} tokens"), tokens.len()));
         }
-        let (mut starts, mut continuations) = (HashMap::new(), HashMap::new());
+        let (mut starts, mut continuations) = (Pieces::default(), Pieces::default());
         let mut longest = 0;
         for (id, token) in tokens.iter().enumerate() {
             let (map, piece) = match token.strip_prefix("##") {
@@ -150,6 +154,22 @@ fn ends(text: &str) -> Option<(&str, &str)> {
     (head < tail).then(|| (&text[..head], &text[tail..]))
 }
 
+/// What becomes of an ASCII character: a space, nothing, or its lower case.
+const ASCII: [u8; 128] = {
+    let mut table = [DROPPED; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'\t' | b'\n' | b'\r' | b' ' => b' ',
+            0..=0x1f | 0x7f => DROPPED,
+            _ => byte.to_ascii_lowercase(),
+        };
+        byte += 1;
+    }
+    table
+};
+const DROPPED: u8 = 0;
+
 /// A text on its way to ids, one word at a time.
 struct Words<'a> {
     vocabulary: &'a WordPiece,
@@ -170,30 +190,55 @@ impl Words<'_> {
 
     fn plain(&mut self, text: &str) {
         if text.is_ascii() {
-            for b in text.bytes() {
-                match b {
-                    b'\t' | b'\n' | b'\r' | b' ' => self.flush(),
-                    0..=0x1f | 0x7f => {}
-                    _ => self.push(char::from(b.to_ascii_lowercase()), b.is_ascii_punctuation()),
-                }
-            }
-        } else {
-            let cleaned = text.chars().filter(|c| !is_dropped(*c)).flat_map(|c| {
-                let cjk = is_cjk(c);
-                let c = if c.is_whitespace() { ' ' } else { c };
-                [cjk.then_some(' '), Some(c), cjk.then_some(' ')].into_iter().flatten()
-            });
-            for (c, _) in cleaned.nfd().filter(|(c, _)| !c.is_mark_nonspacing()) {
-                for c in c.to_lowercase() {
-                    if c.is_whitespace() {
-                        self.flush();
-                    } else {
-                        self.push(c, c.is_ascii_punctuation() || c.is_punctuation());
-                    }
+            return self.ascii(text.as_bytes());
+        }
+        let cleaned = text.chars().filter(|c| !is_dropped(*c)).flat_map(|c| {
+            let cjk = is_cjk(c);
+            let c = if c.is_whitespace() { ' ' } else { c };
+            [cjk.then_some(' '), Some(c), cjk.then_some(' ')].into_iter().flatten()
+        });
+        for (c, _) in cleaned.nfd().filter(|(c, _)| !c.is_mark_nonspacing()) {
+            for c in c.to_lowercase() {
+                if c.is_whitespace() {
+                    self.flush();
+                } else {
+                    self.push(c, c.is_ascii_punctuation() || c.is_punctuation());
                 }
             }
         }
         self.flush();
+    }
+
+    /// The same of ASCII, where a character is a byte and a table says what becomes of it.
+    fn ascii(&mut self, text: &[u8]) {
+        let mut word = [0; MAX_WORD_CHARS];
+        let mut chars = 0;
+        for byte in text {
+            match ASCII[usize::from(byte & 0x7f)] {
+                DROPPED => {}
+                b' ' => self.ascii_word(&word, &mut chars),
+                alone if alone.is_ascii_punctuation() => {
+                    self.ascii_word(&word, &mut chars);
+                    self.ascii_word(&[alone], &mut 1);
+                }
+                letter => {
+                    if let Some(slot) = word.get_mut(chars) {
+                        *slot = letter;
+                    }
+                    chars += 1;
+                }
+            }
+        }
+        self.ascii_word(&word, &mut chars);
+    }
+
+    fn ascii_word(&mut self, word: &[u8], chars: &mut usize) {
+        match std::str::from_utf8(word.get(..*chars).unwrap_or_default()) {
+            _ if *chars == 0 => {}
+            Ok(word) if *chars <= MAX_WORD_CHARS => self.vocabulary.word(word, &mut self.ids),
+            _ => self.ids.push(self.vocabulary.special[1]),
+        }
+        *chars = 0;
     }
 
     fn push(&mut self, c: char, alone: bool) {
@@ -258,6 +303,29 @@ mod tests {
         assert_eq!(v.encode("b[CLS]b[CLS"), [12, 2, 12, 9, 10]);
         assert_eq!(v.encode(&"b".repeat(101)), [1]);
         assert!(v.encode("\u{1}").is_empty());
+    }
+
+    #[test]
+    fn ascii_is_read_as_other_texts_are() {
+        let v = vocabulary();
+        let slow = |text: &str| {
+            let mut words =
+                Words { vocabulary: &v, word: String::new(), chars: 0, ids: Vec::new() };
+            // A nonspacing mark that stands first goes, and takes the text off the fast way.
+            words.plain(&format!("\u{301}{text}"));
+            words.ids
+        };
+        let all: String = (0..128_u8).map(char::from).collect();
+        for byte in 0..128_u8 {
+            let c = char::from(byte);
+            for text in [format!("un{c}able"), format!("{c}{c}b{c}"), format!("B{c}UN{all}")] {
+                assert_eq!(v.encode(&text), slow(&text), "{text:?}");
+            }
+        }
+        for n in 98..104 {
+            let text = format!("un {}!b", "b".repeat(n));
+            assert_eq!(v.encode(&text), slow(&text), "{n}");
+        }
     }
 
     #[test]

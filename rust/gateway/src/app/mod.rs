@@ -45,7 +45,7 @@ use outcomes::Recent;
 #[derive(Debug)]
 pub enum Role {
     /// In front of a local server.
-    Device(Device),
+    Device(Box<Device>),
     /// In front of the larger models.
     Edge(Edge),
 }
@@ -79,9 +79,9 @@ impl App {
             .map_err(|e| no_log(config, &e))?;
         let trust = certificates::trust(config)?;
         let role = match &config.role {
-            RoleConfig::Device { local, edge, not_text, shadow } => {
-                Role::Device(Device::new(config, local, edge, (*not_text, *shadow), &brain, &trust))
-            }
+            RoleConfig::Device { local, edge, not_text, shadow } => Role::Device(Box::new(
+                Device::new(config, local, edge, (*not_text, *shadow), &brain, &trust),
+            )),
             RoleConfig::Edge { models, not_text, health, .. } => {
                 Role::Edge(Edge::new(config, models, (*not_text, *health), &trust))
             }

@@ -54,8 +54,6 @@ impl Of {
 /// What is known of a request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The grades so far: of the answer, of the device's and of the edge's.
-    grades: [Option<f64>; 3],
     /// Which place answered, where one did.
     answered: Option<Of>,
     /// Whether the other place may have answered too.
@@ -63,13 +61,24 @@ struct Known {
 }
 
 /// The last requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recent(Mutex<Kept>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     requests: HashMap<u128, Known>,
     order: VecDeque<u128>,
+    /// Of requests that have some: of the answer, of the device's and of the edge's.
+    grades: HashMap<u128, [Option<f64>; 3]>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        // A map less than half full is tidied in place where entries come and go: it never grows.
+        let requests = HashMap::with_capacity(2 * REMEMBERED + 2);
+        let order = VecDeque::with_capacity(REMEMBERED);
+        Self(Mutex::new(Kept { requests, order, grades: HashMap::new() }))
+    }
 }
 
 /// How a grade fits what is known.
@@ -86,14 +95,18 @@ impl Recent {
     pub(super) fn remember(&self, id: &str) {
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.requests.insert(id, Known::default()).is_none() {
-            kept.order.push_back(id);
+        // An id that comes again is another request's: its grades are none of this one's.
+        if kept.requests.insert(id, Known::default()).is_some() {
+            kept.grades.remove(&id);
+            return;
         }
-        if kept.order.len() > REMEMBERED
+        if kept.order.len() == REMEMBERED
             && let Some(oldest) = kept.order.pop_front()
         {
             kept.requests.remove(&oldest);
+            kept.grades.remove(&oldest);
         }
+        kept.order.push_back(id);
     }
 
     /// A request that is remembered was answered; `both` where the other place may have, too.
@@ -132,8 +145,10 @@ impl Recent {
     /// Take a grade into account.
     fn fit(&self, id: u128, of: Of, score: f64) -> Fit {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = kept.requests.get_mut(&id) else { return Fit::Unknown };
-        match known.grades[of as usize].replace(score) {
+        if !kept.requests.contains_key(&id) {
+            return Fit::Unknown;
+        }
+        match kept.grades.entry(id).or_default()[of as usize].replace(score) {
             None => Fit::First,
             Some(before) if before.to_bits() == score.to_bits() => Fit::Repeated,
             Some(_) => Fit::Revised,
@@ -217,5 +232,20 @@ mod tests {
         assert_eq!(recent.fit(1, Of::Answer, 0.5), Fit::Revised);
         let kept = recent.0.lock().unwrap();
         assert_eq!((kept.order.len(), kept.requests.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!(kept.grades.len(), 1, "only those that have some");
+    }
+
+    #[test]
+    fn nothing_grows_however_many_requests_come() {
+        let recent = Recent::default();
+        let room = |kept: &Kept| (kept.requests.capacity(), kept.order.capacity());
+        let before = room(&recent.0.lock().unwrap());
+        for i in 0..10 * REMEMBERED as u128 {
+            // Spread, as random ids are.
+            recent.remember(&format!("{:032x}", (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c)));
+        }
+        let after = room(&recent.0.lock().unwrap());
+        // Entries that have gone may take up some of the room until it is tidied.
+        assert!(after.0 <= before.0 && after.1 == before.1, "{before:?}, {after:?}");
     }
 }
