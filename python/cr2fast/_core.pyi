@@ -176,6 +176,7 @@ class CostTable:
         self, n_input_tokens: ArrayLike, n_output_tokens: ArrayLike, states: LinkStates
     ) -> CostTable: ...
     def sample_states(self, n: int, seed: int) -> LinkStates: ...
+    def sample_states_each(self, seeds: Sequence[int]) -> LinkStates: ...
     def cost(
         self, n_input_tokens: ArrayLike, n_output_tokens: ArrayLike, states: LinkStates
     ) -> NDArray[np.float32]: ...
@@ -573,6 +574,7 @@ class EdgeSelector:
         max_latency_s: float | None = None,
         max_energy_j: float | None = None,
         max_usd: float | None = None,
+        waiting_s: Mapping[str, float] | ArrayLike | None = None,
     ) -> Selection: ...
     def select_text(
         self,
@@ -733,6 +735,7 @@ class TwoStage:
         max_energy_j: float | None = None,
         max_usd: float | None = None,
         group: str | None = None,
+        waiting_s: Mapping[str, float] | ArrayLike | None = None,
     ) -> Choice: ...
     def route_batch(
         self,
@@ -859,6 +862,7 @@ class Router:
         defer_atypical: float | None = None,
         groups: tuple[list[str], list[int]] | None = None,
         pooled: bool = False,
+        states: LinkStates | None = None,
         seed: int = 0,
         threads: int = 0,
     ) -> tuple[Router, dict[str, Any]]: ...

@@ -56,6 +56,8 @@ class Found:
         Grades: how many were found, and how they fit.
     shadows : ShadowCounts
         Requests that were sent to the other side too, and how they fit.
+    alarms : int
+        Alarms that the gateway raised in that time: lines of their own, no rows.
     routers : dict of str to int
         Rows by the SHA-256 of the router's file.
     unknown_fields : dict of str to int
@@ -74,6 +76,7 @@ class Found:
     clock_steps: list[ClockStep] = field(default_factory=list)
     outcomes: OutcomeCounts = field(default_factory=OutcomeCounts)
     shadows: ShadowCounts = field(default_factory=ShadowCounts)
+    alarms: int = 0
     routers: dict[str, int] = field(default_factory=dict)
     unknown_fields: dict[str, int] = field(default_factory=dict)
 
@@ -108,6 +111,7 @@ class Found:
                 self.shadows.orphans,
                 f"{self.shadows.orphans} shadows are of requests that are not here",
             ),
+            (self.alarms, f"the gateway raised {self.alarms} alarms"),
             (
                 len(self.unknown_fields),
                 f"fields that this version does not know: {sorted(self.unknown_fields)[:10]}",

@@ -272,7 +272,10 @@ def link_states(
     """
     if link not in ("measured", "logged", "table"):
         raise Cr2Error(f"link: expected 'measured', 'logged' or 'table', got {shown(link)}")
-    drawn = router.costs.sample_states(len(traffic), seeds.LIVE + seeds.check_seed(seed))
+    # A request's draw is its own: the same in every window, and the gateway's (seed 0).
+    seed = seeds.check_seed(seed)
+    own = (sha256(name.encode()).digest()[:8] for name in traffic.frame["id"])
+    drawn = router.costs.sample_states_each([int.from_bytes(x, "little") ^ seed for x in own])
     if link == "table":
         return drawn
     filled = []

@@ -245,7 +245,21 @@ SHADOW_FIELDS: dict[str, Callable[[Any], Any]] = {
     "router": _text,
     "propensity": _probability,
 }
-KINDS = ("request", "outcome", "shadow")
+ALARM_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "ts": _time,
+    "lam": _positive,
+    "alpha": _probability,
+    "group": _text,
+    "delta": _probability,
+    "n": _count,
+    "risk": _fraction,
+    "log_wealth": _number,
+    "on_alarm": _text,
+    "threshold": _threshold,
+    "router": _text,
+}
+KINDS = ("request", "outcome", "shadow", "alarm")
 
 
 def parse(data: bytes) -> dict[str, Any]:

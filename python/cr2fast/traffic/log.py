@@ -20,7 +20,7 @@ from cr2fast._util.checks import real, shown
 from cr2fast._util.optional import require
 from cr2fast.traffic import files, lines
 from cr2fast.traffic.found import Found
-from cr2fast.traffic.reader import Reader
+from cr2fast.traffic.reader import Reader, alarms_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,11 +50,16 @@ class DecisionLog:
         ``file``, ``line``, ``why``, ``words`` of lines that are no rows, the first 1000 of them.
     found : Found
         Counts, gaps, clock steps.
+    alarms : polars.DataFrame
+        The gateway's alarms of that time, a row each: ``ts``, ``lam``, ``alpha``, ``group``, ``n``
+        labels of which ``risk`` were false acceptances, ``log_wealth``, ``delta``, ``on_alarm``,
+        the ``threshold`` from then on, ``router``, and ``id`` of the request that raised it.
     """
 
     frame: pl.DataFrame
     apart: pl.DataFrame
     found: Found
+    alarms: pl.DataFrame
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -144,7 +149,12 @@ def open_log(
                 "words": polars.String},
         orient="row",
     )  # fmt: skip
-    return DecisionLog(frame, apart, found)
+    alarms = alarms_frame(reader.alarms).filter(
+        polars.lit(True) if first is None else polars.col("ts") >= first,
+        polars.lit(True) if last is None else polars.col("ts") < last,
+    )
+    found.alarms = alarms.height
+    return DecisionLog(frame, apart, found, alarms)
 
 
 def _merged(frame: pl.DataFrame, found: Found) -> pl.DataFrame:

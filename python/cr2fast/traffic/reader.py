@@ -28,6 +28,9 @@ _KEPT = 1000
 _PIECE = 8192
 
 
+_ALARM_NEEDS = tuple(name for name in lines.ALARM_FIELDS if name != "group")
+
+
 class _Clock:
     """Gaps and backward steps in one log, whose records were written as their requests ended."""
 
@@ -70,6 +73,7 @@ class Reader:
     def __init__(self, gap_s: float, since: datetime | None) -> None:
         self.grades = Grades()
         self.shadows = Shadows()
+        self.alarms: list[dict[str, Any]] = []
         self.apart: list[tuple[str, int, str, str]] = []
         self.found = Found()
         self.known: set[str] = set()
@@ -112,9 +116,13 @@ class Reader:
     def _line(self, source: files.Source, line: files.Line, data: bytes) -> None:
         value = lines.parse(data)
         kind = lines.kind_of(value)
-        if kind != "request":
-            self.grades.add(value) if kind == "outcome" else self.shadows.add(value)
-            return
+        if kind == "outcome":
+            return self.grades.add(value)
+        if kind == "shadow":
+            return self.shadows.add(value)
+        if kind == "alarm":
+            self.alarms.append(lines.read(value, lines.ALARM_FIELDS, _ALARM_NEEDS))
+            return None
         row, strange = lines.record(value)
         for name in strange:
             shorter = name[:80]
@@ -131,6 +139,7 @@ class Reader:
             self.found.conflicting += 1
             words = f"id: expected one line of {row['id']!r}, got another that says otherwise"
             self._keep(source, line, "conflicting", words)
+        return None
 
     def _add(self, row: dict[str, Any], source: files.Source, line: files.Line) -> None:
         self.known.add(row["id"])
@@ -176,3 +185,15 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
         columns[name] = polars.Series(name, values, dtype=others.get(name, polars.Float64))
     frame: pl.DataFrame = polars.DataFrame(columns)
     return frame
+
+
+def alarms_frame(alarms: list[dict[str, Any]]) -> pl.DataFrame:
+    """The alarms of a log, a row each, by time; one that two readings of a line give stands once."""
+    polars = require("polars", "lab")
+    text, number = polars.String, polars.Float64
+    schema = {name: number for name in lines.ALARM_FIELDS} | {
+        "id": text, "ts": polars.Datetime("us", "UTC"), "group": text, "n": polars.Int64,
+        "on_alarm": text, "threshold": polars.Float32, "router": text,
+    }  # fmt: skip
+    frame: pl.DataFrame = polars.DataFrame(alarms, schema=schema)
+    return frame.unique(maintain_order=True).sort("ts", maintain_order=True)

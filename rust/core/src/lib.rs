@@ -41,7 +41,7 @@ pub use calibration::run::{Judge, Lengths, Report, Split};
 pub use calibration::typicality::{Typicality, p_value as typicality_p_value};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};
 pub use decide::budget::Budget;
-pub use decide::device::{Beside, Besides, Decision, DeviceRouter};
+pub use decide::device::{Beside, Besides, Decision, DeviceRouter, Whose};
 pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
 pub use decide::expected::Expected;
 pub use decide::two_stage::{Call, Choice, TwoStage};
@@ -54,6 +54,7 @@ pub use encoder::probes::{MAX_PROBES, PROBE_TOLERANCE, Probes};
 pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
 pub use features::inputs::{Features, check_width, row_of_text};
 pub use features::text::{TEXT_FEATURES, TEXT_SET, text_features};
+pub use file::disk::{read as read_bounded, write as write_whole};
 pub use file::precision::Precision;
 pub use networks::gate::{Film, Gate, GateWeights, PSI, psi};
 pub use networks::length::{

@@ -3,6 +3,9 @@
 //! In: files, then texts, embeddings and points. Out: decisions of `cr2fast-core`, the same bits as
 //! everywhere. Immutable once loaded; a reload makes another one beside it.
 
+mod rule;
+mod watched;
+
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
@@ -13,8 +16,9 @@ use cr2fast_core::{
 use sha2::{Digest, Sha256};
 
 use crate::ask::Texts;
-use crate::config::{Config, ConfigError, Lined, RoleConfig};
+use crate::config::{Config, ConfigError, Lined};
 use crate::link::Measured;
+use crate::promise::Kept;
 use crate::refusal::Refusal;
 
 /// Largest file read: as the core's own bound on artifacts is finer, this one only stops a mix-up.
@@ -95,6 +99,8 @@ pub struct Brain {
     /// ξ where nothing is measured.
     typical: LinkState,
     rule: Rule,
+    /// Who watches the promise, where anybody does.
+    kept: Option<Arc<Kept>>,
     stages: RwLock<HashMap<(u64, u64), Arc<TwoStage>>>,
     selectors: RwLock<HashMap<u64, Arc<EdgeSelector>>>,
 }
@@ -159,7 +165,7 @@ impl Brain {
         })?;
         let typical =
             router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
-        let rule = rule(config, &router, &wrong)?;
+        let rule = rule::rule(config, &router, &wrong)?;
         let hash = Sha256::digest(&bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"));
         let brain = Self {
             router,
@@ -168,6 +174,7 @@ impl Brain {
             default: (lam, alpha),
             typical,
             rule,
+            kept: None,
             stages: RwLock::default(),
             selectors: RwLock::default(),
         };
@@ -242,13 +249,18 @@ impl Brain {
     /// Stage one; within a budget both stages, as [`TwoStage::route`] has it.
     pub fn decide(&self, call: &Call) -> Result<(Decision, Option<Choice>), Refusal> {
         let stages = self.stages(call.point).map_err(|e| internal(&bounded(&e)))?;
+        let device = stages.device();
+        let threshold = self.watched(device, call).map(|point| point.threshold());
         if call.budget.is_none() {
-            let beside = (call.group, Some(&call.state));
-            let decision = stages.device().route_in(beside, call.embedding, false);
+            let decision = match threshold {
+                Some(by) => device.route_by((by, Some(&call.state)), call.embedding, false),
+                None => device.route_in((call.group, Some(&call.state)), call.embedding, false),
+            };
             return decision.map(|d| (d, None)).map_err(|e| refused(&e));
         }
         let (state, budget) = (Some(call.state), call.budget);
-        let limits = cr2fast_core::Call { state, available: None, budget, group: call.group };
+        let group = call.group;
+        let limits = cr2fast_core::Call { state, budget, group, threshold, ..Default::default() };
         let choice = stages.route(call.embedding, call.input_tokens as f64, &limits);
         choice.map(|c| (c.decision, Some(c))).map_err(|e| refused(&e))
     }
@@ -313,32 +325,6 @@ impl Brain {
     /// The link's state: what is measured, the rest as it typically is by the cost table.
     pub fn link(&self, measured: Measured) -> LinkState {
         measured.or(self.typical)
-    }
-}
-
-/// The rule of an edge; every routed model of its file is one of the router's.
-fn rule(
-    config: &Config,
-    router: &Router,
-    wrong: &dyn Fn(usize, String) -> ConfigError,
-) -> Result<Rule, ConfigError> {
-    let RoleConfig::Edge { models, fallback, inclusive, .. } = &config.role else {
-        return Ok(Rule::EdgeOnly);
-    };
-    let edge = router.models().get(1..).unwrap_or_default();
-    if !models.iter().any(|m| edge.contains(&m.address.name)) {
-        let got: Vec<&String> = models.iter().map(|m| &m.address.name).collect();
-        let words = format!(
-            "models.name: expected at least one of the router's edge models {edge:?}, got {got:?}"
-        );
-        return Err(wrong(models[0].line, words));
-    }
-    match fallback {
-        None if *inclusive => Ok(Rule::Inclusive),
-        None => Ok(Rule::EdgeOnly),
-        Some(name) => {
-            Rule::fallback(router.models(), &name.value).map_err(|e| wrong(name.line, bounded(&e)))
-        }
     }
 }
 

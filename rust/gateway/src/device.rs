@@ -159,6 +159,9 @@ impl Device {
         if log_embedding {
             trace.record.embedding.clone_from(&plan.embedding);
         }
+        if let (Some(call), Some(decision)) = (plan.call(job), &plan.decision) {
+            job.brain.watch(&job.id, &call, decision, plan.measured);
+        }
         let other = match plan.first {
             Place::Device => (Place::Edge, Why::DeviceDown),
             Place::Edge => (Place::Device, Why::EdgeDown),

@@ -4,7 +4,8 @@
 //! larger models. What decides is `cr2fast-core`, so the bits are those that were calibrated. Reading
 //! the modules in this order follows a request: `config` and `app` are set up before it comes; `serve`
 //! takes its connection, `ask` and `wire` read it, `brain` decides, `device` or `edge` has it answered
-//! by an `upstream`, `answer` and `relay` hand that on, `trace` keeps what `log` and `metrics` tell.
+//! by an `upstream`, `answer` and `relay` hand that on, `trace` keeps what `log` and `metrics` tell, and
+//! `promise` labels what was decided.
 
 mod answer;
 mod app;
@@ -19,6 +20,7 @@ mod job;
 mod link;
 mod log;
 mod metrics;
+mod promise;
 mod refusal;
 mod relay;
 mod serve;

@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::promise::Gauges;
+
 type Labels = Vec<(&'static str, String)>;
 /// Of what every request counts: words of this crate are not copied.
 type Words<const N: usize> = [(&'static str, Cow<'static, str>); N];
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Records of the decision log that were dropped.
     pub log_dropped: Counter,
+    /// The promise's.
+    pub promise: Gauges,
 }
 
 fn times() -> Histogram {
@@ -58,6 +62,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             log_dropped: Counter::default(),
+            promise: Gauges::default(),
         };
         let r = &mut m.registry;
         r.register("requests", "Requests that an upstream was to answer", m.requests.clone());
@@ -71,6 +76,7 @@ impl Default for Metrics {
         r.register("requests_in_flight", "Requests in flight", m.in_flight.clone());
         r.register("connections", "Open connections", m.connections.clone());
         r.register("log_dropped", "Decision records not written", m.log_dropped.clone());
+        m.promise.register(r);
         m
     }
 }

@@ -13,7 +13,7 @@ use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::{args, levels};
 use crate::encoder::info;
 use crate::features::{describe, inputs};
-use crate::pricing::{CostTable, link_states};
+use crate::pricing::{CostTable, LinkStates, link_states};
 
 /// A fitted, perhaps calibrated router.
 #[pyclass(frozen, module = "cr2fast._core")]
@@ -318,7 +318,7 @@ impl Router {
     }
 
     /// The router with thresholds, and what the calibration did, by name.
-    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, content=None, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, groups=None, pooled=false, seed=0, threads=0))]
+    #[pyo3(signature = (embeddings, n_input_tokens, ids, lams, alphas, *, content=None, outcomes=None, n_output_tokens=None, recorded=None, on_infeasible="raise", delta=None, defer_atypical=None, groups=None, pooled=false, states=None, seed=0, threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn calibrate<'py>(
         &self,
@@ -337,6 +337,7 @@ impl Router {
         #[pyo3(from_py_with = args::defer_atypical)] defer_atypical: Option<f64>,
         groups: Option<(Vec<String>, Vec<usize>)>,
         pooled: bool,
+        states: Option<&LinkStates>,
         #[pyo3(from_py_with = args::seed)] seed: u64,
         #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<(Self, Bound<'py, PyDict>)> {
@@ -365,6 +366,7 @@ impl Router {
             judge: y.as_ref().map_or(Judge::Teacher, |y| Judge::Outcomes(y.slice())),
             lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
             recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
+            states: states.map(|s| s.0.as_slice()),
             seed,
             defer_atypical,
             groups: groups.as_ref().map(|(names, of)| Grouping { names, of, pooled }),

@@ -80,6 +80,8 @@ pub struct Split<'a> {
     pub lengths: Lengths<'a>,
     /// (N, M) output tokens as recorded, which tell how far predictions fall short; `None` without.
     pub recorded: Option<&'a [f64]>,
+    /// (N,) ξ of each query, where they are known; `None` samples them.
+    pub states: Option<&'a [LinkState]>,
     /// Seed of the sampled link states.
     pub seed: u64,
     /// Defer queries whose typicality p-value is at most this. Thresholds stay what they are without:
@@ -139,14 +141,21 @@ pub fn run(
     let members = members.transpose()?;
     let grouped = members.as_ref().map(|m| within(m, promise, grid.lams.len() * shares, &alphas));
     let grouped = grouped.transpose()?;
-    let states = fitted.costs.link().sample(n, split.seed)?;
-    let (p, c) = judged(fitted, split, &states, threads)?;
+    let sampled;
+    let states = if let Some(known) = split.states {
+        check_len("states", n, known.len())?;
+        known
+    } else {
+        sampled = fitted.costs.link().sample(n, split.seed)?;
+        &sampled
+    };
+    let (p, c) = judged(fitted, split, states, threads)?;
     let (typicality, typical) = typical(fitted, split, threads)?;
     let mut lines = Vec::with_capacity(grid.lams.len());
     let group = (MARGINS / (n * size_of::<f32>())).max(LEAST_GROUP);
     for lams in grid.lams.chunks(group) {
         let films = lams.iter().map(|lam| fitted.gate.film(*lam)).collect::<Result<Vec<_>>>()?;
-        let margins = fitted.gate.margins_at(split.embeddings, &films, Some(&states), threads)?;
+        let margins = fitted.gate.margins_at(split.embeddings, &films, Some(states), threads)?;
         let simd = Simd::best()?;
         let first = lines.len();
         lines.resize_with(first + lams.len(), Line::default);

@@ -54,6 +54,17 @@ pub struct DeviceRouter {
     pub(super) groups: Option<GroupThresholds>,
 }
 
+/// Whose threshold a query takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Whose<'a> {
+    /// That of all queries together.
+    All,
+    /// That of its group: name and threshold.
+    Group(&'a str, f32),
+    /// Nobody's: it is deferred, as its group is not known.
+    Nobody,
+}
+
 /// The threshold of each group at one operating point.
 #[derive(Clone, Debug)]
 pub(super) struct GroupThresholds {
@@ -150,13 +161,11 @@ impl DeviceRouter {
         self.groups.as_ref().map(|g| &g.names[..])
     }
 
-    /// What a query of this group is compared with. Where thresholds were calibrated per group, a query
-    /// of none, or of one that calibration did not see, is deferred, or compared with the threshold of
-    /// all where that was asked for.
-    pub fn threshold_of(&self, group: Option<&str>) -> Result<f32> {
+    /// Whose threshold a query of this group takes.
+    pub fn whose<'a>(&'a self, group: Option<&str>) -> Result<Whose<'a>> {
         let Some(groups) = &self.groups else {
             return match group {
-                None => Ok(self.threshold),
+                None => Ok(Whose::All),
                 Some(_) => Err(Error::argument(
                     "group",
                     "none, since the router was calibrated without groups (calibrate with groups=..., \
@@ -167,8 +176,22 @@ impl DeviceRouter {
         };
         let known = group
             .and_then(|name| groups.names.binary_search_by(|known| known.as_str().cmp(name)).ok());
-        let unknown = if groups.pooled { self.threshold } else { f32::INFINITY };
-        Ok(known.map_or(unknown, |at| groups.thresholds[at]))
+        Ok(match known {
+            Some(at) => Whose::Group(&groups.names[at], groups.thresholds[at]),
+            None if groups.pooled => Whose::All,
+            None => Whose::Nobody,
+        })
+    }
+
+    /// What a query of this group is compared with. Where thresholds were calibrated per group, a query
+    /// of none, or of one that calibration did not see, is deferred, or compared with the threshold of
+    /// all where that was asked for.
+    pub fn threshold_of(&self, group: Option<&str>) -> Result<f32> {
+        Ok(match self.whose(group)? {
+            Whose::All => self.threshold,
+            Whose::Group(_, threshold) => threshold,
+            Whose::Nobody => f32::INFINITY,
+        })
     }
 
     /// The same of N queries; one for all where no groups are given.
@@ -192,7 +215,20 @@ impl DeviceRouter {
         embedding: &[f32],
         typicality: bool,
     ) -> Result<Decision> {
-        let threshold = self.threshold_of(group)?;
+        self.route_by((self.threshold_of(group)?, state), embedding, typicality)
+    }
+
+    /// The same by a threshold of the caller's in place of the calibrated one, which has the promise: of a
+    /// [`crate::RollingThreshold`], say, or +∞ to defer.
+    pub fn route_by(
+        &self,
+        (threshold, state): (f32, Option<&LinkState>),
+        embedding: &[f32],
+        typicality: bool,
+    ) -> Result<Decision> {
+        if threshold.is_nan() {
+            return Err(Error::argument("threshold", "a margin, or an infinity", threshold));
+        }
         check_width(self.features(), embedding.len())?;
         let margin = self.gate.margin_at(embedding, &self.film, state)?;
         let p_value = match &self.typical {

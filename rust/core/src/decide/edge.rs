@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::checks::{check_lam, check_len, check_tokens};
 use crate::base::error::{Error, Result};
 use crate::calibration::longest::longest;
-use crate::choice::{best, utility};
+use crate::choice::{best, margin, utility};
 use crate::decide::budget::Budget;
 use crate::encoder::identity::EncoderInfo;
 use crate::features::inputs::{Features, check_width};
@@ -281,6 +281,21 @@ impl EdgeSelector {
     /// What model `m` is expected to do with a query, whatever the rule says.
     pub fn estimate(&self, m: usize, q: &Query) -> Result<Selection> {
         self.priced(q, |request, _| self.best_of(&[m], q.embedding, request))
+    }
+
+    /// The label r: whether the full-information choice is an edge model, by the teacher and predicted
+    /// lengths; availability, queues, the budget and the rule do not count. The same bits as a
+    /// calibration's.
+    pub fn prefers_edge(&self, q: &Query) -> Result<bool> {
+        let q = Query { available: None, waiting_s: None, budget: Budget::default(), ..*q };
+        self.priced(&q, |request, _| {
+            let m = self.teacher.weights().models;
+            let (mut p, mut c) = (vec![0.0; m], vec![0.0; m]);
+            self.teacher.accuracies_of(q.embedding, 0..m, &mut p)?;
+            self.costs.costs_into(request, &mut c)?;
+            check_costs(&c)?;
+            Ok(margin(&p, &c, self.lam) < 0.0)
+        })
     }
 
     /// Whether model `m` keeps the budget of a query.

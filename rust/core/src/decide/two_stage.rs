@@ -41,6 +41,10 @@ pub struct Call<'a> {
     pub budget: Budget,
     /// The query's group, where thresholds are per group.
     pub group: Option<&'a str>,
+    /// τ in place of the calibrated one.
+    pub threshold: Option<f32>,
+    /// (M,) for how long each model's queue holds a request back, s; `None` where none does.
+    pub waiting_s: Option<&'a [f64]>,
 }
 
 /// Both stages at one operating point. Immutable; share it between threads.
@@ -75,7 +79,7 @@ impl TwoStage {
             n_output_tokens: None,
             state: call.state.unwrap_or(self.edge.typical()),
             available: call.available,
-            waiting_s: None,
+            waiting_s: call.waiting_s,
             budget: call.budget,
         }
     }
@@ -83,7 +87,8 @@ impl TwoStage {
     /// Choose for one query.
     pub fn route(&self, embedding: &[f32], n_input_tokens: f64, call: &Call) -> Result<Choice> {
         let query = self.query(embedding, n_input_tokens, call);
-        let decision = self.device.route_in((call.group, call.state.as_ref()), embedding, false)?;
+        let threshold = call.threshold.map_or_else(|| self.device.threshold_of(call.group), Ok)?;
+        let decision = self.device.route_by((threshold, call.state.as_ref()), embedding, false)?;
         let local = |forced| Choice { decision, model: 0, selection: None, forced };
         if call.budget.is_none() {
             // An accepted query needs no price, and the same checks of what it came with.

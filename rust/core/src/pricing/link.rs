@@ -247,6 +247,16 @@ impl Link {
         Ok(states)
     }
 
+    /// One state per seed, the first that it gives: what a request is priced with depends on its own seed
+    /// alone.
+    pub fn sample_each(&self, seeds: &[u64]) -> Result<Vec<LinkState>> {
+        let mut states = room("link states", seeds.len(), 1)?;
+        for seed in seeds {
+            states.extend(self.sample(1, *seed)?);
+        }
+        Ok(states)
+    }
+
     /// Whether no link is priced.
     pub fn is_none(&self) -> bool {
         matches!(self.channel, Channel::None)

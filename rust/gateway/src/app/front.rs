@@ -56,6 +56,7 @@ fn guarded() -> Routes {
         ("/v1/route", post(decide)),
         ("/v1/outcomes", post(grade)),
         ("/v1/models", get(|State(app): State<Arc<App>>| async move { app.models() })),
+        ("/v1/promise", get(|State(app): State<Arc<App>>| async move { app.told().await })),
         ("/metrics", get(|State(app): State<Arc<App>>| async move { app.scrape() })),
     ]
 }

@@ -30,6 +30,7 @@ use crate::device::Device;
 use crate::edge::Edge;
 use crate::log::{Log, LogFile};
 use crate::metrics::Metrics;
+use crate::promise::Promise;
 use crate::refusal::Refusal;
 use crate::shadow::Shadowed;
 use crate::stop::Stop;
@@ -64,6 +65,8 @@ pub struct App {
     at_once: Arc<Semaphore>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Ends before the log, which its last lines go to.
+    promise: Option<Promise>,
     log: Arc<Log>,
     recent: Recent,
     /// Ends what is in flight.
@@ -73,10 +76,12 @@ pub struct App {
 impl App {
     /// From a configuration; loads the router, opens the log.
     pub fn new(config: &Config) -> Result<Arc<Self>, ConfigError> {
-        let brain = Brain::load(config)?;
+        let mut brain = Brain::load(config)?;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone())
             .map_err(|e| no_log(config, &e))?;
+        let log = Arc::new(log);
+        let promise = Promise::start(config, &mut brain, &log, &metrics.promise)?;
         let trust = certificates::trust(config)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => Role::Device(Box::new(
@@ -96,7 +101,8 @@ impl App {
             access: config.access,
             at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
             metrics,
-            log: Arc::new(log),
+            promise,
+            log,
             recent: Recent::default(),
             stop: Stop::default(),
         }))
@@ -135,6 +141,7 @@ impl App {
                 }
             }
         }
+        lines.extend(Promise::check(config, &brain)?);
         lines.extend(Self::warnings(config).into_iter().map(|words| format!("warning: {words}")));
         Ok(lines.join("\n"))
     }
@@ -251,8 +258,19 @@ impl App {
             Role::Device(_) => vec![],
             Role::Edge(edge) => edge.waits(),
         };
+        if let Some(promise) = &self.promise {
+            promise.measure();
+        }
         let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         ([(CONTENT_TYPE, media)], self.metrics.text(up, &waits))
+    }
+
+    async fn told(&self) -> Result<Response, Refusal> {
+        let Some(promise) = &self.promise else {
+            let words = "expected a gateway that watches the promise, got one without; add [promise] to its file";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "no_promise", words));
+        };
+        Ok(json(&promise.told().await))
     }
 
     fn models(&self) -> Response {

@@ -32,7 +32,7 @@ impl App {
 
     fn load_again(&self) -> Result<String, ConfigError> {
         let config = Config::read(&self.path)?;
-        let new = Brain::load(&config)?;
+        let mut new = Brain::load(&config)?;
         let old = self.brain();
         let wrong = |message| ConfigError { path: self.path.clone(), line: None, message };
         if new.models() != old.models() {
@@ -47,6 +47,9 @@ impl App {
             return Err(wrong(words.into()));
         }
         let hash = new.hash().to_string();
+        if let Some(promise) = &self.promise {
+            promise.reload(&mut new);
+        }
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = served;
         *self.brain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(hash)

@@ -92,7 +92,9 @@ impl Checker<'_> {
                 .collect(),
         };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
-        self.config(&file.listen, &file.router, role, rest, &shown)
+        let promise = file.promise.map(|promise| self.promise(&promise)).transpose()?;
+        let config = self.config(&file.listen, &file.router, role, rest, &shown)?;
+        Ok(Config { promise, ..config })
     }
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
@@ -186,6 +188,7 @@ impl Checker<'_> {
             access,
             tls: self.tls(&tls)?,
             log: log.map(|log| self.log(&log)).transpose()?,
+            promise: None,
         })
     }
 

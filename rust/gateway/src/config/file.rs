@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::operations::{HealthFile, TlsFile};
+use super::promise::PromiseFile;
 
 /// A whole file, of a device or of an edge.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub struct DeviceFile {
     pub tls: TlsFile,
     /// The decision log.
     pub log: Option<LogFile>,
+    /// How the promise is watched.
+    pub promise: Option<PromiseFile>,
 }
 
 /// An edge's file.
@@ -330,6 +333,10 @@ pub fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
     let wrong = |e: toml::de::Error| (e.span().map(|s| s.start), e.message().to_string());
     let table: toml::Table = toml::from_str(text).map_err(wrong)?;
     if table.contains_key("models") {
+        if table.contains_key("promise") {
+            let words = "promise: expected no such section in an edge's file, got one: a device watches the promise, since it is the device that accepts";
+            return Err((text.find("[promise").or(text.find("promise")), words.into()));
+        }
         return toml::from_str(text).map(|file| File::Edge(Box::new(file))).map_err(wrong);
     }
     if table.contains_key("local") {

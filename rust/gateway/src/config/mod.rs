@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod operations;
+mod promise;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
 pub use file::NotText;
 pub use operations::Tls;
+pub use promise::{OnAlarm, PromiseConfig, Threshold};
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct Config {
     pub tls: Tls,
     /// The decision log.
     pub log: Option<LogConfig>,
+    /// How the promise is watched.
+    pub promise: Option<PromiseConfig>,
 }
 
 /// A value and the line that it stands on.

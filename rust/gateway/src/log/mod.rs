@@ -1,6 +1,6 @@
 //! The decision log: one JSON line per request, written off the request's path.
 //!
-//! In: a [`Line`] per request, grade and shadow, through a bounded queue; one that finds it full is dropped and
+//! In: a [`Line`] per request, grade, shadow and alarm, through a bounded queue; one that finds it full is dropped and
 //! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
 //! begins by size and by age; the old one keeps its name and the time.
 
@@ -17,6 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
 use crate::config::LogConfig;
+use crate::promise::AlarmRecord;
 
 use queue::Queue;
 
@@ -150,6 +151,8 @@ pub enum Line {
     Outcome(Box<OutcomeRecord>),
     /// A shadow.
     Shadow(Box<ShadowRecord>),
+    /// An alarm.
+    Alarm(Box<AlarmRecord>),
 }
 
 /// What the other place did with a request.
@@ -209,7 +212,7 @@ pub fn now() -> String {
 
 /// JSON has no infinity.
 #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's signature
-fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
+pub fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error> {
     match x {
         Some(x) if x.is_infinite() => s.serialize_str(if *x > 0.0 { "inf" } else { "-inf" }),
         x => x.serialize(s),

@@ -3,7 +3,7 @@
 use cr2fast_core::{Batch, Features, Query, Rule, shown};
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::base::arrays::{out1, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
@@ -55,6 +55,36 @@ impl EdgeSelector {
 /// (N,) numbers, NaN for `None`.
 pub fn some(py: Python<'_>, xs: impl Iterator<Item = Option<f64>>) -> Py<PyArray1<f64>> {
     out1(py, &xs.map(|x| x.unwrap_or(f64::NAN)).collect::<Vec<_>>()).unbind()
+}
+
+/// A time per model, s, from a mapping of names or a sequence of M numbers.
+pub fn waiting(models: &[String], obj: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<f64>>> {
+    let Some(obj) = obj else { return Ok(None) };
+    let wrong = || {
+        Cr2Error::new_err(format!(
+            "waiting_s: expected seconds by model name, or {} numbers, got {}",
+            models.len(),
+            shown(&obj.to_string())
+        ))
+    };
+    let Ok(named) = obj.cast::<PyDict>() else {
+        let known = real(obj, "waiting_s", 1).ok().filter(|(w, _)| w.len() == models.len());
+        return known.map(|(w, _)| Some(w)).ok_or_else(wrong);
+    };
+    let mut waits = vec![0.0; models.len()];
+    for (name, seconds) in named {
+        let (name, seconds): (String, f64) =
+            (name.extract().map_err(|_| wrong())?, seconds.extract().map_err(|_| wrong())?);
+        let Some(k) = models.iter().position(|m| *m == name) else {
+            return Err(Cr2Error::new_err(format!(
+                "waiting_s: expected names among {}, got {}",
+                shown(&format!("{models:?}")),
+                shown(&format!("{name:?}"))
+            )));
+        };
+        waits[k] = seconds;
+    }
+    Ok(Some(waits))
 }
 
 /// One flag per model from a set of names or a sequence of M booleans.
@@ -154,6 +184,8 @@ impl EdgeSelector {
     ///     What the call may cost at most, s, J, $: only models that keep it are candidates, by a bound
     ///     of their output length that at most 5 % of their answers exceed (a conformal quantile of the
     ///     calibration split, on average over such splits).
+    /// waiting_s : mapping of str to float, or M numbers, optional
+    ///     For how long each model's queue holds a request back, s, which its cost counts; 0 by default.
     ///
     /// Returns
     /// -------
@@ -166,7 +198,7 @@ impl EdgeSelector {
     /// Cr2Error, TypeError
     ///     An argument out of range; a limit on what the cost table does not know, or with a router
     ///     calibrated without output lengths.
-    #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
+    #[pyo3(signature = (embedding, n_input_tokens, state, available=None, n_output_tokens=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, waiting_s=None))]
     #[allow(clippy::too_many_arguments)]
     fn select(
         &self,
@@ -179,9 +211,11 @@ impl EdgeSelector {
         #[pyo3(from_py_with = args::max_latency_s)] max_latency_s: Option<f64>,
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
+        waiting_s: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Selection> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.models, available)?;
+        let waits = waiting(&self.models, waiting_s)?;
         let n_out = n_output_tokens.map(|o| real(o, "n_output_tokens", 1)).transpose()?;
         let query = Query {
             embedding: x.slice(),
@@ -189,7 +223,7 @@ impl EdgeSelector {
             n_output_tokens: n_out.as_ref().map(|o| o.0.as_slice()),
             state: state.0,
             available: mask.as_deref(),
-            waiting_s: None,
+            waiting_s: waits.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
         };
         let s = py.detach(|| self.inner.select(&query)).map_err(core)?;

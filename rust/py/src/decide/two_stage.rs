@@ -12,7 +12,7 @@ use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
 use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
-use crate::decide::edge::{available, rule, some};
+use crate::decide::edge::{available, rule, some, waiting};
 use crate::decide::{budget, of_text};
 use crate::features::inputs;
 use crate::pricing::{LinkState, link_states, state};
@@ -179,6 +179,8 @@ impl TwoStage {
     ///     What the call may cost at most, s, J, $; kept as :meth:`EdgeSelector.select` says.
     /// group : str, optional
     ///     The query's group, as of :meth:`DeviceRouter.route`.
+    /// waiting_s : mapping of str to float, or M numbers, optional
+    ///     For how long each model's queue holds a request back, s, as of :meth:`EdgeSelector.select`.
     ///
     /// Returns
     /// -------
@@ -191,7 +193,7 @@ impl TwoStage {
     /// Cr2Error, TypeError
     ///     An argument out of range; a limit on what the cost table does not know, or with a router
     ///     calibrated without output lengths.
-    #[pyo3(signature = (embedding, n_input_tokens, state=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, group=None))]
+    #[pyo3(signature = (embedding, n_input_tokens, state=None, available=None, *, max_latency_s=None, max_energy_j=None, max_usd=None, group=None, waiting_s=None))]
     #[allow(clippy::too_many_arguments)]
     fn route(
         &self,
@@ -204,14 +206,18 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
         #[pyo3(from_py_with = args::group)] group: Option<String>,
+        waiting_s: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Choice> {
         let x = vector_f32(embedding, "embedding")?;
         let mask = self::available(&self.0.models, available)?;
+        let waits = waiting(&self.0.models, waiting_s)?;
         let call = Call {
             state: state.map(|s| s.0),
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
             group: group.as_deref(),
+            waiting_s: waits.as_deref(),
+            ..Call::default()
         };
         let values = x.slice();
         let made = py.detach(|| self.0.inner.route(values, n_input_tokens, &call)).map_err(core)?;
@@ -257,7 +263,7 @@ impl TwoStage {
             state: None,
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
-            group: None,
+            ..Call::default()
         };
         let states = link_states(states, x.shape()[0])?;
         let (values, states) = (x.slice(), states.as_deref());
@@ -323,8 +329,8 @@ impl TwoStage {
         let xi = state.map(|s| s.0);
         let inner = &self.0.inner;
         let route = |x: Vec<f32>, n| {
-            let call =
-                Call { state: xi, available: mask.as_deref(), budget, group: group.as_deref() };
+            let (available, group) = (mask.as_deref(), group.as_deref());
+            let call = Call { state: xi, available, budget, group, ..Call::default() };
             Ok((inner.route(&x, n, &call)?, x, n))
         };
         let made = of_text(

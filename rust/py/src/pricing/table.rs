@@ -291,6 +291,20 @@ impl CostTable {
         py.detach(|| self.0.link().sample(n, seed)).map(LinkStates).map_err(core)
     }
 
+    /// The first link state of each of N seeds: what a request is priced with then depends on its own seed
+    /// alone, whatever else is priced beside it.
+    ///
+    /// Parameters
+    /// ----------
+    /// seeds : sequence of int, (N,)
+    ///     From 0 to 2**64 - 1.
+    fn sample_states_each(&self, py: Python<'_>, seeds: &Bound<'_, PyAny>) -> PyResult<LinkStates> {
+        let seeds: Vec<u64> = seeds.extract().map_err(|_| {
+            Cr2Error::new_err("seeds: expected whole numbers from 0 to 2**64 - 1, got others")
+        })?;
+        py.detach(|| self.0.link().sample_each(&seeds)).map(LinkStates).map_err(core)
+    }
+
     /// Normalised costs c_m(x, ξ), (N, M) float32 (equations 6-18).
     ///
     /// Parameters

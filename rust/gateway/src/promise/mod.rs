@@ -1,0 +1,398 @@
+//! The promise in service: every request that stage one decides is labelled, and the labels watched.
+//!
+//! In: decisions, each with its embedding and what is known of the link, through a bounded queue; one
+//! that finds it full is dropped and counted. Out: per operating point (and group) an alarm that is valid
+//! at every moment and, where the file asks for it, a threshold that follows the labels; a line of the
+//! decision log for each alarm; a state that outlives the process.
+//!
+//! Whoever decides can label: with the teacher as judge and predicted lengths r needs the embedding, L_in
+//! and ξ, and the router's file holds all of its networks. What is not measured of ξ is drawn from the
+//! cost table, as in a calibration, by a seed that is the request's own: `cr2fast.traffic.label` gives
+//! the same labels.
+
+mod gauges;
+mod kept;
+mod point;
+mod record;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+use crate::brain::Brain;
+use crate::config::{Config, ConfigError, PromiseConfig};
+use crate::link::Measured;
+use crate::log::{Line, Log, SCHEMA, now};
+use point::{Label, Raised, Rules};
+
+pub use point::{Known, Place, Point};
+
+pub use gauges::Gauges;
+pub use kept::Kept;
+pub use record::AlarmRecord;
+
+/// A decision to label.
+#[derive(Debug)]
+pub struct Decided {
+    /// The request's id.
+    pub id: String,
+    /// What decided.
+    pub brain: Arc<Brain>,
+    /// Where it counts.
+    pub point: Arc<Point>,
+    /// Δ̂ and τ.
+    pub margin: (f32, f32),
+    /// Whether stage one accepted.
+    pub local: bool,
+    /// e(x).
+    pub embedding: Vec<f32>,
+    /// L_in.
+    pub input_tokens: u64,
+    /// What is known of the link.
+    pub measured: Measured,
+}
+
+enum Work {
+    Label(Box<Decided>),
+    /// Say when all before it is counted.
+    Flush(oneshot::Sender<()>),
+    /// Write the state, and end.
+    Stop,
+}
+
+/// The queue's end on the requests' path.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    work: SyncSender<Work>,
+    gauges: Gauges,
+}
+
+impl Queue {
+    /// Hand over a decision; never waits.
+    pub fn put(&self, decided: Decided) {
+        if self.work.try_send(Work::Label(Box::new(decided))).is_err() {
+            self.gauges.dropped.inc();
+        }
+    }
+}
+
+/// The watch of a gateway, over all routers that it loads.
+#[derive(Debug)]
+pub struct Promise {
+    rules: Rules,
+    path: Option<PathBuf>,
+    queue: Queue,
+    kept: Arc<RwLock<Arc<Kept>>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Promise {
+    /// Restore the state, if there is one, and start the worker; the brain is watched from now on.
+    pub fn start(
+        config: &Config,
+        brain: &mut Brain,
+        log: &Arc<Log>,
+        gauges: &Gauges,
+    ) -> Result<Option<Self>, ConfigError> {
+        let Some(settings) = &config.promise else { return Ok(None) };
+        let rules = Rules::from(settings);
+        let (work, decided) = sync_channel(settings.queue);
+        let queue = Queue { work, gauges: gauges.clone() };
+        let first = Kept::new(rules, brain.hash(), queue.clone());
+        if let Restored::Aside(path, router) = restore(config, settings, brain, &first)? {
+            let aside = aside(&path, &router);
+            let moved = std::fs::rename(&path, &aside).map_or_else(
+                |e| format!("could not be set aside ({e}) and is overwritten"),
+                |()| format!("is now {}", aside.display()),
+            );
+            crate::say(&format!(
+                "promise.state: {} is of the router {router}, not of the one that is loaded; alarms begin anew, and the old state {moved}",
+                path.display()
+            ));
+        }
+        let first = Arc::new(first);
+        brain.watched_by(Arc::clone(&first));
+        let kept = Arc::new(RwLock::new(first));
+        let path = settings.state.as_ref().map(|path| path.value.clone());
+        let saver = Saver { path: path.clone(), every: settings.save, kept: Arc::clone(&kept) };
+        let (log, gauges) = (Arc::clone(log), gauges.clone());
+        let worker = std::thread::Builder::new()
+            .name("promise".into())
+            .spawn(move || Worker { rules, saver, log, gauges, failed: false }.run(&decided))
+            .map_err(|e| ConfigError {
+                path: config.path.clone(),
+                line: None,
+                message: format!("promise: expected to start a thread, got: {e}"),
+            })?;
+        Ok(Some(Self { rules, path, queue, kept, worker: Some(worker) }))
+    }
+
+    /// What a state file that is there would be refused for; starts nothing.
+    pub fn check(config: &Config, brain: &Brain) -> Result<Vec<String>, ConfigError> {
+        let Some(settings) = &config.promise else { return Ok(vec![]) };
+        let (work, _) = sync_channel(1);
+        let queue = Queue { work, gauges: Gauges::default() };
+        let kept = Kept::new(Rules::from(settings), brain.hash(), queue);
+        let mut lines = vec![format!(
+            "watches the promise: δ = {}, {} thresholds, on an alarm: {}",
+            settings.delta,
+            settings.threshold.word(),
+            settings.on_alarm.word()
+        )];
+        match restore(config, settings, brain, &kept)? {
+            Restored::Nothing => {}
+            Restored::Points(n) => {
+                lines.push(format!("goes on from the saved state of {n} points"));
+            }
+            Restored::Aside(path, router) => lines.push(format!(
+                "sets {} aside, which is of the router {router}: alarms begin anew",
+                path.display()
+            )),
+        }
+        Ok(lines)
+    }
+
+    /// A router is about to take another's place: alarms begin anew, unless it is the same one.
+    pub fn reload(&self, brain: &mut Brain) {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.router() != brain.hash() {
+            *kept = Arc::new(Kept::new(self.rules, brain.hash(), self.queue.clone()));
+            crate::say("another router is loaded: the promise's alarms and thresholds begin anew");
+            if let Some(path) = &self.path {
+                save(path, &kept, &self.queue.gauges);
+            }
+        }
+        brain.watched_by(Arc::clone(&kept));
+    }
+
+    fn kept(&self) -> Arc<Kept> {
+        Arc::clone(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All that is known, once the labels are counted that came before the call.
+    pub async fn told(&self) -> serde_json::Value {
+        let (done, counted) = oneshot::channel();
+        let asked = self.queue.work.try_send(Work::Flush(done)).is_ok();
+        let whole = asked && counted.await.is_ok();
+        let mut told = self.kept().told();
+        told["labels_dropped"] = self.queue.gauges.dropped.get().into();
+        told["complete"] = whole.into();
+        told
+    }
+
+    /// Set the gauges to what is counted now.
+    pub fn measure(&self) {
+        self.queue.gauges.set(&self.kept());
+    }
+}
+
+impl Drop for Promise {
+    /// Count what waits, and write the state.
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            let _ = self.queue.work.send(Work::Stop);
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A name beside a state's, with the router that it is of.
+fn aside(path: &std::path::Path, router: &str) -> PathBuf {
+    let word: String = router.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{word}"));
+    path.with_file_name(name)
+}
+
+enum Restored {
+    Nothing,
+    Points(usize),
+    /// A state of another router.
+    Aside(PathBuf, String),
+}
+
+fn restore(
+    config: &Config,
+    settings: &PromiseConfig,
+    brain: &Brain,
+    kept: &Kept,
+) -> Result<Restored, ConfigError> {
+    let Some(path) = &settings.state else { return Ok(Restored::Nothing) };
+    let rules = Rules::from(settings);
+    let begin = |place: &Place| {
+        let known = brain.place(place)?;
+        rules.begin(&known).map_err(|e| e.to_string()).map(|counted| (known, counted))
+    };
+    let expected = state::Expected { router: brain.hash(), rules: &rules, begin: &begin };
+    match state::load(&path.value, &expected) {
+        Ok(None) => Ok(Restored::Nothing),
+        Ok(Some(points)) => {
+            let n = points.len();
+            for (known, counted) in points {
+                kept.restore(known, counted);
+            }
+            Ok(Restored::Points(n))
+        }
+        Err(state::Refused::Router(router)) => Ok(Restored::Aside(path.value.clone(), router)),
+        Err(state::Refused::Other(got)) => Err(ConfigError {
+            path: config.path.clone(),
+            line: Some(path.line),
+            message: format!(
+                "promise.state: expected the state of this router at delta = {}, threshold = {:?}, got {got} in {}; name another file, or remove this one to begin anew",
+                settings.delta,
+                settings.threshold.word(),
+                path.value.display()
+            ),
+        }),
+    }
+}
+
+fn save(path: &std::path::Path, kept: &Kept, gauges: &Gauges) -> bool {
+    let saved = state::save(path, &kept.text());
+    if let Err(e) = &saved {
+        gauges.save_failures.inc();
+        crate::say(&format!("promise.state: expected to write {}, got: {e}", path.display()));
+    }
+    saved.is_ok()
+}
+
+struct Saver {
+    path: Option<PathBuf>,
+    every: Duration,
+    kept: Arc<RwLock<Arc<Kept>>>,
+}
+
+struct Worker {
+    rules: Rules,
+    saver: Saver,
+    log: Arc<Log>,
+    gauges: Gauges,
+    /// Whether it was said that requests cannot be labelled.
+    failed: bool,
+}
+
+impl Worker {
+    fn run(mut self, work: &Receiver<Work>) {
+        let mut due = Instant::now() + self.saver.every;
+        let mut unsaved = false;
+        loop {
+            match work.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Work::Label(decided)) => {
+                    unsaved = true;
+                    // An alarm outlives whatever comes next.
+                    if self.label(*decided) {
+                        due = Instant::now();
+                    }
+                }
+                Ok(Work::Flush(done)) => {
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Work::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    if unsaved {
+                        self.save();
+                    }
+                    return;
+                }
+            }
+            if Instant::now() >= due {
+                if unsaved {
+                    unsaved = !self.save();
+                }
+                due = Instant::now() + self.saver.every;
+            }
+        }
+    }
+
+    fn save(&self) -> bool {
+        let Some(path) = &self.saver.path else { return true };
+        let kept = self.saver.kept.read().unwrap_or_else(PoisonError::into_inner);
+        save(path, &kept, &self.gauges)
+    }
+
+    /// Count a decision; whether it raised an alarm.
+    fn label(&mut self, d: Decided) -> bool {
+        let (margin, threshold) = d.margin;
+        let place = &d.point.place;
+        let prefers = d.brain.prefers_edge(
+            place.lam,
+            (&d.embedding, d.input_tokens),
+            d.measured,
+            seed(&d.id),
+        );
+        // An atypical query is deferred whatever its margin: no threshold accepts it falsely.
+        let may = d.local || !cr2fast_core::accepts(margin, threshold);
+        let updated = prefers.and_then(|r| {
+            let label = Label { margin, threshold, prefers_edge: r && may };
+            d.point.update(label, &self.rules, now)
+        });
+        match updated {
+            Ok(None) => false,
+            Ok(Some(raised)) => {
+                self.tell(&d, &raised);
+                true
+            }
+            Err(e) => {
+                self.gauges.dropped.inc();
+                if !self.failed {
+                    self.failed = true;
+                    let words: String = e.to_string().chars().take(300).collect();
+                    crate::say(&format!("a request could not be labelled: {words}"));
+                }
+                false
+            }
+        }
+    }
+
+    fn tell(&self, d: &Decided, raised: &Raised) {
+        let place = &d.point.place;
+        let of = place.group.as_ref().map_or(String::new(), |g| format!(", group {g:?}"));
+        crate::say(&format!(
+            "ALARM at λ = {}, α = {}{of}: {:.2} % of {} requests were accepted although the teacher prefers an edge model; on_alarm = {:?}",
+            place.lam,
+            place.alpha,
+            100.0 * raised.risk,
+            raised.n,
+            self.rules.on_alarm.word(),
+        ));
+        self.log.put(Line::Alarm(Box::new(AlarmRecord {
+            schema: SCHEMA,
+            kind: "alarm",
+            id: d.id.clone(),
+            ts: now(),
+            lam: place.lam,
+            alpha: place.alpha,
+            group: place.group.clone(),
+            delta: self.rules.delta,
+            n: raised.n,
+            risk: raised.risk,
+            log_wealth: raised.log_wealth,
+            on_alarm: self.rules.on_alarm.word(),
+            threshold: Some(raised.threshold),
+            router: d.brain.hash().into(),
+        })));
+    }
+}
+
+/// A request's own seed, of what is drawn of its link.
+fn seed(id: &str) -> u64 {
+    let hash = Sha256::digest(id);
+    u64::from_le_bytes(*hash.first_chunk().expect("32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_requests_seed_is_what_python_makes_of_its_id() {
+        // int.from_bytes(hashlib.sha256(b"4f0c2a").digest()[:8], "little")
+        assert_eq!(super::seed("4f0c2a"), SEED);
+    }
+
+    const SEED: u64 = 18_007_214_084_829_457_693;
+}
