@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, TwoStage
+from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates, TwoStage
 from cr2fast._util import renamed, seeds
-from cr2fast._util.checks import check_threads, real, shown
+from cr2fast._util.checks import check_threads, check_type, real, shown
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
@@ -147,6 +147,7 @@ class Router(Fitted):
         defer_atypical: float | None = None,
         groups: str | Sequence[str] | None = None,
         unknown_group: per_group.Unknown = "defer",
+        states: LinkStates | None = None,
         seed: int = 0,
         threads: int = 0,
     ) -> CalibrationReport:
@@ -203,6 +204,9 @@ class Router(Fitted):
         unknown_group : {"defer", "pooled"}
             What becomes of a query of a group that calibration did not see, or of none: deferred,
             or compared with the threshold of all groups together, which promises for their mix.
+        states : LinkStates, N of them, optional
+            The link's state at each query, where it was measured; drawn from the cost table's
+            distribution by default.
         seed : int
             Seed of the sampled link states.
         threads : int
@@ -227,6 +231,11 @@ class Router(Fitted):
             raise Cr2Error(
                 f"unknown_group: expected 'defer' or 'pooled', got {shown(unknown_group)}"
             )
+        if states is not None:
+            check_type(states, LinkStates, "states")
+            if len(states) != given:
+                raise Cr2Error(f"states: expected {given}, one per query, got {len(states)}")
+            at = {name: i for i, name in enumerate(calibration.query_ids)}
         group_of: dict[str, str] = {}
         if groups is not None and isinstance(calibration, Queries):
             names = per_group.labels(calibration, groups)
@@ -265,6 +274,9 @@ class Router(Fitted):
             grouped = per_group.grouping([group_of[i] for i in calibration.query_ids])
         if grouped is not None and raising:
             per_group.check_sizes(grouped, levels.tolist(), len(grid), promised)
+        if states is not None and len(calibration) != given:  # rows that were left out
+            i = [at[name] for name in calibration.query_ids]
+            states = LinkStates(states.rate_ul_bps[i], states.rate_dl_bps[i], states.rtt_s[i])
         level = None if defer_atypical is None else real(defer_atypical, "defer_atypical")
         self._core, done = self._core.calibrate(
             self.inputs(calibration),
@@ -285,6 +297,7 @@ class Router(Fitted):
             defer_atypical=level,
             groups=grouped,
             pooled=unknown_group == "pooled",
+            states=states,
             seed=seeds.CALIBRATION + seeds.check_seed(seed),
             threads=threads,
         )

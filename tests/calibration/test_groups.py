@@ -245,13 +245,6 @@ def test_queries_without_answers_are_grouped_alike(fitted, splits, grouped):
     np.testing.assert_array_equal(report.groups.thresholds, grouped[1].groups.thresholds)
 
 
-def test_a_log_without_groups_does_not_recalibrate_a_router_with_groups(grouped, tmp_path):
-    from cr2fast.traffic import recalibrate
-
-    with pytest.raises(cr2fast.Cr2Error, match="router: expected one calibrated without groups"):
-        recalibrate(tmp_path / "never-read.jsonl", grouped[0])
-
-
 def test_command_line(grouped, splits, tmp_path, capsys):
     path, rows = tmp_path / "router.safetensors", tmp_path / "x.npy"
     grouped[0].save(path)

@@ -265,7 +265,7 @@ def test_a_rolling_threshold_decides_with_pythons_bits_over_a_kill(house, tmp_pa
 
 
 def test_an_alarm_defers_its_point_until_another_router_is_loaded(house, tmp_path):
-    _, router, _, usual, hard = house
+    _, _, _, usual, hard = house
     with gateway(house, tmp_path / "d", 'on_alarm = "defer"\nsave_ms = 1\n') as g:
         g.start()
         for text in hard:
@@ -335,7 +335,7 @@ def test_a_state_that_is_not_this_gateways_is_refused_or_set_aside(house, tmp_pa
         refused(changed(alarm=alarm), "an alarm of alpha = 0.05")
         refused(changed(alarm=loose), "an alarm of delta = 0.5")
         refused(changed(alarm="!"), "no base64")
-        refused(changed(alarm=alarm[:100]), "saved state")
+        refused(changed(alarm=alarm[:100]), "of the length that its first number says")
         refused(changed(lam=0.3), "0.3")
         refused(changed(group="mail"), "group")
         refused(changed(alarms=2), "do not agree")
@@ -352,7 +352,54 @@ def test_a_state_that_is_not_this_gateways_is_refused_or_set_aside(house, tmp_pa
 
 def test_an_edge_watches_no_promise(tmp_path):
     file = tmp_path / "edge.toml"
-    file.write_text('models = []\n[promise]\ndelta = 0.01\n')
+    file.write_text("models = []\n[promise]\ndelta = 0.01\n")
     told = subprocess.run([BINARY, "check", file], capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert "edge.toml:2: promise: expected no such section" in told.stderr
+
+
+def test_a_chosen_point_is_the_default_of_its_router_only(house, tmp_path):
+    with gateway(house, tmp_path / "p", "") as g:
+        router = cr2fast.Router.load(g.folder / "router.safetensors")
+        hashed = hashlib.sha256((g.folder / "router.safetensors").read_bytes()).hexdigest()
+        point = cr2fast.OperatingPoint(
+            lam=0.1, alpha=0.05, wishes={}, expected=(), n=1, candidates=1, points=4, delta=None,
+            statement="", router=hashed, content=np.zeros((1, 2), np.uint64),
+        )  # fmt: skip
+        point.write(g.folder / "point.json")
+        text = g.file.read_text()
+        named = f"lam = {LAM}\nalpha = {ALPHA}\n"
+        g.file.write_text(text.replace(named, 'point = "point.json"\n'))
+        assert "λ = 0.1, α = 0.05" in g.check().stdout
+        g.start()
+        told = g.ask(house[3][0])
+        assert [(p["lam"], p["alpha"]) for p in told["points"]] == [(0.1, 0.05)]
+        # A recalibrated router is another one: the reload is refused, and the old one stays.
+        router.calibrate(queries(house[3], house[2]), alphas=[0.05], lams=[0.1])
+        router.save(g.folder / "router.safetensors")
+        g.process.send_signal(1)
+        said = g.process.stderr.readline()
+        assert "reload refused" in said
+        assert "choose again after each calibration, or name lam and alpha" in said
+        assert g.ask(house[3][0])["points"][0]["n"] == 2
+        g.end()
+        for content, words in [
+            ("{}", "missing field `format`"),
+            ("", "a point as cr2fast choose --write wrote it"),
+            (json.dumps(point.to_dict() | {"format": "x" * 9_000}), "one of format"),
+            (json.dumps(point.to_dict() | {"router": "me"}), "names no router"),
+            (json.dumps(point.to_dict() | {"lam": 0.07}), "not on the calibrated grid"),
+        ]:
+            (g.folder / "point.json").write_text(content)
+            (g.folder / "router.safetensors").write_bytes(
+                (house[0] / "router.safetensors").read_bytes()
+            )
+            told = g.check()
+            assert told.returncode == 1
+            assert "device.toml:5" in told.stderr, told.stderr
+            assert words in told.stderr, told.stderr
+            assert len(told.stderr) < 900
+        g.file.write_text(text.replace(named, named + 'point = "point.json"\n'))
+        assert "no lam and alpha beside it" in g.check().stderr
+        g.file.write_text(text.replace(named, f"lam = {LAM}\n"))
+        assert "expected lam and alpha, or point" in g.check().stderr

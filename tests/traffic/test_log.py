@@ -270,6 +270,7 @@ def test_every_field_of_the_schema_is_read(records):
             "request": {*lines.FIELDS, *lines.OBJECTS},
             "outcome": set(lines.OUTCOME_FIELDS),
             "shadow": set(lines.SHADOW_FIELDS),
+            "alarm": set(lines.ALARM_FIELDS),
         }[kind]
         assert set(form["properties"]) - {"schema", "kind"} == known
         if kind == "request":
@@ -308,3 +309,21 @@ def test_of_lines_cut_short_the_whole_ones_are_rows(tmp_path, records, kept):
     log = open_log(path)
     assert log.frame["id"].to_list() == intact
     assert log.found.torn == sum(0 < k < len(line) for line, k in zip(whole, kept, strict=True))
+
+
+def test_alarms_are_kept_apart_from_requests(tmp_path, records):
+    alarm = {
+        "schema": "cr2fast.decision_log/1", "kind": "alarm", "id": records[5]["id"],
+        "ts": traffic.stamp(5.5), "lam": 1.0, "alpha": 0.05, "group": None, "delta": 0.01, "n": 40,
+        "risk": 0.2, "log_wealth": 4.7, "on_alarm": "defer", "threshold": "inf",
+        "router": records[5]["router"],
+    }  # fmt: skip
+    wrong = [alarm | {"risk": 2.0}, {k: v for k, v in alarm.items() if k != "lam"}]
+    path = traffic.write(tmp_path / "d.jsonl", [*records[:6], alarm, alarm, *wrong, *records[6:]])
+    log = open_log(path)
+    assert log.frame["id"].to_list() == [r["id"] for r in records]
+    (row,) = log.alarms.rows(named=True)
+    assert (row["n"], row["threshold"], row["group"]) == (40, np.inf, None)
+    assert (log.found.alarms, log.found.wrong) == (1, 2)
+    assert "the gateway raised 1 alarms" in str(log)
+    assert open_log(path, since=traffic.stamp(100)).alarms.height == 0

@@ -194,13 +194,6 @@ def test_a_point_off_the_grid_and_a_router_without_thresholds(log, router, fitte
         replay(log, "router.safetensors", 1.0, 0.05)
 
 
-def test_thresholds_per_group_cannot_be_replayed_from_a_log_without_groups(log, fitted, splits):
-    router = cr2fast.Router(fitted._core)
-    router.calibrate(splits[1], alphas=(0.1,), groups="category")
-    with pytest.raises(Cr2Error, match="expected one calibrated without groups"):
-        replay(log, router, 1.0, 0.1)
-
-
 def test_several_points_are_those_of_each_alone(log, router):
     points = [(1.0, 0.01), (1.0, 0.1)]
     together = replays(log, router, points)

@@ -94,6 +94,13 @@ def add_recalibrate(command: Command) -> None:
     )
     _check(sub)
     sub.add_argument(
+        "--link",
+        choices=["table", "measured", "logged"],
+        default="table",
+        help="link states to make thresholds with: drawn from the cost table; those that were "
+        "measured, the rest drawn; or what the gateway decided with (default table)",
+    )
+    sub.add_argument(
         "--force",
         action="store_true",
         help="write the new router even where the check on the held part fails",
@@ -229,6 +236,7 @@ def recalibrate(args: argparse.Namespace) -> Any:
             held=args.held,
             level=args.level,
             logged_by=[Router.load(path) for path in args.logged_by],
+            link=args.link,
             seed=args.seed,
         )
     )

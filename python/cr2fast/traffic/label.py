@@ -90,22 +90,6 @@ def opened(log: Log) -> DecisionLog:
     return log if isinstance(log, DecisionLog) else open_log(log)
 
 
-def check_router(router: Router) -> None:
-    """Refuse what is no router, or one whose thresholds a log cannot tell apart.
-
-    Raises
-    ------
-    TypeError, Cr2Error
-    """
-    check_type(router, Router, "router")
-    if router.calibration is not None and router.calibration["groups"] is not None:
-        raise Cr2Error(
-            "router: expected one calibrated without groups, since a decision log does not say to "
-            "which group a request belongs, got one with thresholds per group; calibrate it with "
-            "Router.calibrate(queries, groups=...)"
-        )
-
-
 def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = ()) -> Traffic:
     """The requests that `router` can decide anew.
 
@@ -122,11 +106,10 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     Raises
     ------
     Cr2Error
-        Rows of a router that is not known, or of another encoder; no row with an embedding; a
-        router with thresholds per group.
+        Rows of a router that is not known, or of another encoder; no row with an embedding.
     """
     polars = require("polars", "lab")
-    check_router(router)
+    check_type(router, Router, "router")
     found = opened(log)
     frame = found.frame
     routed = frame.filter(polars.col("why").is_in(ROUTED))
@@ -150,6 +133,15 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     _check_routers(usable, x, router, logged_by)
     n = usable.select(tokens.cast(polars.Float64)).to_series().to_numpy()
     return Traffic(usable, x, np.ascontiguousarray(n), left_out)
+
+
+def groups_of(traffic: Traffic, router: Router) -> list[str | None] | None:
+    """The group (N,) that each request named; None where the router has no groups."""
+    calibration = router.calibration
+    if calibration is None or calibration["groups"] is None:
+        return None
+    names: list[str | None] = traffic.frame["group"].to_list()
+    return names
 
 
 def check_both_places(traffic: Traffic) -> None:
@@ -360,8 +352,8 @@ def label(
     Returns
     -------
     polars.DataFrame
-        A row per routed request with an embedding: ``id``, ``ts``, ``lam``, ``margin`` (of `router`
-        at that `lam`), ``prefers_edge`` (r), ``accepted`` (as it was logged) and
+        A row per routed request with an embedding: ``id``, ``ts``, ``group``, ``lam``, ``margin``
+        (of `router` at that `lam`), ``prefers_edge`` (r), ``accepted`` (as it was logged) and
         ``false_acceptance``, r and accepted.
 
     Raises
@@ -387,6 +379,7 @@ def label(
         {
             "id": traffic.frame["id"],
             "ts": traffic.frame["ts"],
+            "group": traffic.frame["group"],
             "lam": lams,
             "margin": margins_at(router, traffic.embeddings, lams, judged.states),
             "prefers_edge": r,

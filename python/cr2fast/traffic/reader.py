@@ -188,10 +188,10 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
 
 
 def alarms_frame(alarms: list[dict[str, Any]]) -> pl.DataFrame:
-    """The alarms of a log, a row each, by time; one that two readings of a line give stands once."""
+    """The alarms of a log, a row each, by time; a line that came twice stands once."""
     polars = require("polars", "lab")
     text, number = polars.String, polars.Float64
-    schema = {name: number for name in lines.ALARM_FIELDS} | {
+    schema = dict.fromkeys(lines.ALARM_FIELDS, number) | {
         "id": text, "ts": polars.Datetime("us", "UTC"), "group": text, "n": polars.Int64,
         "on_alarm": text, "threshold": polars.Float32, "router": text,
     }  # fmt: skip

@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import Cr2Error, OperatingPointError
-from cr2fast._util.checks import real, shown
+from cr2fast._core import Cr2Error, InfeasibleAlphaError, OperatingPointError
+from cr2fast._util.checks import check_type, real, shown
 from cr2fast.calibration import CalibrationReport, accepted, threshold_word
 from cr2fast.calibration.drift import DriftReport
 from cr2fast.data.queries import QueryTable
 from cr2fast.evaluation.intervals import risk_tail
 from cr2fast.router import Router
 from cr2fast.traffic.label import (
+    Link,
     Log,
     Traffic,
     check_both_places,
-    check_router,
+    groups_of,
     judge,
+    link_states,
     opened,
     seen_states,
     traffic_of,
@@ -43,7 +45,7 @@ class Held:
     ----------
     lam, alpha : float
     n : int
-        Requests held.
+        Requests held, of the group where it has one.
     false_acceptances : int
         Those that the new threshold would have kept local although the teacher prefers an edge
         model, at the link states that were measured.
@@ -52,7 +54,9 @@ class Held:
         Chance of so many if the promise holds with equality
         (:func:`cr2fast.evaluation.intervals.risk_tail`).
     good : bool
-        Whether the p-value is above the level, divided among the points.
+        Whether the p-value is above the level, divided among the points and groups.
+    group : str or None
+        Whose threshold; None where it is that of all.
     """
 
     lam: float
@@ -62,6 +66,7 @@ class Held:
     risk: float
     p_value: float
     good: bool
+    group: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,9 @@ class Recalibration:
         The check on the latest part of the window, at each operating point of the traffic.
     left_out : dict of str to int
         Requests of the log that were not used, by why.
+    groups_before, groups_after : dict of str to ndarray of float32, (L, A)
+        Thresholds of each group; empty without groups. A group of too few requests in the window
+        defers at the levels that they cannot promise; one without any is unknown from now on.
     """
 
     router: Router
@@ -91,11 +99,19 @@ class Recalibration:
     drift: tuple[DriftReport, ...]
     held: tuple[Held, ...]
     left_out: dict[str, int]
+    groups_before: dict[str, npt.NDArray[np.float32]]
+    groups_after: dict[str, npt.NDArray[np.float32]]
 
     @property
     def good(self) -> bool:
         """Whether the check on the held part speaks for the new thresholds at every point."""
         return all(h.good for h in self.held)
+
+    @property
+    def held_n(self) -> int:
+        """Requests that are held for the check, at one point."""
+        points = {(h.lam, h.alpha) for h in self.held}
+        return sum(h.n for h in self.held) // max(1, len(points))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -104,22 +120,32 @@ class Recalibration:
             "good": self.good,
             "calibration": self.report.to_dict(),
             "thresholds_before": words,
+            "groups_before": _words(self.groups_before),
+            "groups_after": _words(self.groups_after),
             "drift": [d.__dict__ for d in self.drift],
             "held": [h.__dict__ for h in self.held],
             "left_out": self.left_out,
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.report.n} requests calibrate, {self.held[0].n} are held for the check."]
+        held = self.held_n
+        lines = [f"{self.report.n} requests calibrate, {held} are held for the check."]
         lines += [str(d) for d in self.drift]
         for h in self.held:
             i = int(np.abs(self.report.lams - h.lam).argmin())
             j = int(np.abs(self.report.alphas - h.alpha).argmin())
+            before, after, of = self.before, self.after, ""
+            if h.group is not None:
+                none = np.full_like(self.after, np.inf)
+                before = self.groups_before.get(h.group, none)
+                after, of = self.groups_after[h.group], f" group {shown(h.group)}"
             lines.append(
-                f"lam={h.lam:g} alpha={h.alpha:g}: threshold {self.before[i, j]:+.4f} -> "
-                f"{self.after[i, j]:+.4f}; on the held part {h.false_acceptances} of {h.n} falsely "
+                f"lam={h.lam:g} alpha={h.alpha:g}{of}: threshold {before[i, j]:+.4f} -> "
+                f"{after[i, j]:+.4f}; on the held part {h.false_acceptances} of {h.n} falsely "
                 f"accepted, {h.risk:.2%} (p = {h.p_value:.3g}): {'good' if h.good else 'BAD'}"
             )
+        if gone := sorted(set(self.groups_before) - set(self.groups_after)):
+            lines.append(f"Groups without a request in the window, unknown now: {shown(gone)}.")
         if self.left_out:
             lines.append(
                 "Left out: " + ", ".join(f"{n} {why}" for why, n in self.left_out.items()) + "."
@@ -134,6 +160,7 @@ def recalibrate(
     held: float = 0.2,
     level: float = 0.01,
     logged_by: Router | Sequence[Router] = (),
+    link: Link = "table",
     seed: int = 0,
     threads: int = 0,
 ) -> Recalibration:
@@ -146,17 +173,21 @@ def recalibrate(
         edge's).
     router : Router
         Calibrated. Its grid, `delta` and `defer_atypical` are kept; the judge is the teacher, with
-        predicted lengths.
+        predicted lengths. A router with thresholds per group has them made anew from the requests
+        of each group; requests that named none calibrate nothing.
     held : float
         Fraction of the requests, the latest, that check the new thresholds and do not make them.
     level : float
         False-alarm rate of the checks for drift, and of the check on the held part over all points.
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds, where their gate is another one.
+    link : {"table", "measured", "logged"}
+        Link states that thresholds are made with: drawn from the cost table, as in every
+        calibration; those of the log where they were measured, the rest drawn; or as the gateway
+        took them to be. The held part is always judged with those that were measured, so that a
+        link that has moved shows there.
     seed : int
-        Seed of link states. Thresholds are made with states drawn from the cost table, as every
-        calibration; the held part is judged with those that were measured, so that a link that has
-        moved shows there.
+        Seed of link states that are drawn.
     threads : int
         0: one per core.
 
@@ -174,7 +205,7 @@ def recalibrate(
     Cr2Error
         A log of another router or encoder; embeddings of one place only.
     """
-    check_router(router)
+    check_type(router, Router, "router")
     old = router.calibration
     if old is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
@@ -186,9 +217,25 @@ def recalibrate(
     rows = np.arange(len(traffic)) < len(traffic) - last
     if not rows.any():
         raise Cr2Error(f"log: expected requests to calibrate with, got {len(traffic)} in all")
-    new = Router(router._core)
+    new, named = Router(router._core), groups_of(traffic, router)
+    left_out = dict(traffic.left_out)
+    if named is not None:
+        known = np.array([name is not None for name in named])
+        if lacking := int((rows & ~known).sum()):
+            left_out["that name no group"] = lacking
+        rows &= known
+        if not rows.any():
+            raise Cr2Error("log: expected requests that name their group, got none")
+    window = traffic.take(rows)
+    grouped: dict[str, Any] = {}
+    if named is not None:
+        grouped = {
+            "groups": window.frame["group"].to_list(),
+            "unknown_group": old["groups"]["unknown"],
+            "on_infeasible": "defer",
+        }
     report = new.calibrate(
-        _queries(traffic.take(rows), router),
+        _queries(window, router),
         alphas=old["alphas"].tolist(),
         lams=old["lams"],
         judge="teacher",
@@ -197,11 +244,18 @@ def recalibrate(
         simultaneous=old["delta"] is not None,
         delta=old["delta"],
         defer_atypical=old["defer_atypical"],
+        states=None if link == "table" else link_states(window, router, link, seed),
         seed=seed,
         threads=threads,
+        **grouped,
     )
+    if None in report.allowed:
+        at = report.alphas[report.allowed.index(None)]
+        raise InfeasibleAlphaError(
+            f"log: expected enough requests to promise alpha={at:g}, got {report.n}; take a longer "
+            f"window"
+        )
     points = _points(traffic, old["lams"], old["alphas"])
-    left_out = dict(traffic.left_out)
     if report.dropped:
         left_out["that training had seen"] = report.dropped
     return Recalibration(
@@ -210,9 +264,26 @@ def recalibrate(
         before=old["thresholds"],
         after=report.thresholds,
         drift=_drift(traffic, router, sorted({lam for lam, _ in points}), level),
-        held=_check(traffic.take(~rows), new, report, points, level, seed),
+        held=_check(traffic.take(np.arange(len(traffic)) >= len(traffic) - last), new, report,
+                    points, level, seed),
         left_out=left_out,
-    )
+        groups_before=_of_groups(router),
+        groups_after=_of_groups(new),
+    )  # fmt: skip
+
+
+def _of_groups(router: Router) -> dict[str, npt.NDArray[np.float32]]:
+    """Thresholds (L, A) by group."""
+    calibration = router.calibration
+    groups = None if calibration is None else calibration["groups"]
+    return {} if groups is None else dict(zip(groups["names"], groups["thresholds"], strict=True))
+
+
+def _words(thresholds: dict[str, npt.NDArray[np.float32]]) -> dict[str, list[list[Any]]]:
+    return {
+        name: [[threshold_word(t) for t in row] for row in cells.tolist()]
+        for name, cells in thresholds.items()
+    }
 
 
 def _between(value: float, what: str) -> float:
@@ -273,14 +344,27 @@ def _check(
         if report.defer_atypical is None
         else new.p_values(traffic.embeddings) > report.defer_atypical
     )
+    named = groups_of(traffic, new)
+    cells: list[tuple[str | None, npt.NDArray[np.float32], Sequence[int | None], int, Any]] = []
+    if named is None:
+        cells = [(None, report.thresholds, report.allowed, report.n, slice(None))]
+    else:
+        groups = report.groups
+        assert groups is not None
+        thresholds, of = _of_groups(new), np.array([name or "" for name in named])
+        for group, counts, n in zip(groups.names, groups.allowed, groups.n, strict=True):
+            if (of == group).any():
+                cells.append((group, thresholds[group], counts, int(n), of == group))
     out = []
     for lam, alpha in points:
         i, j = int(np.abs(report.lams - lam).argmin()), int(np.abs(report.alphas - alpha).argmin())
         margins = new.margins(traffic.embeddings, [lam], states=judged.states)
-        local = accepted(margins, report.thresholds[i : i + 1, j : j + 1])[0, 0] & typical
-        false = int((local & judged.prefers_edge([lam])[0]).sum())
-        k = report.allowed[j]
-        p = 1.0 if k is None else risk_tail(false, len(traffic), k, report.n)
-        good = p > level / len(points)
-        out.append(Held(lam, alpha, len(traffic), false, false / len(traffic), p, good))
+        prefers = judged.prefers_edge([lam])[0]
+        for name, taus, allowed, made_of, rows in cells:
+            local = accepted(margins, taus[i : i + 1, j : j + 1])[0, 0] & typical
+            false, n = int((local & prefers)[rows].sum()), len(prefers[rows])
+            k = allowed[j]
+            p = 1.0 if k is None else risk_tail(false, n, k, made_of)
+            good = p > level / (len(points) * len(cells))
+            out.append(Held(lam, alpha, n, false, false / n, p, good, name))
     return tuple(out)

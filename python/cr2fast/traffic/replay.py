@@ -21,7 +21,7 @@ from cr2fast._util.optional import require
 from cr2fast.evaluation.intervals import binomial_interval
 from cr2fast.evaluation.offpolicy import Estimate
 from cr2fast.router import Router
-from cr2fast.traffic.label import Judged, Link, Log, Traffic, judge, opened, traffic_of
+from cr2fast.traffic.label import Judged, Link, Log, Traffic, groups_of, judge, opened, traffic_of
 from cr2fast.traffic.lines import LIMITS
 from cr2fast.traffic.value import value_of
 
@@ -251,18 +251,24 @@ def _decide(
 ) -> npt.NDArray[np.int64]:
     """Which model each request goes to, -1 where none keeps its budget.
 
-    Budgets, and the edge models that were up, are as they were when the request came.
+    Budgets, groups, the edge models that were up and their queues are as they were when the
+    request came.
     """
     x, n, states = traffic.embeddings, traffic.n_input_tokens, judged.states
-    index = np.array(two.route_batch(x, n, states, threads=0).index)
+    groups = groups_of(traffic, router)
+    index = np.array(two.route_batch(x, n, states, threads=0, groups=groups).index)
     names = {name: k for k, name in enumerate(router.models)}
-    rows = traffic.frame.select(*LIMITS, "available").rows()
-    for i, (*limits, available) in enumerate(rows):
+    rows = traffic.frame.select(*LIMITS, "available", "queueing_s").rows()
+    for i, (*limits, available, queues) in enumerate(rows):
         given = {k: v for k, v in zip(LIMITS, limits, strict=True) if v is not None}
         up = [name for name in available or () if name in names]
-        if given or (up and len(up) < len(names) - 1):
+        waits = {q["model"]: q["seconds"] for q in queues or () if q["model"] in names}
+        if given or (up and len(up) < len(names) - 1) or any(waits.values()):
+            group = None if groups is None else groups[i]
             try:
-                choice = two.route(x[i], n[i], states[i], up or None, **given)
+                choice = two.route(
+                    x[i], n[i], states[i], up or None, **given, group=group, waiting_s=waits
+                )
                 index[i] = names[choice.model]
             except BudgetError:
                 index[i] = -1

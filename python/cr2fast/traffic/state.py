@@ -37,12 +37,15 @@ class Watched:
     threshold : float or None
         The threshold that the alarm is about; None before the first look.
     alarm : RiskAlarm
+    group : str or None
+        Whose threshold; None where it is that of all.
     """
 
     lam: float
     alpha: float
     threshold: float | None
     alarm: RiskAlarm
+    group: str | None = None
 
 
 @dataclass
@@ -89,7 +92,7 @@ class State:
             state = cls._of(value)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _no_state(path, explained(error)) from None
-        theirs = [(p.lam, p.alpha) for p in state.points]
+        theirs = list(dict.fromkeys((p.lam, p.alpha) for p in state.points))
         if theirs != list(points) or state.delta != delta:
             raise Cr2Error(
                 f"state: expected a watch of lam, alpha {shown(list(points))} at delta {delta:g}, "
@@ -109,9 +112,11 @@ class State:
                 base64.b64decode(p["alarm"], validate=True), alpha, float(value["delta"])
             )
             tau = p["threshold"]
-            points.append(
-                Watched(float(p["lam"]), alpha, None if tau is None else float(tau), alarm)
-            )
+            group = p.get("group")
+            if group is not None and not isinstance(group, str):
+                raise TypeError(f"group {shown(group)} where a name belongs")
+            tau = None if tau is None else float(tau)
+            points.append(Watched(float(p["lam"]), alpha, tau, alarm, group))
         seen = np.frombuffer(base64.b64decode(value["seen"], validate=True), "<u8")
         return cls(float(value["delta"]), points, np.unique(seen).astype(np.uint64))
 
@@ -130,6 +135,7 @@ class State:
                 {
                     "lam": p.lam,
                     "alpha": p.alpha,
+                    "group": p.group,
                     # JSON has no infinity.
                     "threshold": None if p.threshold is None else str(p.threshold),
                     "alarm": base64.b64encode(p.alarm.to_bytes()).decode(),

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, RiskAlarm
 from cr2fast._util.checks import real, shown, whole
 from cr2fast.calibration import index_of
 from cr2fast.router import Router
 from cr2fast.traffic import files
-from cr2fast.traffic.label import Traffic, judge, traffic_of
+from cr2fast.traffic.label import Traffic, groups_of, judge, traffic_of
 from cr2fast.traffic.log import DecisionLog, open_log
 from cr2fast.traffic.recalibrate import Recalibration, recalibrate
 from cr2fast.traffic.state import State, Watched, hashes
@@ -37,6 +38,8 @@ class Point:
     Attributes
     ----------
     lam, alpha : float
+    group : str or None
+        Whose threshold; None where it is that of all.
     new : int
         Requests counted at this look.
     n : int
@@ -55,6 +58,7 @@ class Point:
     risk: float
     wealth: float
     alarmed: bool
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,17 +241,16 @@ class Watch:
         if not done.good:
             bad = [h for h in done.held if not h.good]
             said = (
-                f"At lam={h.lam:g}, alpha={h.alpha:g} the new threshold fails on the held part: "
-                f"{h.false_acceptances} of {h.n} falsely accepted (p = {h.p_value:.3g}); the "
-                f"traffic moved within the window."
+                f"At lam={h.lam:g}, alpha={h.alpha:g}{_of(h.group)} the new threshold fails on the "
+                f"held part: {h.false_acceptances} of {h.n} falsely accepted "
+                f"(p = {h.p_value:.3g}); the traffic moved within the window."
                 for h in bad
             )
             return Look(at, "refused", (*why, *said), points, done)
         done.router.save(self.router)
         fresh = State.new(self.points, self.delta)
         fresh.seen = state.seen
-        for watched in fresh.points:
-            watched.threshold = done.router.device(watched.lam, watched.alpha).threshold
+        fresh.points = self._watched(fresh, done.router)
         fresh.save(self.state)
         why = (*why, f"Wrote {self.router}, calibrated on {done.report.n} requests.")
         if self.reload is not None:
@@ -266,21 +269,19 @@ class Watch:
         lam = traffic.frame["lam"].to_numpy()
         alpha = traffic.frame["alpha"].to_numpy()
         used = traffic.frame["threshold"].to_numpy()
-        calibration = router.calibration
-        assert calibration is not None
+        named = groups_of(traffic, router)
+        own = None if named is None else np.array([name or "" for name in named])
+        state.points = self._watched(state, router)
         out = []
         for watched in state.points:
-            i = index_of(calibration["lams"], watched.lam, "lam")
-            j = index_of(calibration["alphas"], watched.alpha, "alpha")
-            threshold = float(calibration["thresholds"][i, j])
-            if watched.threshold is not None and watched.threshold != threshold:
-                # Another router serves: the alarm was about the one before it.
-                _restart(watched, state.delta)
-            watched.threshold = threshold
             # Only what this threshold decided: rows of an earlier router say nothing of it.
-            rows = new & (used == np.float32(threshold))
+            rows = new & (used == np.float32(watched.threshold))
             rows &= np.isclose(lam, watched.lam, rtol=1e-9, atol=0)
             rows &= np.isclose(alpha, watched.alpha, rtol=1e-9, atol=0)
+            if own is not None and watched.group is not None:
+                rows &= own == watched.group
+            elif own is not None:
+                rows &= ~np.isin(own, list(_groups(router)))
             losses = (judged.prefers_edge([watched.lam])[0] & accepted)[rows]
             if losses.size:
                 watched.alarm.update_many(losses.astype(np.float64))
@@ -288,11 +289,39 @@ class Watch:
             out.append(
                 Point(
                     watched.lam, watched.alpha, int(rows.sum()), alarm.n, alarm.mean, alarm.wealth,
-                    alarm.alarmed,
+                    alarm.alarmed, watched.group,
                 )
             )  # fmt: skip
         state.seen = np.unique(keys)
         return tuple(out)
+
+    def _watched(self, state: State, router: Router) -> list[Watched]:
+        """What is watched of a router: each point or, with groups, each of its thresholds.
+
+        Alarms go on where the threshold is the one that they are about, and begin anew elsewhere.
+        """
+        before = {(w.lam, w.alpha, w.group): w for w in state.points}
+        calibration = router.calibration
+        assert calibration is not None
+        groups = _groups(router)
+        out = []
+        for lam, alpha in self.points:
+            cell = (
+                index_of(calibration["lams"], lam, "lam"),
+                index_of(calibration["alphas"], alpha, "alpha"),
+            )
+            thresholds: dict[str | None, float] = {
+                name: float(cells[cell]) for name, cells in groups.items()
+            }
+            if not groups or calibration["groups"]["unknown"] == "pooled":
+                thresholds[None] = float(calibration["thresholds"][cell])
+            for group, threshold in thresholds.items():
+                watched = before.get((lam, alpha, group))
+                if watched is None or watched.threshold not in (None, threshold):
+                    watched = Watched(lam, alpha, None, RiskAlarm(alpha, state.delta), group)
+                watched.threshold = threshold
+                out.append(watched)
+        return out
 
     def _doubts(self, log: DecisionLog, traffic: Traffic, since: datetime) -> list[str]:
         """Why the window is no sample of the traffic, a sentence each."""
@@ -329,13 +358,19 @@ class Watch:
         return said
 
 
-def _restart(watched: Watched, delta: float) -> None:
-    watched.alarm = RiskAlarm(watched.alpha, delta)
+def _groups(router: Router) -> dict[str, npt.NDArray[np.float32]]:
+    calibration = router.calibration
+    groups = None if calibration is None else calibration["groups"]
+    return {} if groups is None else dict(zip(groups["names"], groups["thresholds"], strict=True))
+
+
+def _of(group: str | None) -> str:
+    return "" if group is None else f" group {shown(group)}"
 
 
 def _told(p: Point, delta: float) -> str:
     word = "ALARM" if p.alarmed else "no alarm"
     return (
-        f"lam={p.lam:g} alpha={p.alpha:g}: {word}, {p.risk:.2%} of {p.n} requests falsely accepted "
-        f"({p.new} new; wealth {p.wealth:.3g}, alarm at {1 / delta:g})."
+        f"lam={p.lam:g} alpha={p.alpha:g}{_of(p.group)}: {word}, {p.risk:.2%} of {p.n} requests "
+        f"falsely accepted ({p.new} new; wealth {p.wealth:.3g}, alarm at {1 / delta:g})."
     )

@@ -154,19 +154,18 @@ impl Brain {
             );
             return Err(wrong(files.path.line, words));
         }
-        let (lam, alpha) = (files.lam.value, files.alpha.value);
+        let hash = Sha256::digest(&bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"));
+        let point = &files.point;
+        point.check_router(&hash).map_err(|(line, words)| wrong(line, words))?;
+        let (lam, alpha) = (point.lam.value, point.alpha.value);
         router.threshold(lam, alpha).map_err(|e| {
-            let line = if matches!(e, Error::AlphaOffGrid { .. }) {
-                files.alpha.line
-            } else {
-                files.lam.line
-            };
+            let of_alpha = matches!(e, Error::AlphaOffGrid { .. });
+            let line = if of_alpha { point.alpha.line } else { point.lam.line };
             core(line, "router")(e)
         })?;
         let typical =
             router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
         let rule = rule::rule(config, &router, &wrong)?;
-        let hash = Sha256::digest(&bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"));
         let brain = Self {
             router,
             encoder: Arc::new(encoder),
@@ -178,8 +177,8 @@ impl Brain {
             stages: RwLock::default(),
             selectors: RwLock::default(),
         };
-        let point = brain.point(None, None).map_err(|r| wrong(files.lam.line, r.message))?;
-        brain.stages(point).map_err(core(files.lam.line, "router"))?;
+        let point = brain.point(None, None).map_err(|r| wrong(files.point.lam.line, r.message))?;
+        brain.stages(point).map_err(core(files.point.lam.line, "router"))?;
         Ok(brain)
     }
 

@@ -81,7 +81,10 @@ impl App {
         let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone())
             .map_err(|e| no_log(config, &e))?;
         let log = Arc::new(log);
-        let promise = Promise::start(config, &mut brain, &log, &metrics.promise)?;
+        let promise = Promise::start(config, &brain, &log, &metrics.promise)?;
+        if let Some(promise) = &promise {
+            brain.watched_by(promise.kept());
+        }
         let trust = certificates::trust(config)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => Role::Device(Box::new(
@@ -118,7 +121,8 @@ impl App {
         }
         let scheme = if certificates::served(config)?.is_some() { "https" } else { "http" };
         TcpListener::bind(config.listen.value).map_err(|e| config.cannot_listen(&e))?;
-        let (lam, alpha) = (config.router.lam.value, config.router.alpha.value);
+        let point = &config.router.point;
+        let (lam, alpha) = (point.lam.value, point.alpha.value);
         let mut lines = vec![
             format!("listens on {scheme}://{}", config.listen.value),
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),

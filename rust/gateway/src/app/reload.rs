@@ -48,7 +48,8 @@ impl App {
         }
         let hash = new.hash().to_string();
         if let Some(promise) = &self.promise {
-            promise.reload(&mut new);
+            let kept = promise.reload(&new);
+            new.watched_by(kept);
         }
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = served;
         *self.brain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);

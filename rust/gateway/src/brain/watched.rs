@@ -9,7 +9,7 @@ use cr2fast_core::{Budget, Decision, DeviceRouter, Query, Whose};
 
 use super::{Brain, Call, Point, bounded};
 use crate::link::Measured;
-use crate::promise::{Decided, Kept, Known, Place, Point as Watched};
+use crate::promise::{Decided, Judge, Kept, Known, Place, Point as Watched};
 
 impl Brain {
     /// The promise is watched from now on.
@@ -27,7 +27,7 @@ impl Brain {
         let Some(point) = self.watched(stages.device(), call) else { return };
         kept.put(Decided {
             id: id.into(),
-            brain: Arc::clone(self),
+            judge: Arc::<Self>::clone(self),
             point,
             margin: (decision.margin, decision.threshold),
             local: decision.local,
@@ -37,8 +37,21 @@ impl Brain {
         });
     }
 
-    /// The label r of a request; `seed` draws what is not measured of its link.
-    pub fn prefers_edge(
+    /// Range of the margins that calibration kept at a λ; none of an old file, which kept none.
+    fn range(&self, lam: f64) -> Option<(f32, f32)> {
+        let c = self.router.calibration()?;
+        let at = c.lams.iter().position(|l| l.to_bits() == lam.to_bits())?;
+        let row = c.quantiles.chunks_exact((c.quantiles.len() / c.lams.len()).max(1)).nth(at)?;
+        Some((*row.first()?, *row.last()?))
+    }
+}
+
+impl Judge for Brain {
+    fn router(&self) -> &str {
+        &self.hash
+    }
+
+    fn prefers_edge(
         &self,
         lam: f64,
         (embedding, input_tokens): (&[f32], u64),
@@ -58,8 +71,7 @@ impl Brain {
         self.selector(lam)?.prefers_edge(&query)
     }
 
-    /// A place that a state names, as the grid spells it; or why the router has none such.
-    pub fn place(&self, place: &Place) -> Result<Known, String> {
+    fn place(&self, place: &Place) -> Result<Known, String> {
         let (lam, alpha, _) =
             self.router.threshold(place.lam, place.alpha).map_err(|e| bounded(&e))?;
         let stages = self.stages(Point { lam, alpha }).map_err(|e| bounded(&e))?;
@@ -71,13 +83,5 @@ impl Brain {
         };
         let group = place.group.clone();
         Ok(Known { place: Place { lam, alpha, group }, calibrated, range: self.range(lam) })
-    }
-
-    /// Range of the margins that calibration kept at a λ; none of an old file, which kept none.
-    fn range(&self, lam: f64) -> Option<(f32, f32)> {
-        let c = self.router.calibration()?;
-        let at = c.lams.iter().position(|l| l.to_bits() == lam.to_bits())?;
-        let row = c.quantiles.chunks_exact((c.quantiles.len() / c.lams.len()).max(1)).nth(at)?;
-        Some((*row.first()?, *row.last()?))
     }
 }

@@ -179,8 +179,7 @@ impl Checker<'_> {
             router: RouterConfig {
                 path: self.near(&router.path),
                 encoder: self.near(&router.encoder),
-                lam: self.lined(router.lam.clone()),
-                alpha: self.lined(router.alpha.clone()),
+                point: self.point(router)?,
             },
             role,
             breaker: self.breaker(&breaker)?,
@@ -356,7 +355,7 @@ impl Checker<'_> {
         Lined { value: folder.join(path.get_ref()), line: self.line(path) }
     }
 
-    fn lined<T>(&self, x: Spanned<T>) -> Lined<T> {
+    pub(super) fn lined<T>(&self, x: Spanned<T>) -> Lined<T> {
         Lined { line: self.line(&x), value: x.into_inner() }
     }
 

@@ -105,9 +105,11 @@ pub struct RouterFile {
     /// The static encoder whose embeddings it was fitted on.
     pub encoder: Spanned<PathBuf>,
     /// λ of requests that name none.
-    pub lam: Spanned<f64>,
+    pub lam: Option<Spanned<f64>>,
     /// α of requests that name none.
-    pub alpha: Spanned<f64>,
+    pub alpha: Option<Spanned<f64>>,
+    /// A chosen point in place of both: the JSON that `cr2fast choose --write` wrote.
+    pub point: Option<Spanned<PathBuf>>,
 }
 
 /// The local server.

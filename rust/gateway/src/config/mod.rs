@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod operations;
+mod point;
 mod promise;
 mod tokens;
 
@@ -18,6 +19,7 @@ use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
 pub use file::NotText;
 pub use operations::Tls;
+pub use point::PointConfig;
 pub use promise::{OnAlarm, PromiseConfig, Threshold};
 
 /// What is wrong with a configuration.
@@ -101,10 +103,8 @@ pub struct RouterConfig {
     pub path: Lined<PathBuf>,
     /// The static encoder.
     pub encoder: Lined<PathBuf>,
-    /// λ by default.
-    pub lam: Lined<f64>,
-    /// α by default.
-    pub alpha: Lined<f64>,
+    /// λ and α by default.
+    pub point: PointConfig,
 }
 
 /// Device or edge.

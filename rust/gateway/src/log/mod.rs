@@ -4,6 +4,7 @@
 //! counted. Out: lines in a file, written at least every `flush`: so much a kill may lose. A new file
 //! begins by size and by age; the old one keeps its name and the time.
 
+mod alarm;
 mod file;
 mod queue;
 
@@ -17,10 +18,10 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
 use crate::config::LogConfig;
-use crate::promise::AlarmRecord;
 
 use queue::Queue;
 
+pub use alarm::AlarmRecord;
 pub use file::LogFile;
 
 /// The format of a line.

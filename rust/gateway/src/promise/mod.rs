@@ -13,7 +13,6 @@
 mod gauges;
 mod kept;
 mod point;
-mod record;
 mod state;
 
 use std::path::PathBuf;
@@ -25,17 +24,33 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use crate::brain::Brain;
 use crate::config::{Config, ConfigError, PromiseConfig};
 use crate::link::Measured;
-use crate::log::{Line, Log, SCHEMA, now};
+use crate::log::{AlarmRecord, Line, Log, SCHEMA, now};
 use point::{Label, Raised, Rules};
 
 pub use point::{Known, Place, Point};
 
 pub use gauges::Gauges;
 pub use kept::Kept;
-pub use record::AlarmRecord;
+
+/// What decides, as far as labels need it.
+pub trait Judge: std::fmt::Debug + Send + Sync {
+    /// SHA-256 of the router's file.
+    fn router(&self) -> &str;
+
+    /// The label r of a request at λ; `seed` draws what is not measured of its link.
+    fn prefers_edge(
+        &self,
+        lam: f64,
+        of: (&[f32], u64),
+        measured: Measured,
+        seed: u64,
+    ) -> cr2fast_core::Result<bool>;
+
+    /// A place that a state names, as the grid spells it; or why the router has none such.
+    fn place(&self, place: &Place) -> Result<Known, String>;
+}
 
 /// A decision to label.
 #[derive(Debug)]
@@ -43,7 +58,7 @@ pub struct Decided {
     /// The request's id.
     pub id: String,
     /// What decided.
-    pub brain: Arc<Brain>,
+    pub judge: Arc<dyn Judge>,
     /// Where it counts.
     pub point: Arc<Point>,
     /// Δ̂ and τ.
@@ -93,10 +108,10 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// Restore the state, if there is one, and start the worker; the brain is watched from now on.
+    /// Restore the state, if there is one, and start the worker.
     pub fn start(
         config: &Config,
-        brain: &mut Brain,
+        judge: &dyn Judge,
         log: &Arc<Log>,
         gauges: &Gauges,
     ) -> Result<Option<Self>, ConfigError> {
@@ -104,8 +119,8 @@ impl Promise {
         let rules = Rules::from(settings);
         let (work, decided) = sync_channel(settings.queue);
         let queue = Queue { work, gauges: gauges.clone() };
-        let first = Kept::new(rules, brain.hash(), queue.clone());
-        if let Restored::Aside(path, router) = restore(config, settings, brain, &first)? {
+        let first = Kept::new(rules, judge.router(), queue.clone());
+        if let Restored::Aside(path, router) = restore(config, settings, judge, &first)? {
             let aside = aside(&path, &router);
             let moved = std::fs::rename(&path, &aside).map_or_else(
                 |e| format!("could not be set aside ({e}) and is overwritten"),
@@ -117,7 +132,6 @@ impl Promise {
             ));
         }
         let first = Arc::new(first);
-        brain.watched_by(Arc::clone(&first));
         let kept = Arc::new(RwLock::new(first));
         let path = settings.state.as_ref().map(|path| path.value.clone());
         let saver = Saver { path: path.clone(), every: settings.save, kept: Arc::clone(&kept) };
@@ -134,18 +148,18 @@ impl Promise {
     }
 
     /// What a state file that is there would be refused for; starts nothing.
-    pub fn check(config: &Config, brain: &Brain) -> Result<Vec<String>, ConfigError> {
+    pub fn check(config: &Config, judge: &dyn Judge) -> Result<Vec<String>, ConfigError> {
         let Some(settings) = &config.promise else { return Ok(vec![]) };
         let (work, _) = sync_channel(1);
         let queue = Queue { work, gauges: Gauges::default() };
-        let kept = Kept::new(Rules::from(settings), brain.hash(), queue);
+        let kept = Kept::new(Rules::from(settings), judge.router(), queue);
         let mut lines = vec![format!(
             "watches the promise: δ = {}, {} thresholds, on an alarm: {}",
             settings.delta,
             settings.threshold.word(),
             settings.on_alarm.word()
         )];
-        match restore(config, settings, brain, &kept)? {
+        match restore(config, settings, judge, &kept)? {
             Restored::Nothing => {}
             Restored::Points(n) => {
                 lines.push(format!("goes on from the saved state of {n} points"));
@@ -159,19 +173,20 @@ impl Promise {
     }
 
     /// A router is about to take another's place: alarms begin anew, unless it is the same one.
-    pub fn reload(&self, brain: &mut Brain) {
+    pub fn reload(&self, judge: &dyn Judge) -> Arc<Kept> {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.router() != brain.hash() {
-            *kept = Arc::new(Kept::new(self.rules, brain.hash(), self.queue.clone()));
+        if kept.router() != judge.router() {
+            *kept = Arc::new(Kept::new(self.rules, judge.router(), self.queue.clone()));
             crate::say("another router is loaded: the promise's alarms and thresholds begin anew");
             if let Some(path) = &self.path {
                 save(path, &kept, &self.queue.gauges);
             }
         }
-        brain.watched_by(Arc::clone(&kept));
+        Arc::clone(&kept)
     }
 
-    fn kept(&self) -> Arc<Kept> {
+    /// What is counted of the router that serves.
+    pub fn kept(&self) -> Arc<Kept> {
         Arc::clone(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -220,16 +235,16 @@ enum Restored {
 fn restore(
     config: &Config,
     settings: &PromiseConfig,
-    brain: &Brain,
+    judge: &dyn Judge,
     kept: &Kept,
 ) -> Result<Restored, ConfigError> {
     let Some(path) = &settings.state else { return Ok(Restored::Nothing) };
     let rules = Rules::from(settings);
     let begin = |place: &Place| {
-        let known = brain.place(place)?;
+        let known = judge.place(place)?;
         rules.begin(&known).map_err(|e| e.to_string()).map(|counted| (known, counted))
     };
-    let expected = state::Expected { router: brain.hash(), rules: &rules, begin: &begin };
+    let expected = state::Expected { router: judge.router(), rules: &rules, begin: &begin };
     match state::load(&path.value, &expected) {
         Ok(None) => Ok(Restored::Nothing),
         Ok(Some(points)) => {
@@ -320,7 +335,7 @@ impl Worker {
     fn label(&mut self, d: Decided) -> bool {
         let (margin, threshold) = d.margin;
         let place = &d.point.place;
-        let prefers = d.brain.prefers_edge(
+        let prefers = d.judge.prefers_edge(
             place.lam,
             (&d.embedding, d.input_tokens),
             d.measured,
@@ -375,7 +390,7 @@ impl Worker {
             log_wealth: raised.log_wealth,
             on_alarm: self.rules.on_alarm.word(),
             threshold: Some(raised.threshold),
-            router: d.brain.hash().into(),
+            router: d.judge.router().into(),
         })));
     }
 }

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::log::threshold;
+use super::threshold;
 
 /// An alarm of the promise.
 #[derive(Clone, Debug, Serialize)]
 pub struct AlarmRecord {
-    /// [`crate::log::SCHEMA`].
+    /// [`super::SCHEMA`].
     pub schema: &'static str,
     /// `alarm`.
     pub kind: &'static str,
