@@ -5,7 +5,7 @@
 //! event, for nothing can be switched any more. Dropping the body, as a cancelled client does, drops the upstream's connection.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::io::{Error, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,6 +39,8 @@ pub struct Stream {
     idle: Duration,
     silent: Pin<Box<Sleep>>,
     stopped: Stopped,
+    /// Whether the end is to be a broken connection: no event can tell of it.
+    torn: bool,
     upstream: Arc<Upstream>,
     trace: Box<Trace>,
 }
@@ -69,6 +71,7 @@ impl Out {
             idle,
             silent: Box::pin(sleep(idle)),
             stopped: trace.stop.stopped(),
+            torn: false,
             upstream: Arc::clone(upstream),
             trace,
         }))
@@ -153,6 +156,10 @@ impl Stream {
         self.body = None;
         self.trace.usage(self.events.usage);
         self.trace.ended("broken");
+        if self.events.opaque {
+            self.torn = true;
+            return;
+        }
         let error = match self.events.sequence {
             None => {
                 let error = error_json(words, "api_error", code);
@@ -172,12 +179,12 @@ impl Stream {
 
 impl Body for Out {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let bytes = match self.get_mut() {
             Self::Whole(bytes, trace) => {
                 if let Some(trace) = trace {
@@ -185,7 +192,12 @@ impl Body for Out {
                 }
                 bytes.take()
             }
-            Self::Stream(stream) => ready!(stream.poll(cx)),
+            Self::Stream(stream) => match ready!(stream.poll(cx)) {
+                None if std::mem::take(&mut stream.torn) => {
+                    return Poll::Ready(Some(Err(ErrorKind::BrokenPipe.into())));
+                }
+                bytes => bytes,
+            },
         };
         Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -193,7 +205,7 @@ impl Body for Out {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes, _) => bytes.is_none(),
-            Self::Stream(stream) => stream.body.is_none() && stream.held.is_empty(),
+            Self::Stream(stream) => stream.body.is_none() && stream.held.is_empty() && !stream.torn,
         }
     }
 

@@ -3,6 +3,9 @@
 //! In: a bound socket, the app, a future that ends when it is time to stop. Out: when that has come and
 //! the requests in flight have ended; those that have not when the time for that is over are ended.
 
+mod chunks;
+mod guard;
+mod head;
 mod slow;
 
 use std::future::Future;
@@ -11,7 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::{IntoResponse, Response};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,10 +28,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::{App, router};
+use crate::refusal::Refusal;
+use guard::{Guard, REFUSED, Slot};
+use head::MAX_FIELDS;
 use slow::WriteLimit;
-
-/// Header fields of a request at most.
-const MAX_FIELDS: usize = 128;
 
 /// For what a stop ends to be told so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -94,12 +101,25 @@ async fn connection(
     mut stopped: watch::Receiver<bool>,
 ) {
     let limits = app.limits;
+    let slot = Slot::default();
+    let stream = Guard::new(stream, limits.header_bytes, slot.clone());
+    let answered = service_fn(move |request: Request<Incoming>| {
+        let mine = request.uri().path() == REFUSED;
+        let refusal = if mine { slot.take() } else { None };
+        let answer = refusal.is_none().then(|| service.call(request));
+        async move {
+            match (answer, refusal) {
+                (Some(answer), _) => answer.await,
+                (None, refusal) => Ok(refused(app, refusal)),
+            }
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_headers(MAX_FIELDS)
         .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), answered);
     let mut connection = pin!(connection);
     let stop = async {
         // The sender's end is a stop as well.
@@ -112,4 +132,12 @@ async fn connection(
             let _ = connection.await;
         }
     }
+}
+
+/// The answer to a head that is refused before there is a request.
+fn refused(app: &App, refusal: Option<Refusal>) -> Response {
+    refusal.map_or_else(Response::default, |refusal| {
+        app.metrics.refusal(refusal.code);
+        refusal.into_response()
+    })
 }

@@ -282,8 +282,8 @@ impl Upstream {
         let local = head.extensions.get::<HttpInfo>().map(HttpInfo::local_addr);
         let media = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         let streamed = question.stream && media.starts_with("text/event-stream");
-        let content = if streamed && status.is_success() && !is_encoded(&head.headers) {
-            first_content(body).await?
+        let content = if streamed && status.is_success() {
+            first_content(body, Events::new(is_encoded(&head.headers))).await?
         } else {
             self.whole(&head, body).await?
         };
@@ -332,8 +332,7 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// Read a stream until its first content.
-async fn first_content(mut body: Incoming) -> Result<Content, Failure> {
-    let mut events = Events::default();
+async fn first_content(mut body: Incoming, mut events: Events) -> Result<Content, Failure> {
     let (mut held, mut bytes_held) = (Vec::new(), 0);
     loop {
         let frame = match body.frame().await {

@@ -373,3 +373,63 @@ async fn the_decision_alone() {
     assert!(other.error().contains("/v1/route: expected the method"), "{}", other.error());
     assert!(get(&gateway.url, "/v1/other").await.error().contains("/v1/route"));
 }
+
+#[tokio::test]
+async fn odd_answers_of_a_server_are_whole_or_none() {
+    let (_world, local, edge, _, accepted, _) = setup().await;
+    let head =
+        |more: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{more}\r\n");
+    let long = ANSWER.len();
+    let chunked = format!("{long:x}\r\n{ANSWER}\r\n0\r\nx-trailer: 1\r\n\r\n");
+    for (bytes, good) in [
+        // A length that is too short or too great, a status without a body that has one.
+        (head("content-length: 10\r\n") + ANSWER, false),
+        (head("content-length: 9999\r\n") + ANSWER, false),
+        (format!("HTTP/1.1 204 No Content\r\ncontent-length: {long}\r\n\r\n{ANSWER}"), false),
+        (format!("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n{ANSWER}"), false),
+        (format!("HTTP/1.1 304 Not Modified\r\n\r\n{ANSWER}"), false),
+        (head("transfer-encoding: chunked\r\n") + &chunked[..chunked.len() / 2], false),
+        (head("transfer-encoding: chunked\r\n") + "zz\r\n" + ANSWER, false),
+        // Words before the answer, trailers after it, an older version, an end by the connection's.
+        (
+            format!(
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n{}{ANSWER}",
+                head(&format!("content-length: {long}\r\n"))
+            ),
+            true,
+        ),
+        (head("transfer-encoding: chunked\r\ntrailer: x-trailer\r\n") + &chunked, true),
+        (head(&format!("content-length: {long}\r\n")).replace("1.1", "1.0") + ANSWER, true),
+        (head("connection: close\r\n") + ANSWER, true),
+    ] {
+        let world = World::new();
+        let gateway = world.start(&device(&local.url, &edge.url)).await;
+        local.play(Play::Raw(bytes.clone().into_bytes()));
+        let reply = ask(&gateway.url, &chat("cr2fast", &accepted)).await;
+        let why = if good { "accepted" } else { "device-down" };
+        assert_eq!(
+            (reply.status, reply.place().2, reply.body.as_str()),
+            (200, why, ANSWER),
+            "{bytes}"
+        );
+        assert_eq!((reply.header("trailer"), reply.header("x-trailer")), ("", ""), "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_stream_passes_as_it_comes_and_one_that_breaks_breaks() {
+    let (_world, local, _edge, gateway, accepted, _) = setup().await;
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n";
+    let begun = format!("{head}5\r\n\u{1f}8b+x\r\n");
+    local.play(Play::Raw(format!("{begun}0\r\n\r\n").into_bytes()));
+    let reply = ask(&gateway.url, &streamed("cr2fast", &accepted)).await;
+    assert_eq!((reply.status, reply.place().2), (200, "accepted"));
+    assert_eq!((reply.header("content-encoding"), reply.body.as_str()), ("gzip", "\u{1f}8b+x"));
+    local.play(Play::Raw(begun.into_bytes()));
+    let response = send(&gateway.url, CHAT, streamed("cr2fast", &accepted), &[]).await;
+    assert_eq!(response.status(), 200);
+    assert!(
+        response.into_body().collect().await.is_err(),
+        "no event can say so: the connection does"
+    );
+}

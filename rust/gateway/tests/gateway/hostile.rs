@@ -139,3 +139,152 @@ async fn no_error_quotes_the_prompt() {
     let big = chat("small", &"a".repeat(200_000));
     assert_eq!(ask(&gateway.url, &big).await.status, 413);
 }
+
+/// Statuses and bodies of all answers that came.
+fn answers(got: &str) -> Vec<(u16, String)> {
+    // Words of an error name the version, too.
+    let marked = got.replace("HTTP/1.1 2", "\u{1}2").replace("HTTP/1.1 4", "\u{1}4");
+    let parts = marked.split('\u{1}').skip(1);
+    parts
+        .map(|part| {
+            let body = part.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            (part[..3].parse().unwrap(), body.to_string())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_head_that_two_servers_read_in_two_ways_is_refused_and_the_connection_ends() {
+    let (_world, local, gateway) = setup().await;
+    let good = chat("small", "hello");
+    let long = good.len();
+    let next = head(&format!("content-length: {long}\r\n")) + &good;
+    let chunked = format!("{long:x}\r\n{good}\r\n0\r\n\r\n");
+    let folded = "x: a\r\n b\r\n";
+    for (bytes, code) in [
+        (head("transfer-encoding: gzip, chunked\r\n") + &chunked, "framing"),
+        (head("transfer-encoding: chunked, identity\r\n") + &chunked, "framing"),
+        (head("transfer-encoding: xchunked\r\n") + &chunked, "framing"),
+        (head("transfer-encoding: identity\r\n") + &good, "framing"),
+        (
+            head("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n") + &chunked,
+            "framing",
+        ),
+        (
+            head("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n") + &chunked,
+            "framing",
+        ),
+        (head("content-length: 4\r\ntransfer-encoding: chunked\r\n") + &chunked, "framing"),
+        (head("transfer-encoding: chunked\r\ncontent-length: 4\r\n") + &chunked, "framing"),
+        (head(&format!("content-length: {long}\r\ncontent-length: {long}\r\n")) + &good, "framing"),
+        (head(&format!("content-length: {long}, {long}\r\n")) + &good, "framing"),
+        (head(&format!("content-length: +{long}\r\n")) + &good, "framing"),
+        (head(&format!("content-length: 0x{long:x}\r\n")) + &good, "framing"),
+        (head("content-length: \r\n") + &good, "framing"),
+        (head("content-length: 99999999999999999999999\r\n") + &good, "framing"),
+        (head(&format!("content-length: {long}\r\n{folded}")) + &good, "framing"),
+        (head(&format!("content-length: {long}\r\n")).replace("\r\n", "\n") + &good, "framing"),
+        (head(&format!("content-length: {long}\r\nx: a\n")) + &good, "framing"),
+        (head(&format!("content-length: {long}\r\nx: a\rb: c\r\n")) + &good, "framing"),
+        (head("transfer-encoding: chunked\r\n").replace("1.1", "1.0") + &chunked, "framing"),
+        (head(&format!("content-length : {long}\r\n")) + &good, "head"),
+        (head(&format!("content-length\t: {long}\r\n")) + &good, "head"),
+        (head(&format!("content-length: {long}\r\nhost: b\r\n")) + &good, "head"),
+        (head(&format!("content-length: {long}\r\nx: a\u{0}b\r\n")) + &good, "head"),
+        ("\u{16}\u{3}\u{1}".into(), "head"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), "head"),
+        (format!("POST http://[::1 {CHAT} HTTP/1.1\r\n\r\n"), "head"),
+    ] {
+        let got = raw(&gateway.url, (bytes.clone() + &next).as_bytes()).await;
+        let all = answers(&got);
+        assert_eq!((all.len(), all[0].0), (1, 400), "{bytes:?}: {got}");
+        let error: serde_json::Value = serde_json::from_str(&all[0].1).unwrap();
+        assert_eq!(error["error"]["code"], code, "{bytes:?}: {got}");
+        assert!(got.to_ascii_lowercase().contains("connection: close"), "{got}");
+        // What came before a bad head is answered.
+        let got = raw(&gateway.url, ("\r\n".to_string() + &next + &bytes).as_bytes()).await;
+        let statuses: Vec<u16> = answers(&got).iter().map(|(status, _)| *status).collect();
+        assert_eq!(statuses, [200, 400], "{bytes:?}: {got}");
+    }
+    let asked = local.count();
+    let extra =
+        raw(&gateway.url, (head("transfer-encoding: chunked\r\n") + "5 \n").as_bytes()).await;
+    assert!(answers(&extra).iter().all(|(status, _)| *status == 400), "{extra}");
+    assert_eq!(local.count(), asked);
+    let metrics = crate::common::client::get(&gateway.url, "/metrics").await.body;
+    assert!(metrics.contains("cr2fast_refusals_total{code=\"framing\"}"), "{metrics}");
+    // The path that stands for a bad head is nobody's.
+    let reply = post(&gateway.url, "/cr2fast-refused", "{}", &[]).await;
+    assert_eq!(reply.status, 404);
+}
+
+#[tokio::test]
+async fn a_head_is_as_long_as_the_file_says_to_the_byte() {
+    let (_world, _local, gateway) = setup().await;
+    let of = |bytes: usize| {
+        let (start, end) =
+            ("GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: ", "\r\n\r\n");
+        format!("{start}{}{end}", "a".repeat(bytes - start.len() - end.len()))
+    };
+    for (bytes, status) in [(8192, 200), (8193, 431), (9000, 431), (16_000, 431), (500_000, 431)] {
+        let got = raw(&gateway.url, of(bytes).as_bytes()).await;
+        let all = answers(&got);
+        assert_eq!((all.len(), all[0].0), (1, status), "{bytes}: {got}");
+        if status == 431 {
+            let error: serde_json::Value = serde_json::from_str(&all[0].1).unwrap();
+            assert_eq!(error["error"]["code"], "head_too_large");
+            assert!(got.contains("limits.header_bytes") && got.contains("8192"), "{got}");
+        }
+    }
+    let fields = |n: usize| head(&"x: 1\r\n".repeat(n)).replace("POST", "GET");
+    let got = raw(&gateway.url, fields(200).as_bytes()).await;
+    assert_eq!(answers(&got)[0].0, 431);
+    assert!(answers(&got)[0].1.contains("at most 128 header fields"), "{got}");
+}
+
+#[tokio::test]
+async fn requests_one_behind_the_other_are_all_answered_however_they_are_cut() {
+    let (_world, local, gateway) = setup().await;
+    let good = chat("small", "hello");
+    let long = good.len();
+    let framed = head(&format!("content-length: {long}\r\n")) + &good;
+    let (a, b) = good.split_at(long / 2);
+    let chunked = head("transfer-encoding: Chunked\r\n")
+        + &format!("{:X};x=y\r\n{a}\r\n{:x}\r\n{b}\r\n0\r\nt: u\r\n\r\n", a.len(), b.len());
+    let last = "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let all = [&framed, &chunked, "\r\n", &chunked, &framed, last].concat();
+    let mut rng = Rng::new(23);
+    for round in 1..=30 {
+        let url = gateway.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(url).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let bytes = all.clone().into_bytes();
+        let mut cuts: Vec<usize> =
+            (0..round).map(|_| rng.below(bytes.len() as u64) as usize).collect();
+        cuts.sort_unstable();
+        cuts.push(bytes.len());
+        let writing = tokio::spawn(async move {
+            let mut from = 0;
+            for cut in cuts {
+                write.write_all(&bytes[from..cut]).await.unwrap();
+                from = cut;
+                tokio::task::yield_now().await;
+            }
+            write
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        let got = String::from_utf8(got).unwrap();
+        let statuses: Vec<u16> = answers(&got).iter().map(|(status, _)| *status).collect();
+        assert_eq!(statuses, [200; 5], "{got}");
+        drop(writing.await.unwrap());
+        assert_eq!(local.count(), 4 * round as usize);
+    }
+    assert!(
+        local
+            .seen()
+            .iter()
+            .all(|seen| seen.body == good.replace("\"small\"", "\"tiny.gguf\"").as_bytes())
+    );
+}

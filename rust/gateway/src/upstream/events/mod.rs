@@ -3,6 +3,8 @@
 //! In: bytes of a stream as they come. Out: the same bytes, cut at ends of events, and what the events
 //! were: whether there was content, an error, the end, token counts.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -60,6 +62,7 @@ pub struct Part {
 
 /// Cuts a stream at ends of events.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // facts of a stream, each by itself
 pub struct Events {
     rest: BytesMut,
     /// The last counts seen.
@@ -73,13 +76,27 @@ pub struct Events {
     pub failed: bool,
     /// The last number of a Responses event; none in a stream of chunks.
     pub sequence: Option<u64>,
+    /// Whether bytes have come: a byte order mark stands before all others.
+    started: bool,
+    /// Whether nothing in it can be read, as it is compressed: its bytes pass, and only its
+    /// connection's end is known.
+    pub opaque: bool,
 }
 
 impl Events {
+    /// Of a stream that is compressed, or not.
+    pub fn new(opaque: bool) -> Self {
+        Self { opaque, ..Self::default() }
+    }
+
     /// Take bytes; give those of events that are complete.
     ///
     /// `Err` where an event grows beyond any bound.
     pub fn push(&mut self, bytes: Bytes) -> Result<Option<Part>, ()> {
+        if self.opaque {
+            let event = if bytes.is_empty() { Event::Empty } else { Event::Content };
+            return Ok(Some(Part { bytes, event }));
+        }
         let whole = if self.rest.is_empty() && end_of_events(&bytes, 0) == Some(bytes.len()) {
             bytes // the usual case: one write, one or more whole events
         } else {
@@ -104,32 +121,59 @@ impl Events {
         self.rest.split().freeze()
     }
 
-    /// Of the rest, when the stream has ended, what may be passed on: an end without its empty line.
-    /// Anything else is the beginning of an event.
+    /// Of the rest, when the stream has ended, what may be passed on: an event without its empty line.
+    /// Anything else is the beginning of one.
     pub fn end(&mut self) -> Bytes {
         let rest = self.rest();
-        let before = (self.announced, self.finished);
-        let _ = self.look(&rest);
-        let told = before != (self.announced, self.finished);
-        if told || rest.iter().all(u8::is_ascii_whitespace) { rest } else { Bytes::new() }
+        if self.opaque {
+            self.announced = true;
+            return rest;
+        }
+        if self.look(&rest) == Event::Garbage { Bytes::new() } else { rest }
     }
 
     fn look(&mut self, bytes: &[u8]) -> Event {
         let mut first = Event::Empty;
-        for line in bytes.split(|byte| *byte == b'\n') {
-            let line = std::str::from_utf8(line).unwrap_or("no text");
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            let Some(data) = line.strip_prefix("data:") else {
-                let known = ["event:", "id:", "retry:", ":"].iter().any(|p| line.starts_with(p));
-                if !known && !line.is_empty() && first == Event::Empty {
-                    first = Event::Garbage;
-                }
-                continue;
-            };
-            let event = self.event(data.trim());
-            self.failed |= event == Event::Error;
+        let mut note = |event: Event| {
             if first == Event::Empty {
                 first = event;
+            }
+        };
+        let bom = if self.started { None } else { bytes.strip_prefix(b"\xef\xbb\xbf") };
+        self.started |= !bytes.is_empty();
+        let (mut data, mut names_error) = (None::<Cow<str>>, false);
+        // The end of the bytes ends an event, as an empty line does.
+        for line in lines(bom.unwrap_or(bytes)).chain([&b""[..]]) {
+            if line.is_empty() {
+                if let Some(data) = data.take() {
+                    let mut event = self.event(data.trim());
+                    // An error of words; one of JSON says so itself.
+                    if names_error && event == Event::Garbage && !data.trim().starts_with('{') {
+                        event = Event::Error;
+                    }
+                    self.failed |= event == Event::Error;
+                    note(event);
+                }
+                names_error = false;
+                continue;
+            }
+            let Ok(line) = std::str::from_utf8(line) else {
+                note(Event::Garbage);
+                continue;
+            };
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match name {
+                "data" => {
+                    data = Some(match data {
+                        None => Cow::Borrowed(value),
+                        Some(before) => Cow::Owned(format!("{before}\n{value}")),
+                    });
+                }
+                "event" => names_error = value.trim() == "error",
+                // A comment, or a field that readers pass over.
+                _ if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) => {}
+                _ => note(Event::Garbage),
             }
         }
         first
@@ -238,9 +282,25 @@ impl Choice {
 fn end_of_events(bytes: &[u8], from: usize) -> Option<usize> {
     let ends = |at: usize| {
         let seen = &bytes[..at];
-        at >= from && (seen.ends_with(b"\n\n") || seen.ends_with(b"\n\r\n"))
+        let empty_line = [&b"\n\n"[..], b"\n\r\n", b"\r\r"].iter().any(|end| seen.ends_with(end));
+        at >= from && empty_line
     };
     (from..=bytes.len()).rev().find(|at| ends(*at))
+}
+
+/// Lines, ended by CR LF, LF or CR, as the format allows them all.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        let Some(at) = bytes.iter().position(|b| matches!(b, b'\r' | b'\n')) else {
+            rest = None;
+            return Some(bytes);
+        };
+        let (line, end) = bytes.split_at(at);
+        rest = Some(end.strip_prefix(b"\r\n").unwrap_or(&end[1..]));
+        Some(line)
+    })
 }
 
 /// What an answer in one piece is.
@@ -276,148 +336,4 @@ fn usable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Usage>, D::Error>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROLE: &str =
-        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
-    const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"é\"}}]}\r\n\r\n";
-    const CALL: &str = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{}]}}]}\n\n";
-    const ERROR: &str = "event: error\ndata: {\"error\":{\"message\":\"out of memory\"}}\n\n";
-    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7,\"x\":1}}\n\n";
-    const DONE: &str = "data: [DONE]\n\n";
-
-    fn one(text: &str) -> Event {
-        Events::default().push(Bytes::copy_from_slice(text.as_bytes())).unwrap().unwrap().event
-    }
-
-    #[test]
-    fn events_are_told_apart() {
-        for (text, event) in [
-            (ROLE, Event::Empty),
-            (": ping\n\n", Event::Empty),
-            (WORD, Event::Content),
-            (CALL, Event::Content),
-            ("data: {\"choices\":[{\"text\":\"a\"}]}\n\n", Event::Content),
-            ("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", Event::Content),
-            (ERROR, Event::Error),
-            (USAGE, Event::Empty),
-            (DONE, Event::Done),
-            ("data: <html>\n\n", Event::Garbage),
-            ("<html>\n\n", Event::Garbage),
-            ("data: [1]\n\n", Event::Garbage),
-        ] {
-            assert_eq!(one(text), event, "{text}");
-        }
-        assert_eq!(one(&format!("{ROLE}{ERROR}{WORD}")), Event::Error);
-        assert_eq!(
-            Events::default().push(Bytes::from_static(b"\xff\n\n")).unwrap().unwrap().event,
-            Event::Garbage
-        );
-    }
-
-    #[test]
-    fn events_of_a_responses_stream_say_their_type() {
-        let typed = |kind: &str, more: &str| {
-            format!("event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":3{more}}}\n\n")
-        };
-        for (kind, more, event) in [
-            ("response.created", ",\"response\":{\"error\":null}", Event::Empty),
-            ("response.in_progress", "", Event::Empty),
-            ("response.output_item.added", ",\"item\":{}", Event::Empty),
-            ("response.output_text.delta", ",\"delta\":\"\"", Event::Empty),
-            ("response.output_text.delta", ",\"delta\":\"hi\"", Event::Content),
-            ("response.function_call_arguments.delta", ",\"delta\":\"{\"", Event::Content),
-            ("response.reasoning_summary_text.delta", ",\"delta\":\"so\"", Event::Content),
-            ("response.output_text.done", ",\"text\":\"\"", Event::Content),
-            ("response.of_a_later_version", "", Event::Content),
-            ("response.failed", ",\"response\":{\"error\":{}}", Event::Error),
-            ("error", ",\"message\":\"x\"", Event::Error),
-            ("thread.created", "", Event::Garbage),
-        ] {
-            assert_eq!(one(&typed(kind, more)), event, "{kind} {more}");
-        }
-        let mut events = Events::default();
-        let usage = ",\"response\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":7}}";
-        let part = events.push(typed("response.completed", usage).into()).unwrap().unwrap();
-        assert_eq!((part.event, events.done(), events.sequence), (Event::Done, true, Some(3)));
-        let usage = events.usage.unwrap();
-        assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
-    }
-
-    #[test]
-    fn wherever_the_stream_is_cut_the_same_bytes_come_out_in_whole_events() {
-        let stream = [ROLE, WORD, ": ping\n\n", CALL, USAGE, DONE].concat();
-        for size in 1..stream.len() {
-            let mut events = Events::default();
-            let mut out = Vec::new();
-            for piece in stream.as_bytes().chunks(size) {
-                if let Some(part) = events.push(Bytes::copy_from_slice(piece)).unwrap() {
-                    assert!(part.bytes.ends_with(b"\n\n") || part.bytes.ends_with(b"\n\r\n"));
-                    out.extend_from_slice(&part.bytes);
-                }
-            }
-            assert_eq!(events.rest(), "", "{size}");
-            assert_eq!(out, stream.as_bytes(), "{size}");
-            assert!(events.done());
-            let usage = events.usage.unwrap();
-            assert_eq!((usage.input(), usage.output()), (Some(5), Some(7)));
-        }
-    }
-
-    fn choice(index: u8, reason: &str) -> String {
-        format!("data: {{\"choices\":[{{\"index\":{index},\"finish_reason\":{reason}}}]}}\n\n")
-    }
-
-    #[test]
-    fn an_end_is_announced_and_half_an_event_is_not_passed_on() {
-        for (stream, done, rest) in [
-            ([WORD, "data: [DONE]"].concat(), true, "data: [DONE]"),
-            ([WORD, "data: {\"id"].concat(), false, ""),
-            ([WORD, "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n"].concat(), true, ""),
-            (WORD.into(), false, ""),
-            (format!("{}{}", choice(0, "null"), choice(1, "\"stop\"")), false, ""),
-            (format!("{}{}", choice(1, "\"length\""), choice(0, "\"stop\"")), true, ""),
-        ] {
-            let mut events = Events::default();
-            let _ = events.push(Bytes::from(stream.clone())).unwrap();
-            assert_eq!(events.end(), rest, "{stream}");
-            assert_eq!(events.done(), done, "{stream}");
-        }
-    }
-
-    #[test]
-    fn an_event_without_end_is_given_up() {
-        let mut events = Events::default();
-        let piece = Bytes::from(vec![b'x'; 1 << 16]);
-        let pieces = (0..100).find(|_| events.push(piece.clone()).is_err()).unwrap();
-        assert_eq!(pieces, MAX_EVENT / piece.len());
-    }
-
-    #[test]
-    fn answers_in_one_piece_are_told_apart() {
-        let event = |body: &str| look_at_whole(body.as_bytes()).0;
-        assert_eq!(event("{\"choices\":[{}],\"error\":null}"), Event::Content);
-        assert_eq!(event("{\"output\":[]}"), Event::Content);
-        for none in [
-            "\"choices\":[]",
-            "\"error\":null",
-            "\"detail\":\"oom\"",
-            "\"object\":\"error\",\"choices\":[{}]",
-        ] {
-            assert_eq!(event(&format!("{{{none}}}")), Event::Error, "{none}");
-        }
-        for odd in ["3.0", "-1", "\"3\"", "1e300"] {
-            let body = format!("{{\"choices\":[{{}}],\"usage\":{{\"prompt_tokens\":{odd}}}}}");
-            assert_eq!(look_at_whole(body.as_bytes()), (Event::Content, None), "{odd}");
-        }
-        assert_eq!(event("{\"error\":{\"message\":\"x\"}}"), Event::Error);
-        assert_eq!(event("{\"error\":\"x\"}"), Event::Error);
-        for garbage in ["", "[]", "<html>", "{\"choices\":"] {
-            assert_eq!(event(garbage), Event::Garbage, "{garbage}");
-        }
-        let counted = USAGE.replace("[]", "[{}]");
-        let (_, usage) = look_at_whole(counted.trim_start_matches("data:").trim().as_bytes());
-        assert_eq!(usage.unwrap().output(), Some(7));
-    }
-}
+mod tests;
