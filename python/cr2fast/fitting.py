@@ -116,13 +116,13 @@ class FitOptions:
         Length of the features' part of a row, as a multiple of the embedding's; 0 for the one of
         0.5, 1, 1.5 and 2 that cross-validation on the training split finds best; only with
         ``features``. Default 0.0.
+    film : bool
+        Whether the cost weight scales the gate's hidden units as well as shifting them (FiLM,
+        equations 49-55). Default True.
     link_features : bool
         Whether the gate also sees the link: logarithms of round trip and rates, standardised over
         training's link states. Only with a cost table whose link varies. Where the state is not
         given with a query, the mean of training's links stands for it. Default False.
-    film : bool
-        Whether the cost weight scales the gate's hidden units as well as shifting them (FiLM,
-        equations 49-55). Default True.
 
     Raises
     ------

@@ -386,6 +386,8 @@ def test_every_option_is_described_with_its_defaults(small):
     )
     assert [name for name, _ in said] == [f.name for f in fields(cr2fast.FitOptions)]
     given = {"recipe", "seed", "lam_low", "lam_high", "lengths"}
+    for config in (ours, papers):  # Not in the record of a gate that does not see the link.
+        assert config.setdefault("link_features", False) is False
     assert {name for name, _ in said} == ours.keys() - given
     for name, text in said:
         found = re.search(r"Default\s+([\w.]+?)(?:\s+\(([\w.]+)\))?\.\s*$", text)
