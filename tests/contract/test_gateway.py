@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ import pytest
 import cr2fast
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.messages import text_of
+from testing.gateways import BINARY, running
 
 ROOT = Path(__file__).parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
 LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.1)
 D = 24
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -99,30 +97,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     )
     with running(folder) as (process, connection):
         yield Running(folder, router, encoder, process, connection)
-
-
-@contextmanager
-def running(
-    folder: Path,
-) -> Iterator[tuple[subprocess.Popen[str], http.client.HTTPConnection]]:
-    """The gateway of a folder's device.toml, and a connection to it."""
-    process = subprocess.Popen(
-        [BINARY, "device", folder / "device.toml"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"},
-    )
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert "device on http://" in line, line
-    connection = http.client.HTTPConnection(line.split("http://")[1].split(",")[0])
-    try:
-        yield process, connection
-    finally:
-        connection.close()
-        process.terminate()
-        process.wait()
-        process.stderr.close()
 
 
 def words(rng: random.Random) -> str:

@@ -138,6 +138,7 @@ fn words(failure: &Failure) -> String {
         Failure::Status(status) => format!("status {}", status.as_u16()),
         Failure::ErrorInside => "an error under status 200".into(),
         Failure::Garbage => "bytes that are no completion".into(),
+        Failure::OtherEncoder => "the vectors of another encoder".into(),
         Failure::TooLarge => "an answer larger than limits.answer_bytes".into(),
     }
 }

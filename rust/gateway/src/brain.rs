@@ -10,16 +10,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use cr2fast_core::{
-    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, Features, LinkState, Query,
-    Router, Rule, Selection, StaticEncoder, TwoStage, row_of_text,
+    Budget, Choice, Decision, DeviceRouter, EdgeSelector, Error, LinkState, Query, Router, Rule,
+    Selection, StaticEncoder, TwoStage,
 };
 use sha2::{Digest, Sha256};
 
 use crate::ask::Texts;
-use crate::config::{Config, ConfigError, Lined};
+use crate::config::{Config, ConfigError, EncoderConfig, Lined};
+use crate::encoding::{Encoded, Encoder, ask, bounded, encode, encoder_hash, endpoint};
+use crate::endpoint::Endpoint;
 use crate::link::Measured;
 use crate::promise::Kept;
 use crate::refusal::Refusal;
+use crate::tls::Trust;
 
 /// Largest file read: as the core's own bound on artifacts is finer, this one only stops a mix-up.
 const MAX_FILE: u64 = 1 << 31;
@@ -79,20 +82,13 @@ pub struct Estimate {
     pub usd: Option<f64>,
 }
 
-/// What a text comes to.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// What networks read: e(x), and the router's features; none where there is no text to decide by.
-    pub embedding: Option<Vec<f32>>,
-    /// L_in by the encoder's tokenizer: an estimate of what models count.
-    pub input_tokens: u64,
-}
-
 /// A router and its encoder.
 #[derive(Debug)]
 pub struct Brain {
     router: Router,
-    encoder: Arc<StaticEncoder>,
+    encoder: Encoder,
+    /// What device and edge compare of their encoders.
+    encoder_hash: String,
     /// SHA-256 of the router's file.
     hash: String,
     default: (f64, f64),
@@ -107,7 +103,7 @@ pub struct Brain {
 
 impl Brain {
     /// Load and check what a configuration names.
-    pub fn load(config: &Config) -> Result<Self, ConfigError> {
+    pub fn load(config: &Config, trust: &Trust) -> Result<Self, ConfigError> {
         let wrong = |line: usize, message: String| ConfigError {
             path: config.path.clone(),
             line: Some(line),
@@ -133,19 +129,25 @@ impl Brain {
             move |e: Error| wrong(line, format!("{key}: {}", bounded(&e)))
         };
         let router = Router::from_bytes(&bytes).map_err(core(files.path.line, "router.path"))?;
-        let encoder = StaticEncoder::from_bytes(&read(&files.encoder, "router.encoder")?)
-            .map_err(core(files.encoder.line, "router.encoder"))?;
-        router
-            .encoder()
-            .check(encoder.info())
-            .map_err(core(files.encoder.line, "router.encoder"))?;
-        let same_width = router.embedding_dim() == encoder.dim();
-        if !same_width {
-            let (expected, got) = (router.embedding_dim(), encoder.dim());
-            let words =
-                format!("router.encoder: expected embeddings of width {expected}, got {got}");
-            return Err(wrong(files.encoder.line, words));
-        }
+        let encoder = match &files.encoder {
+            EncoderConfig::File(file) => {
+                let encoder = StaticEncoder::from_bytes(&read(file, "router.encoder")?)
+                    .map_err(core(file.line, "router.encoder"))?;
+                let checked = router.encoder().check(encoder.info());
+                checked.map_err(core(file.line, "router.encoder"))?;
+                let (expected, got) = (router.embedding_dim(), encoder.dim());
+                if expected != got {
+                    let words = format!(
+                        "router.encoder: expected embeddings of width {expected}, got {got}"
+                    );
+                    return Err(wrong(file.line, words));
+                }
+                Encoder::Table(Arc::new(encoder))
+            }
+            EncoderConfig::Endpoint(file) => {
+                Encoder::Endpoint(Arc::new(endpoint(config, file, &router, trust)?))
+            }
+        };
         if let Some(columns) = router.features().map(|f| f.columns()).filter(|c| !c.is_empty()) {
             let words = format!(
                 "router.path: expected a router that looks at texts, got one that also looks at \
@@ -167,8 +169,9 @@ impl Brain {
             router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
         let rule = rule::rule(config, &router, &wrong)?;
         let brain = Self {
+            encoder_hash: encoder_hash(&router, &encoder),
             router,
-            encoder: Arc::new(encoder),
+            encoder,
             hash,
             default: (lam, alpha),
             typical,
@@ -187,9 +190,17 @@ impl Brain {
         &self.hash
     }
 
-    /// SHA-256 of the encoder's file.
+    /// What device and edge compare.
     pub fn encoder_hash(&self) -> &str {
-        &self.encoder.info().sha256
+        &self.encoder_hash
+    }
+
+    /// The server that embeds, where one does.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match &self.encoder {
+            Encoder::Table(_) => None,
+            Encoder::Endpoint(endpoint) => Some(endpoint),
+        }
     }
 
     /// Model names, the device's first.
@@ -219,11 +230,15 @@ impl Brain {
 
     /// Count what a request holds, and embed it where no embedding came with it.
     pub async fn encode(&self, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
+        let features = self.router.features().map(AsRef::as_ref);
+        let table = match &self.encoder {
+            Encoder::Endpoint(endpoint) => return ask(endpoint, features, texts, embed).await,
+            Encoder::Table(table) => table,
+        };
         if texts.len() <= LONG_TEXT {
-            let features = self.router.features().map(AsRef::as_ref);
-            return encode(&self.encoder, features, texts, embed);
+            return encode(table, features, texts, embed);
         }
-        let (encoder, texts) = (Arc::clone(&self.encoder), texts.clone());
+        let (encoder, texts) = (Arc::clone(table), texts.clone());
         let features = self.router.features().cloned();
         let done = tokio::task::spawn_blocking(move || {
             encode(&encoder, features.as_deref(), &texts, embed)
@@ -327,26 +342,6 @@ impl Brain {
     }
 }
 
-fn encode(
-    encoder: &StaticEncoder,
-    features: Option<&Features>,
-    texts: &Texts,
-    embed: bool,
-) -> Result<Encoded, Refusal> {
-    let count = |text: &String| encoder.count_tokens(text) as u64;
-    let Some(text) = texts.routable().filter(|_| embed) else {
-        return Ok(Encoded { embedding: None, input_tokens: texts.all.iter().map(count).sum() });
-    };
-    let bad = |e: Error| Refusal::bad("text", bounded(&e));
-    let (row, tokens) = encoder.encode_counted(text).map_err(bad)?;
-    let embedding = Some(row_of_text(features, row, text).map_err(bad)?);
-    // The embedded text is one of all: its tokens are counted already.
-    let at = texts.all.iter().rposition(|one| one == text);
-    let others = texts.all.iter().enumerate().filter(|(i, _)| Some(*i) != at);
-    let others: u64 = others.map(|(_, text)| count(text)).sum();
-    Ok(Encoded { embedding, input_tokens: others + at.map_or(0, |_| tokens as u64) })
-}
-
 /// From the map, or made and kept; keys are points of the grid, so the map is bounded by it.
 fn cached<K: std::hash::Hash + Eq, V>(
     map: &RwLock<HashMap<K, Arc<V>>>,
@@ -384,9 +379,4 @@ fn refused(e: &Error) -> Refusal {
 
 fn internal(words: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", words)
-}
-
-/// A core error's words, cut.
-fn bounded(e: &Error) -> String {
-    e.to_string().chars().take(400).collect()
 }

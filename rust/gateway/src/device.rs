@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cr2fast_core::{Decision, LinkState};
+use hyper::Response;
 use hyper::header::HeaderMap;
-use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::answer::{nobody, respond};
@@ -21,7 +21,7 @@ use crate::config::{Config, ModelConfig, NotText, ShadowConfig};
 use crate::job::Job;
 use crate::link::{Exchange, Link, Measured};
 use crate::log::LinkRecord;
-use crate::refusal::{REFUSAL, Refusal};
+use crate::refusal::{REFUSAL, Refusal, no_bound, unknown_model};
 use crate::relay::Out;
 use crate::shadow::{Shadow, Shadowed, Shadows};
 use crate::tls::Trust;
@@ -60,6 +60,8 @@ struct Plan {
     input_tokens: u64,
     measured: Measured,
     state: LinkState,
+    /// Why the encoder's endpoint gave no embedding.
+    failure: Option<Failure>,
 }
 
 impl Plan {
@@ -153,6 +155,9 @@ impl Device {
     ) -> Result<Response<Out>, Refusal> {
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
+        if let Some(failure) = &plan.failure {
+            trace.failed("encoder", failure);
+        }
         trace.record.margin = plan.decision.map(|d| d.margin);
         trace.record.threshold = plan.decision.map(|d| d.threshold);
         trace.record.p_value = plan.decision.and_then(|d| d.p_value);
@@ -226,6 +231,7 @@ impl Device {
             input_tokens,
             measured,
             state: job.brain.link(measured),
+            failure: encoded.failure.clone(),
         };
         if let Target::Model(name) = &job.ask.target {
             return match job.brain.models().iter().position(|m| m == name) {
@@ -235,18 +241,25 @@ impl Device {
             };
         }
         let within = job.wish.budget();
+        let tokens = input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
+        let too_long = self.context_tokens.is_some_and(|most| tokens > most);
         if encoded.embedding.is_none() {
+            let failed = encoded.failure.is_some();
             if !within.is_none() {
-                return Err(no_bound());
+                return Err(no_bound(failed));
+            }
+            if failed && too_long {
+                return Ok(only(Place::Edge, Why::TooLong));
             }
             let place = match self.not_text {
                 NotText::Edge => Place::Edge,
                 NotText::Device => Place::Device,
             };
-            return Ok(only(place, Why::NotText));
+            // There is text, so that either place can give what is asked.
+            let why = if failed { Why::NoEmbedding } else { Why::NotText };
+            return Ok(Plan { both: failed, ..only(place, why) });
         }
-        let tokens = input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
-        if self.context_tokens.is_some_and(|most| tokens > most) {
+        if too_long {
             return Ok(only(Place::Edge, Why::TooLong));
         }
         let plan = only(Place::Edge, Why::Deferred);
@@ -303,6 +316,7 @@ impl Device {
             why,
             encoder: job.brain.encoder_hash().into(),
             embedding: plan.embedding.clone(),
+            input_tokens: job.brain.endpoint().map(|_| plan.input_tokens),
             link: self.link.now(),
         };
         deferral.write(&mut headers);
@@ -386,18 +400,4 @@ fn model_of(answer: &Answer, job: &Job) -> String {
     };
     let said = said.filter(|name| job.brain.models().iter().any(|m| m == name));
     said.or(asked).unwrap_or("unknown").into()
-}
-
-/// The 422 of limits on a request whose cost nobody can tell.
-pub fn no_bound() -> Refusal {
-    let words = "budget: expected text in the last user turn and no other media, which a cost is known for, got another request; leave the limits out";
-    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "budget", words)
-}
-
-/// The 404 that names the models.
-pub fn unknown_model<S: AsRef<str>>(name: &str, known: &[S]) -> Refusal {
-    let name: String = name.chars().take(80).collect();
-    let known: Vec<&str> = known.iter().take(20).map(AsRef::as_ref).collect();
-    let words = format!("model: expected \"cr2fast\" or one of {known:?}, got {name:?}");
-    Refusal::new(StatusCode::NOT_FOUND, "model_not_found", words)
 }

@@ -18,14 +18,13 @@ use crate::answer::{nobody, respond};
 use crate::ask::Target;
 use crate::brain::{Call, Estimate};
 use crate::config::{Config, ModelConfig};
-use crate::device::{no_bound, unknown_model};
 use crate::job::Job;
 use crate::link::Measured;
 use crate::log::LinkRecord;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, no_bound, unknown_model};
 use crate::tls::Trust;
 use crate::trace::{Label, Trace};
-use crate::upstream::{Content, HealthSettings, Question, Upstream, watch};
+use crate::upstream::{Content, Failure, HealthSettings, Question, Upstream, watch};
 use crate::wire::{Place, Why};
 
 /// One model of the file.
@@ -56,6 +55,8 @@ struct Plan {
     input_tokens: u64,
     measured: Measured,
     state: LinkState,
+    /// Why the encoder's endpoint gave no embedding.
+    failure: Option<Failure>,
 }
 
 /// Whom to ask next.
@@ -189,6 +190,9 @@ impl Edge {
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.record.why = Some(plan.why.word());
+        if let Some(failure) = &plan.failure {
+            trace.failed("encoder", failure);
+        }
         if log_embedding {
             trace.record.embedding.clone_from(&plan.embedding);
         }
@@ -251,9 +255,11 @@ impl Edge {
             only,
             why,
             embedding,
-            input_tokens: encoded.input_tokens,
+            // With an endpoint, whoever embedded has counted.
+            input_tokens: sent.and_then(|d| d.input_tokens).unwrap_or(encoded.input_tokens),
             measured,
             state: job.brain.link(measured),
+            failure: encoded.failure.clone(),
         };
         if let Target::Model(name) = &job.ask.target {
             let at = self.models.iter().position(|m| m.upstream.name() == name);
@@ -262,15 +268,17 @@ impl Edge {
             return Ok(plan(Some(k), Why::Direct, None));
         }
         let why = sent.map_or(Why::Deferred, |d| d.why);
-        let Some(embedding) = given.or(encoded.embedding) else {
+        let Some(embedding) = given.or(encoded.embedding.clone()) else {
+            let failed = encoded.failure.is_some();
             if !job.wish.budget().is_none() {
-                return Err(no_bound());
+                return Err(no_bound(failed));
             }
             let k = self.not_text.ok_or_else(|| {
                 let words = "body: expected text in the last user turn and no other media, got a request that text does not decide; name a model, or set not_text in the edge's configuration";
                 Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_text", words)
             })?;
-            return Ok(plan(Some(k), Why::NotText, None));
+            let why = if failed { Why::NoEmbedding } else { Why::NotText };
+            return Ok(plan(Some(k), why, None));
         };
         if embedding.len() != job.brain.dim() || embedding.iter().any(|x| !x.is_finite()) {
             let words = format!(

@@ -14,6 +14,8 @@ mod brain;
 mod config;
 mod device;
 mod edge;
+mod encoding;
+mod endpoint;
 #[cfg(any(test, feature = "internals"))]
 mod hostile;
 mod job;

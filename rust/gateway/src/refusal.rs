@@ -48,6 +48,25 @@ impl Refusal {
     }
 }
 
+/// The 422 of limits on a request whose cost nobody can tell.
+pub fn no_bound(no_embedding: bool) -> Refusal {
+    if no_embedding {
+        let words = "budget: expected an embedding of the text, by which costs are known, got none of the encoder's endpoint; retry later, or leave the limits out";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Refusal::new(status, "no_embedding", words).retry_after(1.0);
+    }
+    let words = "budget: expected text in the last user turn and no other media, which a cost is known for, got another request; leave the limits out";
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "budget", words)
+}
+
+/// The 404 that names the models.
+pub fn unknown_model<S: AsRef<str>>(name: &str, known: &[S]) -> Refusal {
+    let name: String = name.chars().take(80).collect();
+    let known: Vec<&str> = known.iter().take(20).map(AsRef::as_ref).collect();
+    let words = format!("model: expected \"cr2fast\" or one of {known:?}, got {name:?}");
+    Refusal::new(StatusCode::NOT_FOUND, "model_not_found", words)
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let kind =

@@ -11,11 +11,12 @@ use crate::tls::{self, Trust, Wrong};
 pub fn trust(config: &Config) -> Result<Trust, ConfigError> {
     let ca = config.tls.ca.as_ref();
     let https = |base: &str| base.starts_with("https:");
+    let encoder = config.router.encoder.endpoint().is_some_and(|e| https(&e.address.base));
     let system = match &config.role {
         RoleConfig::Device { local, edge, .. } => https(&local.address.base) || https(&edge.0.base),
         RoleConfig::Edge { models, .. } => models.iter().any(|m| https(&m.address.base)),
     };
-    Trust::load(ca.map(|ca| ca.value.as_path()), system)
+    Trust::load(ca.map(|ca| ca.value.as_path()), system || encoder)
         .map_err(|words| wrong(config, ca.map(|ca| ca.line), "ca", &words))
 }
 

@@ -28,7 +28,7 @@ type Routes = Vec<(&'static str, MethodRouter<Arc<App>>)>;
 
 /// What anybody may ask: whether the gateway lives.
 fn open() -> Routes {
-    let ready = |State(app): State<Arc<App>>| async move { app.ready() };
+    let ready = |State(app): State<Arc<App>>| async move { app.ready().await };
     vec![
         ("/healthz", get(|| async { "ok\n" })),
         ("/readyz", get(ready)),

@@ -28,6 +28,7 @@ use crate::brain::Brain;
 use crate::config::{Access, Config, ConfigError, Limits, RoleConfig};
 use crate::device::Device;
 use crate::edge::Edge;
+use crate::endpoint::Proof;
 use crate::log::{Log, LogFile};
 use crate::metrics::Metrics;
 use crate::promise::Promise;
@@ -35,7 +36,7 @@ use crate::refusal::Refusal;
 use crate::shadow::Shadowed;
 use crate::stop::Stop;
 use crate::trace::{STOPPED, Trace};
-use crate::upstream::{Address, Upstream};
+use crate::upstream::{Address, Failure, Upstream};
 use crate::wire;
 
 pub use front::router;
@@ -76,7 +77,8 @@ pub struct App {
 impl App {
     /// From a configuration; loads the router, opens the log.
     pub fn new(config: &Config) -> Result<Arc<Self>, ConfigError> {
-        let mut brain = Brain::load(config)?;
+        let trust = certificates::trust(config)?;
+        let mut brain = Brain::load(config, &trust)?;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(config.log.as_ref(), metrics.log_dropped.clone())
             .map_err(|e| no_log(config, &e))?;
@@ -85,7 +87,6 @@ impl App {
         if let Some(promise) = &promise {
             brain.watched_by(promise.kept());
         }
-        let trust = certificates::trust(config)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => Role::Device(Box::new(
                 Device::new(config, local, edge, (*not_text, *shadow), &brain, &trust),
@@ -114,8 +115,7 @@ impl App {
     /// What a configuration would do, in words; loads the router, starts nothing. What would keep
     /// [`App::new`] or the listener from starting is the same error here.
     pub fn describe(config: &Config) -> Result<String, ConfigError> {
-        let brain = Brain::load(config)?;
-        certificates::trust(config)?;
+        let brain = Brain::load(config, &certificates::trust(config)?)?;
         if let Some(log) = &config.log {
             LogFile::check(&log.path.value).map_err(|e| no_log(config, &e))?;
         }
@@ -127,6 +127,16 @@ impl App {
             format!("listens on {scheme}://{}", config.listen.value),
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
         ];
+        if let Some(endpoint) = brain.endpoint() {
+            let (n, place) = (endpoint.n_probes(), endpoint.place());
+            lines.push(match endpoint.proof() {
+                Proof::Good(far, _) => {
+                    format!("embeds by {place}: its vectors of {n} probes are within {far:.1e}")
+                }
+                Proof::Bad(_, words, _) => format!("warning: embeds by {place}, but {words}"),
+                Proof::None => format!("embeds by {place}"),
+            });
+        }
         match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => {
                 let name = &brain.models()[0];
@@ -156,7 +166,8 @@ impl App {
             RoleConfig::Device { local, edge, .. } => vec![&local.address, &edge.0],
             RoleConfig::Edge { models, .. } => models.iter().map(|m| &m.address).collect(),
         };
-        let open = all.into_iter().filter(|a| a.token.is_some() && a.is_open());
+        let encoder = config.router.encoder.endpoint().map(|e| &e.address);
+        let open = all.into_iter().chain(encoder).filter(|a| a.token.is_some() && a.is_open());
         let words =
             |a: &Address| format!("the token for {} goes unencrypted to {}", a.name, a.base);
         open.map(words).collect()
@@ -248,11 +259,24 @@ impl App {
         }
     }
 
-    fn ready(&self) -> (StatusCode, &'static str) {
-        if self.upstreams().iter().any(|u| u.is_up()) {
-            return (StatusCode::OK, "ready\n");
+    /// An endpoint that is another encoder is a fault of whoever set it up; one that is down is none of
+    /// ours, and requests are answered without it.
+    async fn ready(&self) -> (StatusCode, String) {
+        if !self.upstreams().iter().any(|u| u.is_up()) {
+            return (StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n".into());
         }
-        (StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n")
+        let brain = self.brain();
+        let Some(endpoint) = brain.endpoint() else { return (StatusCode::OK, "ready\n".into()) };
+        match endpoint.ready().await {
+            Proof::Good(..) => (StatusCode::OK, "ready\n".into()),
+            Proof::Bad(Failure::OtherEncoder, words, _) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {words}\n", endpoint.place()))
+            }
+            Proof::Bad(_, words, _) => {
+                (StatusCode::OK, format!("ready, without embeddings: {words}\n"))
+            }
+            Proof::None => (StatusCode::OK, "ready, without embeddings\n".into()),
+        }
     }
 
     fn scrape(&self) -> impl IntoResponse + use<> {

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{App, bearer_hash, certificates};
 use crate::brain::Brain;
 use crate::config::{Config, ConfigError};
+use crate::endpoint::Proof;
 use crate::refusal::Refusal;
 
 impl App {
@@ -32,9 +33,12 @@ impl App {
 
     fn load_again(&self) -> Result<String, ConfigError> {
         let config = Config::read(&self.path)?;
-        let mut new = Brain::load(&config)?;
+        let mut new = Brain::load(&config, &certificates::trust(&config)?)?;
         let old = self.brain();
         let wrong = |message| ConfigError { path: self.path.clone(), line: None, message };
+        if let Some(Proof::Bad(_, words, _)) = new.endpoint().map(|e| e.proof()) {
+            return Err(wrong(format!("encoder.url: expected an endpoint that answers, {words}")));
+        }
         if new.models() != old.models() {
             let (expected, got) = (old.models(), new.models());
             return Err(wrong(format!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::Uri;
 use toml::Spanned;
 
+use super::encoder::EncoderConfig;
 use super::file::{
     AccessFile, BreakerFile, DeadlinesFile, DeviceFile, EdgeFile, LimitsFile, LogFile, ModelFile,
     RouterFile, RuleFile, ShadowFile,
@@ -89,11 +90,13 @@ impl Checker<'_> {
             servers: self
                 .shown("local.token_env", file.local.token_env.as_ref())?
                 .into_iter()
+                .chain(self.encoder_token(file.encoder.as_ref())?)
                 .collect(),
         };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
+        let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
         let promise = file.promise.map(|promise| self.promise(&promise)).transpose()?;
-        let config = self.config(&file.listen, &file.router, role, rest, &shown)?;
+        let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
         Ok(Config { promise, ..config })
     }
 
@@ -101,6 +104,7 @@ impl Checker<'_> {
         let deadlines = self.deadlines(&file.deadlines)?;
         let mut models: Vec<ModelConfig> = Vec::with_capacity(file.models.len());
         let mut shown = Shown::default();
+        shown.servers.extend(self.encoder_token(file.encoder.as_ref())?);
         for entry in file.models {
             shown.servers.extend(self.shown("models.token_env", entry.token_env.as_ref())?);
             let name = entry.name.get_ref();
@@ -134,7 +138,12 @@ impl Checker<'_> {
         let health = self.health(&file.health)?;
         let role = RoleConfig::Edge { models, fallback, inclusive, not_text, health };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
-        self.config(&file.listen, &file.router, role, rest, &shown)
+        let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
+        if let (None, Some(file)) = (not_text, &file.encoder) {
+            let expected = "not_text beside it, the model that takes requests while the endpoint gives no embedding";
+            return Err(self.wrong(&file.url, "encoder.url", expected, &"none"));
+        }
+        self.config(&file.listen, (&file.router, encoder), role, rest, &shown)
     }
 
     fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {
@@ -159,7 +168,7 @@ impl Checker<'_> {
     fn config(
         &self,
         listen: &Spanned<String>,
-        router: &RouterFile,
+        (router, encoder): (&RouterFile, EncoderConfig),
         role: RoleConfig,
         (limits, breaker, access, tls, log): Rest,
         shown: &Shown,
@@ -178,7 +187,7 @@ impl Checker<'_> {
             listen: Lined { value: address, line: self.line(listen) },
             router: RouterConfig {
                 path: self.near(&router.path),
-                encoder: self.near(&router.encoder),
+                encoder,
                 point: self.point(router)?,
             },
             role,
@@ -308,7 +317,7 @@ impl Checker<'_> {
 
     /// `http://host:port` of a URL with or without `/v1`. An error shows no more of the URL than its
     /// path: what follows may be a secret.
-    fn base(&self, key: &str, url: &Spanned<String>) -> Result<String> {
+    pub(super) fn base(&self, key: &str, url: &Spanned<String>) -> Result<String> {
         let text = url.get_ref().trim_end_matches('/');
         let base = text.strip_suffix("/v1").unwrap_or(text);
         let port = |after: &str| {

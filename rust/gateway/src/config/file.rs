@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::encoder::EncoderFile;
 use super::operations::{HealthFile, TlsFile};
 use super::promise::PromiseFile;
 
@@ -27,6 +28,8 @@ pub struct DeviceFile {
     pub listen: Spanned<String>,
     /// What decides.
     pub router: RouterFile,
+    /// The endpoint that embeds, in place of a static encoder.
+    pub encoder: Option<EncoderFile>,
     /// The local server.
     pub local: LocalFile,
     /// The edge gateway.
@@ -65,6 +68,8 @@ pub struct EdgeFile {
     pub listen: Spanned<String>,
     /// What decides.
     pub router: RouterFile,
+    /// The endpoint that embeds, in place of a static encoder.
+    pub encoder: Option<EncoderFile>,
     /// The larger models.
     pub models: Vec<ModelFile>,
     /// Which models a deferred request may go to.
@@ -102,8 +107,8 @@ pub struct EdgeFile {
 pub struct RouterFile {
     /// A calibrated `router.safetensors`.
     pub path: Spanned<PathBuf>,
-    /// The static encoder whose embeddings it was fitted on.
-    pub encoder: Spanned<PathBuf>,
+    /// The static encoder whose embeddings it was fitted on; none where `[encoder]` names an endpoint.
+    pub encoder: Option<Spanned<PathBuf>>,
     /// λ of requests that name none.
     pub lam: Option<Spanned<f64>>,
     /// α of requests that name none.

@@ -5,6 +5,7 @@
 //! are relative to the file's folder.
 
 mod check;
+mod encoder;
 mod file;
 mod operations;
 mod point;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
+pub use encoder::{EncoderConfig, EndpointConfig};
 pub use file::NotText;
 pub use operations::Tls;
 pub use point::PointConfig;
@@ -97,12 +99,12 @@ pub struct Lined<T> {
 }
 
 /// What decides.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct RouterConfig {
     /// `router.safetensors`.
     pub path: Lined<PathBuf>,
-    /// The static encoder.
-    pub encoder: Lined<PathBuf>,
+    /// What embeds texts.
+    pub encoder: EncoderConfig,
     /// λ and α by default.
     pub point: PointConfig,
 }

@@ -45,6 +45,27 @@ const MAX_HELD: usize = 1 << 16;
 /// is lost.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
+/// A client that keeps connections.
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// One that waits so long for a connection.
+pub fn http_client(connect: Duration, trust: &Trust) -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(connect));
+    connector.set_nodelay(true);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(trust.config())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .build(connector)
+}
+
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deadlines {
@@ -116,6 +137,8 @@ pub enum Failure {
     Garbage,
     /// More than the configured bytes.
     TooLarge,
+    /// The vectors of another encoder than the router's.
+    OtherEncoder,
 }
 
 impl Failure {
@@ -131,6 +154,7 @@ impl Failure {
             Self::ErrorInside => "error-inside",
             Self::Garbage => "garbage",
             Self::TooLarge => "too-large",
+            Self::OtherEncoder => "other-encoder",
         }
     }
 }
@@ -162,7 +186,7 @@ pub struct Upstream {
     address: Address,
     deadlines: Deadlines,
     max_answer: usize,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     /// Whether it is left alone.
     pub breaker: Arc<Breaker>,
     health: Health,
@@ -179,25 +203,11 @@ impl Upstream {
         breaker: BreakerSettings,
         trust: &Trust,
     ) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(deadlines.connect));
-        connector.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(trust.config())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .build(connector);
         Self {
             address,
             deadlines,
             max_answer,
-            client,
+            client: http_client(deadlines.connect, trust),
             breaker: Breaker::new(breaker),
             health: Health::default(),
             queue: Arc::default(),

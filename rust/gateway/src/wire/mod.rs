@@ -61,9 +61,10 @@ pub const EDGE_S: HeaderName = name("x-cr2fast-edge-s");
 const EMBEDDING: HeaderName = name("x-cr2fast-embedding");
 const ENCODER: HeaderName = name("x-cr2fast-encoder");
 const LINK: HeaderName = name("x-cr2fast-link");
+const INPUT_TOKENS: HeaderName = name("x-cr2fast-input-tokens");
 
 /// Headers that only a device gateway sends.
-const INTERNAL: [HeaderName; 6] = [SPEAKS, EMBEDDING, ENCODER, LINK, REQUEST_ID, WHY];
+const INTERNAL: [HeaderName; 7] = [SPEAKS, EMBEDDING, ENCODER, LINK, REQUEST_ID, WHY, INPUT_TOKENS];
 
 /// Why a request went where it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,10 +89,12 @@ pub enum Why {
     TooLong,
     /// No text to decide by, or more than text.
     NotText,
+    /// The encoder's endpoint gave no embedding.
+    NoEmbedding,
 }
 
 impl Why {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Accepted,
         Self::Deferred,
         Self::Budget,
@@ -102,6 +105,7 @@ impl Why {
         Self::Shadow,
         Self::TooLong,
         Self::NotText,
+        Self::NoEmbedding,
     ];
 
     /// The word in headers, log and metrics.
@@ -117,6 +121,7 @@ impl Why {
             Self::Shadow => "shadow",
             Self::TooLong => "too-long",
             Self::NotText => "not-text",
+            Self::NoEmbedding => "no-embedding",
         }
     }
 }
@@ -199,6 +204,8 @@ pub struct Deferral {
     pub encoder: String,
     /// e(x); none where there is no text.
     pub embedding: Option<Vec<f32>>,
+    /// L_in, where the device's endpoint counted it.
+    pub input_tokens: Option<u64>,
     /// The link as far as measured.
     pub link: Measured,
 }
@@ -284,6 +291,9 @@ impl Deferral {
             let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
             headers.insert(EMBEDDING, text(&BASE64.encode(bytes)));
         }
+        if let Some(n) = self.input_tokens {
+            headers.insert(INPUT_TOKENS, HeaderValue::from(n));
+        }
         let link = self.link.to_header();
         if !link.is_empty() {
             headers.insert(LINK, text(&link));
@@ -316,13 +326,16 @@ impl Deferral {
         let why = why.ok_or_else(|| bad(&WHY, "a reason of this version", word))?;
         let encoder = need(&ENCODER)?.to_string();
         let embedding = single(headers, &EMBEDDING)?.map(floats).transpose()?;
+        let input_tokens = single(headers, &INPUT_TOKENS)?
+            .map(|n| n.parse().map_err(|_| bad(&INPUT_TOKENS, "a number of tokens", n)))
+            .transpose()?;
         let link = match single(headers, &LINK)? {
             Some(value) => {
                 Measured::from_header(value).map_err(|expected| bad(&LINK, &expected, value))?
             }
             None => Measured::default(),
         };
-        Ok(Some(Self { id: id.into(), why, encoder, embedding, link }))
+        Ok(Some(Self { id: id.into(), why, encoder, embedding, input_tokens, link }))
     }
 }
 

@@ -8,6 +8,7 @@ fn deferral() -> Deferral {
         why: Why::Deferred,
         encoder: "ab".into(),
         embedding: Some(vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30]),
+        input_tokens: Some(12),
         link: Measured { rtt_s: Some(0.018), rate_ul_bps: None, rate_dl_bps: Some(4e7) },
     }
 }

@@ -1,0 +1,43 @@
+"""The built gateway as a process, for tests that hold it against Python."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
+TOKEN = "a-token-of-the-tests"
+
+
+@contextmanager
+def running(
+    folder: Path, role: str = "device"
+) -> Iterator[tuple[subprocess.Popen[str], http.client.HTTPConnection]]:
+    """The gateway of a folder's ROLE.toml, and a connection to it."""
+    process = subprocess.Popen(
+        [BINARY, role, folder / f"{role}.toml"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "EDGE_TOKEN": TOKEN},
+    )
+    assert process.stderr is not None
+    connection = None
+    try:
+        line = process.stderr.readline()
+        while "warning" in line or "is not used" in line:
+            line = process.stderr.readline()
+        assert f"{role} on http://" in line, line
+        connection = http.client.HTTPConnection(line.split("http://")[1].split(",")[0])
+        yield process, connection
+    finally:
+        if connection is not None:
+            connection.close()
+        process.terminate()
+        process.wait()
+        process.stderr.close()
