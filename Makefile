@@ -234,18 +234,17 @@ WHEELS := \
   x86_64-unknown-linux-gnu:manylinux2014 \
   aarch64-unknown-linux-gnu:manylinux2014 \
   armv7-unknown-linux-gnueabihf:manylinux2014 \
-  riscv64gc-unknown-linux-gnu:manylinux_2_31 \
   x86_64-unknown-linux-musl:musllinux_1_2 \
   aarch64-unknown-linux-musl:musllinux_1_2
 GATEWAY_WHEELS := $(filter x86_64-% aarch64-%,$(WHEELS))
 WHEEL = maturin build --release --zig --target $${wheel%%:*} --compatibility $${wheel\#\#*:} --out $(CURDIR)/dist
-wheels: .venv/.tools  ## wheels for x86-64, AArch64, armv7 and RISC-V Linux (glibc, musl) into dist/, audited; WHEELS=... for some
+wheels: .venv/.tools  ## wheels for x86-64, AArch64 and armv7 Linux (glibc, musl) into dist/, audited; WHEELS=... for some
 	$(BIN)/pip install -q --group wheels
 	rm -rf dist
 	rustup target add $(foreach wheel,$(WHEELS),$(firstword $(subst :, ,$(wheel))))
 	. $(BIN)/activate && for wheel in $(WHEELS); do $(WHEEL) || exit 1; done
 	$(BIN)/abi3audit --strict dist/*.whl
-	for wheel in dist/*linux*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
+	for wheel in dist/*manylinux*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
 
 # Wheels of musl hold the static binary, which `pip download` and `unzip` bring to any Linux.
 gateway-wheels: .venv/.tools  ## the gateway's wheels for the same systems into dist/
@@ -261,21 +260,25 @@ wheel-free-threaded: .venv/.tools  ## a wheel for FREE_THREADED=python3.14t into
 	target/free-threaded/bin/pip install -q dist/cr2fast-*t-*.whl
 	cd target && free-threaded/bin/python -X gil=0 ../tests/packaging/light_install.py
 
-# An AArch64 Debian with its own Python and NumPy, unpacked; the golden bits, under emulation.
-ARM_ROOT := target/arm64
-$(ARM_ROOT)/.unpacked:
-	@command -v debootstrap qemu-aarch64-static >/dev/null || { echo "wheel-arm64: apt-get install debootstrap qemu-user-static"; exit 1; }
-	debootstrap --arch=arm64 --foreign --variant=minbase --include=python3,python3-numpy bookworm $(ARM_ROOT)
-	for deb in $(ARM_ROOT)/var/cache/apt/archives/*.deb; do dpkg -x $$deb $(ARM_ROOT) || exit 1; done
+# A Debian of another processor with its own Python and NumPy, unpacked; the golden bits, under emulation.
+# For Debian's name of a processor: qemu's, the folder of its libraries, the wheel's platform.
+EMULATED_arm64 := aarch64 aarch64-linux-gnu manylinux2014_aarch64
+EMULATED_armhf := arm arm-linux-gnueabihf manylinux2014_armv7l
+target/root-%/.unpacked:
+	@command -v debootstrap qemu-aarch64-static >/dev/null || { echo "wheel-$*: apt-get install debootstrap qemu-user-static"; exit 1; }
+	debootstrap --arch=$* --foreign --variant=minbase --include=python3,python3-numpy bookworm $(@D)
+	for deb in $(@D)/var/cache/apt/archives/*.deb; do dpkg -x $$deb $(@D) || exit 1; done
 	@touch $@
 
-wheel-arm64: $(ARM_ROOT)/.unpacked  ## the AArch64 wheel of `make wheels` routes under emulation (root, Debian)
-	rm -rf $(ARM_ROOT)/opt/cr2fast && mkdir -p $(ARM_ROOT)/opt/cr2fast && unzip -qo dist/*manylinux*aarch64.whl -d $(ARM_ROOT)/opt/cr2fast
-	PYTHONHOME=$(CURDIR)/$(ARM_ROOT)/usr PYTHONPATH=$(CURDIR)/$(ARM_ROOT)/opt/cr2fast:$(CURDIR)/$(ARM_ROOT)/usr/lib/python3/dist-packages \
-	  QEMU_SET_ENV=LD_LIBRARY_PATH=$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/blas:$(CURDIR)/$(ARM_ROOT)/usr/lib/aarch64-linux-gnu/lapack \
-	  qemu-aarch64-static -L $(ARM_ROOT) $(ARM_ROOT)/usr/bin/python3.11 tests/packaging/light_install.py
+# wheel-arm64 and wheel-armhf: the wheel of `make wheels` routes under emulation (root, Debian)
+wheel-arm64 wheel-armhf: wheel-%: target/root-%/.unpacked
+	$(eval ROOT := $(CURDIR)/target/root-$*)
+	rm -rf $(ROOT)/opt/cr2fast && mkdir -p $(ROOT)/opt/cr2fast && unzip -qo dist/cr2fast-*$(word 3,$(EMULATED_$*))*.whl -d $(ROOT)/opt/cr2fast
+	PYTHONHOME=$(ROOT)/usr PYTHONPATH=$(ROOT)/opt/cr2fast:$(ROOT)/usr/lib/python3/dist-packages \
+	  QEMU_SET_ENV=LD_LIBRARY_PATH=$(ROOT)/usr/lib/$(word 2,$(EMULATED_$*))/blas:$(ROOT)/usr/lib/$(word 2,$(EMULATED_$*))/lapack \
+	  qemu-$(word 1,$(EMULATED_$*))-static -L $(ROOT) $(ROOT)/usr/bin/python3.11 tests/packaging/light_install.py
 
-.PHONY: docs workflows fuzz miri audit wheels wheel-arm64 gateway-wheels wheel-free-threaded
+.PHONY: docs workflows fuzz miri audit wheels wheel-arm64 wheel-armhf gateway-wheels wheel-free-threaded
 docs: $(BUILT)  ## the site, strictly (out: target/site)
 	$(BIN)/pip install -q --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
