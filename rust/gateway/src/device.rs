@@ -155,9 +155,7 @@ impl Device {
     ) -> Result<Response<Out>, Refusal> {
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
-        if let Some(failure) = &plan.failure {
-            trace.failed("encoder", failure);
-        }
+        trace.unembedded(plan.failure.as_ref());
         trace.record.margin = plan.decision.map(|d| d.margin);
         trace.record.threshold = plan.decision.map(|d| d.threshold);
         trace.record.p_value = plan.decision.and_then(|d| d.p_value);
@@ -255,7 +253,6 @@ impl Device {
                 NotText::Edge => Place::Edge,
                 NotText::Device => Place::Device,
             };
-            // There is text, so that either place can give what is asked.
             let why = if failed { Why::NoEmbedding } else { Why::NotText };
             return Ok(Plan { both: failed, ..only(place, why) });
         }

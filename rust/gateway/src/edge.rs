@@ -190,9 +190,7 @@ impl Edge {
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.record.why = Some(plan.why.word());
-        if let Some(failure) = &plan.failure {
-            trace.failed("encoder", failure);
-        }
+        trace.unembedded(plan.failure.as_ref());
         if log_embedding {
             trace.record.embedding.clone_from(&plan.embedding);
         }

@@ -122,6 +122,13 @@ impl Trace {
         self.record.failed.push((upstream.into(), failure.word()));
     }
 
+    /// Why the encoder's endpoint gave no embedding, where it gave none.
+    pub fn unembedded(&mut self, failure: Option<&Failure>) {
+        if let Some(failure) = failure {
+            self.failed("encoder", failure);
+        }
+    }
+
     /// An upstream has shown content.
     pub fn answering(&mut self, brain: &Arc<Brain>, label: &Label, status: StatusCode) {
         let seconds = self.seconds();

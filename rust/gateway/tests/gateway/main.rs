@@ -7,6 +7,7 @@ mod config;
 mod deploy;
 mod device;
 mod edge;
+mod endpoint;
 mod hostile;
 mod kill;
 mod load;
