@@ -328,7 +328,7 @@ def four_commands(log, local, encoder, text, accuracy="0.9"):
     """The commands of docs/tutorials/route-my-prompts.md, for another log."""
     page = Path(__file__).parents[2] / "docs" / "tutorials" / "route-my-prompts.md"
     block = next(b for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S) if "choose" in b)
-    changed = {"calls.jsonl": str(log), "llama3.1-8b": local, "minilm": encoder, "0.9": accuracy}
+    changed = {"calls.jsonl": str(log), "phone-1b": local, "minilm": encoder, "0.9": accuracy}
     commands = [shlex.split(line)[1:] for line in block.strip().splitlines()]
     assert [c[0] for c in commands] == ["fit", "calibrate", "choose", "route"]
     commands[3][-1] = text
