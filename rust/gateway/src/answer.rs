@@ -139,6 +139,7 @@ fn words(failure: &Failure) -> String {
         Failure::ErrorInside => "an error under status 200".into(),
         Failure::Garbage => "bytes that are no completion".into(),
         Failure::OtherEncoder => "the vectors of another encoder".into(),
+        Failure::Misfit(what) => format!("refuses this device: {what}"),
         Failure::TooLarge => "an answer larger than limits.answer_bytes".into(),
     }
 }

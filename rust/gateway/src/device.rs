@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cr2fast_core::{Decision, LinkState};
@@ -24,6 +23,7 @@ use crate::log::LinkRecord;
 use crate::refusal::{REFUSAL, Refusal, no_bound, unknown_model};
 use crate::relay::Out;
 use crate::shadow::{Shadow, Shadowed, Shadows};
+use crate::standing::{Standing, misfit};
 use crate::tls::Trust;
 use crate::trace::{Label, Trace};
 use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
@@ -43,8 +43,8 @@ pub struct Device {
     not_text: NotText,
     link: Link,
     warm: Mutex<VecDeque<SocketAddr>>,
-    /// Whether it was said that the edge refuses this device.
-    refused: AtomicBool,
+    /// Whether the edge takes what this device sends.
+    standing: Standing,
     shadows: Option<Shadows>,
 }
 
@@ -98,7 +98,7 @@ impl Device {
             not_text,
             link: Link::default(),
             warm: Mutex::default(),
-            refused: AtomicBool::new(false),
+            standing: Standing::default(),
             shadows: shadow.map(Shadows::new),
         }
     }
@@ -106,6 +106,12 @@ impl Device {
     /// Both of them.
     pub fn upstreams(&self) -> Vec<&Arc<Upstream>> {
         vec![&self.local, &self.edge]
+    }
+
+    /// Whether somebody would answer, and why the edge would not take this device's requests.
+    pub fn ready(&self) -> (bool, Option<String>) {
+        let reason = self.standing.reason();
+        (self.local.is_up() || (self.edge.is_up() && reason.is_none()), reason)
     }
 
     /// The decision alone.
@@ -180,6 +186,12 @@ impl Device {
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     if place == Place::Edge {
+                        if let Some((failure, words)) = misfit(&answer) {
+                            self.standing.bad(words);
+                            trace.failed(upstream.name(), &failure);
+                            tried.push((upstream.name().to_string(), failure));
+                            continue;
+                        }
                         self.observe(&question, &answer);
                         if let Some(next) = sent_back(&answer, &plan, why) {
                             ways = next;
@@ -203,7 +215,7 @@ impl Device {
                 }
                 Err(failure) => {
                     if place == Place::Edge {
-                        self.tell(&failure);
+                        self.standing.failed(&failure);
                     }
                     trace.failed(upstream.name(), &failure);
                     tried.push((upstream.name().to_string(), failure));
@@ -312,6 +324,7 @@ impl Device {
             id: job.id.clone(),
             why,
             encoder: job.brain.encoder_hash().into(),
+            router: job.brain.hash().into(),
             embedding: plan.embedding.clone(),
             input_tokens: job.brain.endpoint().map(|_| plan.input_tokens),
             link: self.link.now(),
@@ -330,25 +343,9 @@ impl Device {
         Question { path: job.kind.path(), body, headers, stream: job.ask.stream }
     }
 
-    /// An edge that refuses this device is a matter for whoever runs it: said once until it is mended.
-    fn tell(&self, failure: &Failure) {
-        let Failure::Status(status) = failure else { return };
-        let what = match status.as_u16() {
-            401 | 403 => "edge.token_env here and access.device_token_env there hold one token",
-            421 => "both run the same release, router and encoder",
-            _ => return,
-        };
-        if !self.refused.swap(true, Ordering::Relaxed) {
-            let status = status.as_u16();
-            crate::say(&format!(
-                "the edge refuses this device with status {status}: check that {what}"
-            ));
-        }
-    }
-
     /// What an exchange with the edge shows of the link.
     fn observe(&self, question: &Question, answer: &Answer) {
-        self.refused.store(false, Ordering::Relaxed);
+        self.standing.good();
         let edge_s = answer.head.headers.get(wire::EDGE_S).and_then(|v| v.to_str().ok());
         let Some(edge_s) = edge_s.and_then(|s| s.parse::<f64>().ok()) else { return };
         let Some(local) = answer.local else { return };

@@ -236,15 +236,6 @@ impl Edge {
 
     async fn plan(&self, job: &Job) -> Result<Plan, Refusal> {
         let sent = job.deferral.as_ref();
-        if let Some(deferral) = sent
-            && deferral.encoder != job.brain.encoder_hash()
-        {
-            let words = format!(
-                "x-cr2fast-encoder: expected {:?}, this edge's encoder, got another; run device and edge with the same router and encoder",
-                job.brain.encoder_hash()
-            );
-            return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "device_header", words));
-        }
         let given = sent.and_then(|d| d.embedding.clone());
         let encoded =
             job.brain.encode(&job.ask.texts, job.point.is_some() && given.is_none()).await?;

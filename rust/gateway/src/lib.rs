@@ -27,6 +27,7 @@ mod refusal;
 mod relay;
 mod serve;
 mod shadow;
+mod standing;
 mod stop;
 mod tls;
 mod trace;

@@ -99,7 +99,10 @@ impl Shadow {
                 let said = head.headers.get(wire::MODEL).and_then(|v| v.to_str().ok());
                 line.model = line.model.or(said.map(String::from));
             }
-            Ok((head, ..)) => line.failure = Some(Failure::Status(head.status).word()),
+            Ok((head, ..)) => {
+                let status = Failure::Status(head.status).word();
+                line.failure = Some(wire::misfit(&head.headers).unwrap_or(status));
+            }
             Err(failure) => line.failure = Some(failure.word()),
         }
         line

@@ -19,7 +19,7 @@ use crate::ask::{Ask, Kind, Target};
 use crate::brain::{Brain, Point};
 use crate::job::Job;
 use crate::refusal::Refusal;
-use crate::wire::{self, Deferral, Wish};
+use crate::wire::{self, Deferral, Why, Wish};
 
 /// What the headers of a request that may come in say.
 #[derive(Clone, Debug)]
@@ -40,8 +40,9 @@ impl App {
     /// Read the headers; a refusal for whoever has no right to ask, or poses as a device gateway.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Refusal> {
         let from_device = self.device_asks(headers)?;
-        let wish = wire::wish(headers, from_device)?;
+        // Another version may have headers that this one does not know: the version is looked at first.
         let deferral = if from_device { Deferral::read(headers)? } else { None };
+        let wish = wire::wish(headers, from_device)?;
         Ok(Admitted { wish, deferral })
     }
 
@@ -63,7 +64,7 @@ impl App {
     pub(super) async fn job(&self, request: Request, kind: Kind) -> Result<Job, Refusal> {
         let (mut head, body) = request.into_parts();
         let admitted = head.extensions.remove::<Admitted>();
-        let Admitted { wish, deferral } = admitted.expect("the door stands before every job");
+        let Admitted { wish, mut deferral } = admitted.expect("the door stands before every job");
         if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|v| *v != "identity") {
             let coding: String = coding.to_str().unwrap_or("other").chars().take(40).collect();
             let words = format!("content-encoding: expected a body as it is, got {coding:?}");
@@ -72,8 +73,9 @@ impl App {
         let body = self.read(body).await?;
         let read = Instant::now();
         let brain = self.brain();
+        let misfit = deferral.as_mut().map_or(Ok(None), |d| fit(&brain, d))?;
         let ask = Ask::read(body, kind)?;
-        let point = point(&brain, &ask.target, &wish)?;
+        let point = point(&brain, &ask.target, &wish).map_err(|r| misfit.unwrap_or(r))?;
         let id = head.headers.get(wire::REQUEST_ID).and_then(|id| id.to_str().ok());
         let id = id.unwrap_or_default().to_string();
         if point.is_none() && !wish.budget().is_none() {
@@ -109,6 +111,32 @@ impl App {
             Refusal::bad("body_cut", "body: expected as many bytes as announced, got fewer")
         })
     }
+}
+
+/// Whether a device that asks decides by this router and encoder. What stage one deferred is refused
+/// where it does not, since the promise is one router's; the device answers. What only an edge can
+/// answer, it answers by its own router and encoder, so that a rolling update stops nothing; the
+/// refusal that is given back is that of a point which this router lacks.
+fn fit(brain: &Brain, deferral: &mut Deferral) -> Result<Option<Refusal>, Refusal> {
+    let refusal = |code, what: &str, ours: &str, theirs: &str| {
+        let theirs: String = theirs.chars().take(64).collect();
+        let words = format!(
+            "x-cr2fast-{what}: expected {ours}, this edge's {what}, got {theirs:?}; load the same on device and edge"
+        );
+        Refusal::new(StatusCode::MISDIRECTED_REQUEST, code, words)
+    };
+    let refusal = if deferral.encoder != brain.encoder_hash() {
+        refusal("other_encoder", "encoder", brain.encoder_hash(), &deferral.encoder)
+    } else if deferral.router != brain.hash() {
+        refusal("other_router", "router", brain.hash(), &deferral.router)
+    } else {
+        return Ok(None);
+    };
+    if matches!(deferral.why, Why::Deferred | Why::Shadow) {
+        return Err(refusal);
+    }
+    (deferral.embedding, deferral.input_tokens) = (None, None);
+    Ok(Some(refusal))
 }
 
 /// The point of a routed request: what its model's name says, else its headers, else the configuration.

@@ -262,20 +262,27 @@ impl App {
     /// An endpoint that is another encoder is a fault of whoever set it up; one that is down is none of
     /// ours, and requests are answered without it.
     async fn ready(&self) -> (StatusCode, String) {
-        if !self.upstreams().iter().any(|u| u.is_up()) {
-            return (StatusCode::SERVICE_UNAVAILABLE, "every upstream fails\n".into());
+        let (up, reason) = match &self.role {
+            Role::Device(device) => device.ready(),
+            Role::Edge(edge) => (edge.upstreams().iter().any(|u| u.is_up()), None),
+        };
+        let reason =
+            reason.map_or(String::new(), |r| format!("the edge refuses this device: {r}\n"));
+        if !up {
+            let words = format!("every upstream fails\n{reason}");
+            return (StatusCode::SERVICE_UNAVAILABLE, words);
         }
+        let ready = |more: &str| (StatusCode::OK, format!("ready{more}\n{reason}"));
         let brain = self.brain();
-        let Some(endpoint) = brain.endpoint() else { return (StatusCode::OK, "ready\n".into()) };
+        let Some(endpoint) = brain.endpoint() else { return ready("") };
         match endpoint.ready().await {
-            Proof::Good(..) => (StatusCode::OK, "ready\n".into()),
-            Proof::Bad(Failure::OtherEncoder, words, _) => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {words}\n", endpoint.place()))
-            }
-            Proof::Bad(_, words, _) => {
-                (StatusCode::OK, format!("ready, without embeddings: {words}\n"))
-            }
-            Proof::None => (StatusCode::OK, "ready, without embeddings\n".into()),
+            Proof::Good(..) => ready(""),
+            Proof::Bad(Failure::OtherEncoder, words, _) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{}: {words}\n{reason}", endpoint.place()),
+            ),
+            Proof::Bad(_, words, _) => ready(&format!(", without embeddings: {words}")),
+            Proof::None => ready(", without embeddings"),
         }
     }
 

@@ -27,6 +27,7 @@ use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use crate::refusal::REFUSAL;
 use crate::tls::{Trust, is_refusal};
 
 pub use breaker::{Breaker, BreakerSettings};
@@ -139,6 +140,8 @@ pub enum Failure {
     TooLarge,
     /// The vectors of another encoder than the router's.
     OtherEncoder,
+    /// An edge that runs another router, encoder or release than its device.
+    Misfit(&'static str),
 }
 
 impl Failure {
@@ -155,6 +158,7 @@ impl Failure {
             Self::Garbage => "garbage",
             Self::TooLarge => "too-large",
             Self::OtherEncoder => "other-encoder",
+            Self::Misfit(what) => what,
         }
     }
 }
@@ -286,7 +290,11 @@ impl Upstream {
         let head_s = seconds();
         let (head, body) = response.into_parts();
         let status = head.status;
-        if !(status.is_success() || status.is_client_error()) || taken_elsewhere(status) {
+        // An edge that refuses its device says why.
+        let edge_says =
+            status == StatusCode::MISDIRECTED_REQUEST && head.headers.contains_key(REFUSAL);
+        let elsewhere = taken_elsewhere(status) && !edge_says;
+        if !(status.is_success() || status.is_client_error()) || elsewhere {
             return Err(Failure::Status(status));
         }
         let local = head.extensions.get::<HttpInfo>().map(HttpInfo::local_addr);

@@ -13,7 +13,7 @@ use crate::link::Measured;
 use crate::refusal::Refusal;
 
 /// What device and edge speak; another version is refused.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 
 /// Bytes of a group's name.
 const MAX_GROUP: usize = 200;
@@ -60,11 +60,14 @@ pub const SPEAKS: HeaderName = name("x-cr2fast-version");
 pub const EDGE_S: HeaderName = name("x-cr2fast-edge-s");
 const EMBEDDING: HeaderName = name("x-cr2fast-embedding");
 const ENCODER: HeaderName = name("x-cr2fast-encoder");
+/// SHA-256 of the router's file that the sender decides with.
+const ROUTER: HeaderName = name("x-cr2fast-router");
 const LINK: HeaderName = name("x-cr2fast-link");
 const INPUT_TOKENS: HeaderName = name("x-cr2fast-input-tokens");
 
 /// Headers that only a device gateway sends.
-const INTERNAL: [HeaderName; 7] = [SPEAKS, EMBEDDING, ENCODER, LINK, REQUEST_ID, WHY, INPUT_TOKENS];
+const INTERNAL: [HeaderName; 8] =
+    [SPEAKS, EMBEDDING, ENCODER, LINK, REQUEST_ID, ROUTER, WHY, INPUT_TOKENS];
 
 /// Why a request went where it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,6 +154,21 @@ pub fn place(headers: &HeaderMap) -> Option<Place> {
     [Place::Device, Place::Edge].into_iter().find(|place| word == place.word())
 }
 
+/// Whether an edge's answer to its device says that the two do not fit: not the client's request is at
+/// fault then, which the device has read and found good.
+pub fn misfit(headers: &HeaderMap) -> Option<&'static str> {
+    let code = headers.get(crate::refusal::REFUSAL).and_then(|v| v.to_str().ok());
+    match code {
+        Some("other_router" | "operating_point" | "embedding") => Some("other-router"),
+        Some("other_encoder") => Some("other-encoder"),
+        Some("other_version" | "device_header" | "unknown_header" | "header" | "unknown_path") => {
+            Some("other-version")
+        }
+        Some(_) => None,
+        None => headers.get(SPEAKS).filter(|v| *v != VERSION).map(|_| "other-version"),
+    }
+}
+
 /// What a request asks for in headers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
@@ -202,6 +220,8 @@ pub struct Deferral {
     pub why: Why,
     /// SHA-256 of the encoder's file.
     pub encoder: String,
+    /// SHA-256 of the router's file.
+    pub router: String,
     /// e(x); none where there is no text.
     pub embedding: Option<Vec<f32>>,
     /// L_in, where the device's endpoint counted it.
@@ -287,6 +307,7 @@ impl Deferral {
         headers.insert(REQUEST_ID, text(&self.id));
         headers.insert(WHY, HeaderValue::from_static(self.why.word()));
         headers.insert(ENCODER, text(&self.encoder));
+        headers.insert(ROUTER, text(&self.router));
         if let Some(embedding) = &self.embedding {
             let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
             headers.insert(EMBEDDING, text(&BASE64.encode(bytes)));
@@ -312,7 +333,7 @@ impl Deferral {
         };
         if version != VERSION {
             let expected = format!("{VERSION:?}; run the same release on device and edge");
-            return Err(bad(&SPEAKS, &expected, version));
+            return Err(Refusal { code: "other_version", ..bad(&SPEAKS, &expected, version) });
         }
         let need = |key: &HeaderName| {
             single(headers, key)?.ok_or_else(|| bad(key, "a value from the device", "none"))
@@ -325,6 +346,7 @@ impl Deferral {
         let why = Why::ALL.into_iter().find(|why| why.word() == word);
         let why = why.ok_or_else(|| bad(&WHY, "a reason of this version", word))?;
         let encoder = need(&ENCODER)?.to_string();
+        let router = need(&ROUTER)?.to_string();
         let embedding = single(headers, &EMBEDDING)?.map(floats).transpose()?;
         let input_tokens = single(headers, &INPUT_TOKENS)?
             .map(|n| n.parse().map_err(|_| bad(&INPUT_TOKENS, "a number of tokens", n)))
@@ -335,7 +357,7 @@ impl Deferral {
             }
             None => Measured::default(),
         };
-        Ok(Some(Self { id: id.into(), why, encoder, embedding, input_tokens, link }))
+        Ok(Some(Self { id: id.into(), why, encoder, router, embedding, input_tokens, link }))
     }
 }
 

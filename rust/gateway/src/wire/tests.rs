@@ -7,6 +7,7 @@ fn deferral() -> Deferral {
         id: "0123456789abcdef0123456789abcdef".into(),
         why: Why::Deferred,
         encoder: "ab".into(),
+        router: "cd".into(),
         embedding: Some(vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30]),
         input_tokens: Some(12),
         link: Measured { rtt_s: Some(0.018), rate_ul_bps: None, rate_dl_bps: Some(4e7) },
@@ -28,7 +29,7 @@ fn what_a_device_says_arrives_bit_for_bit() {
 #[test]
 fn forged_headers_are_named() {
     for (key, value, words) in [
-        (SPEAKS, "2", "x-cr2fast-version: expected \"1\""),
+        (SPEAKS, "1", "x-cr2fast-version: expected \"2\""),
         (REQUEST_ID, "short", "32 hexadecimal digits"),
         (WHY, "because", "a reason"),
         (EMBEDDING, "AAA", "base64 of little-endian float32"),

@@ -46,7 +46,7 @@ async fn accepted_requests_go_to_the_local_server_and_deferred_ones_to_the_edge(
     assert_eq!((reply.status, reply.place()), (200, ("edge", "unknown", "deferred")));
     let seen = &edge.seen()[0];
     assert_eq!(seen.body, chat("cr2fast", &deferred).as_bytes());
-    assert_eq!(seen.header("x-cr2fast-version"), Some("1"));
+    assert_eq!(seen.header("x-cr2fast-version"), Some("2"));
     assert_eq!(seen.header("x-cr2fast-lam"), Some("1"));
     assert_eq!(seen.header("x-cr2fast-request-id"), Some(reply.header("x-cr2fast-request-id")));
     let token = format!("Bearer {}", crate::common::DEVICE_TOKEN);

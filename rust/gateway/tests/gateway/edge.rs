@@ -6,6 +6,7 @@ use crate::common::{CLIENT_TOKEN, DEVICE_TOKEN, MODELS, Rng, World, device, edge
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cr2fast_core::{Budget, EdgeSelector, LinkState, Query, Rule};
+use sha2::{Digest, Sha256};
 
 struct Setup {
     world: World,
@@ -22,17 +23,24 @@ async fn setup() -> Setup {
     Setup { world, medium, large, gateway }
 }
 
+/// SHA-256 of a world's router.
+fn hash(world: &World) -> String {
+    let bytes = std::fs::read(world.folder.join("router.safetensors")).unwrap();
+    Sha256::digest(bytes).iter().fold(String::new(), |s, b| format!("{s}{b:02x}"))
+}
+
 /// Headers of a device gateway.
 fn deferral(world: &World, embedding: &[f32], link: &str) -> Vec<(&'static str, String)> {
     let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
     vec![
         ("authorization", format!("Bearer {DEVICE_TOKEN}")),
-        ("x-cr2fast-version", "1".into()),
+        ("x-cr2fast-version", "2".into()),
         ("x-cr2fast-request-id", "0123456789abcdef0123456789abcdef".into()),
         ("x-cr2fast-why", "deferred".into()),
         ("x-cr2fast-encoder", world.encoder.info().sha256.clone()),
         ("x-cr2fast-embedding", STANDARD.encode(bytes)),
         ("x-cr2fast-link", link.into()),
+        ("x-cr2fast-router", hash(world)),
     ]
 }
 
@@ -148,7 +156,8 @@ async fn nobody_poses_as_a_device_and_a_device_is_not_believed_blindly() {
     }
     let long = "x".repeat(30_000);
     for (at_header, value) in [
-        (1, "2"),
+        (1, "1"),
+        (7, "0000"),
         (2, "../../etc"),
         (3, "because"),
         (4, "0000"),
@@ -235,4 +244,78 @@ async fn an_edge_with_another_encoder_is_no_edge() {
     let reply = ask(&front.url, &body).await;
     assert_eq!((reply.status, reply.place().2), (200, "edge-down"));
     assert_eq!((s.medium.count(), s.large.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn another_router_at_the_edge_is_told_and_stops_nothing() {
+    let s = setup().await;
+    let other = World::new();
+    crate::common::router(s.world.encoder.info(), 0.25)
+        .save(&other.folder.join("router.safetensors"))
+        .unwrap();
+    let (ours, theirs) = (hash(&other), hash(&s.world));
+    let local = Stub::answering().await;
+    let text =
+        device(&local.url, &s.gateway.url) + "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
+    let front = other.start(&text).await;
+    let reply = ask(&front.url, &chat("cr2fast:alpha=0.02", "hello")).await;
+    assert_eq!((reply.status, reply.place()), (200, ("device", "small", "edge-down")));
+    let metrics = get(&front.url, "/metrics").await.body;
+    let line = "cr2fast_upstream_failures_total{upstream=\"edge\",failure=\"other-router\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let ready = get(&front.url, "/readyz").await;
+    assert_eq!(ready.status, 200);
+    assert!(ready.body.contains(&ours) && ready.body.contains(&theirs), "{}", ready.body);
+    // Only the edge can answer these: it does, by its own router.
+    let reply = ask(&front.url, &chat("cr2fast", &"a ".repeat(1001))).await;
+    assert_eq!((reply.status, reply.place().0, reply.place().2), (200, "edge", "too-long"));
+    let reply = ask(&front.url, &chat("large", "hello")).await;
+    assert_eq!((reply.status, reply.place()), (200, ("edge", "large", "direct")));
+    let log = || std::fs::read_to_string(other.folder.join("decisions.jsonl")).unwrap_or_default();
+    while log().lines().count() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(log().contains("[\"edge\",\"other-router\"]"), "{}", log());
+    // The edge's reload comes first, the device's after it: then all is well again.
+    local.play(Play::Cut);
+    assert_eq!(ask(&front.url, &chat("cr2fast:alpha=0.02", "hello")).await.status, 502);
+    std::fs::copy(
+        other.folder.join("router.safetensors"),
+        s.world.folder.join("router.safetensors"),
+    )
+    .unwrap();
+    let models = edge(&[("medium", &s.medium.url), ("large", &s.large.url)]);
+    let renewed = s.world.start(&models).await;
+    let front = other.start(&device(&local.url, &renewed.url)).await;
+    let reply = ask(&front.url, &chat("cr2fast:alpha=0.02", "hello")).await;
+    assert_eq!((reply.status, reply.place().2), (200, "deferred"));
+    assert_eq!(get(&front.url, "/readyz").await.body, "ready\n");
+}
+
+#[tokio::test]
+async fn an_edge_of_another_version_is_no_edge() {
+    let world = World::new();
+    let (local, edge) = (Stub::answering().await, Stub::answering().await);
+    for (status, code) in [(421, "other_version"), (421, "device_header"), (400, "unknown_header")]
+    {
+        let gateway = world.start(&device(&local.url, &edge.url)).await;
+        let body = "{\"error\":{\"message\":\"x-cr2fast-version: expected \\\"3\\\"\"}}";
+        edge.play(Play::Raw(
+            format!("HTTP/1.1 {status} X\r\nx-cr2fast-refusal: {code}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(),
+        ));
+        let reply = ask(&gateway.url, &chat("cr2fast:alpha=0.02", "hello")).await;
+        assert_eq!((reply.status, reply.place().2), (200, "edge-down"), "{code}");
+        let ready = get(&gateway.url, "/readyz").await.body;
+        assert!(ready.contains("other-version") && ready.contains(code), "{ready}");
+    }
+    let gateway = world.start(&device(&local.url, &edge.url)).await;
+    edge.play(Play::Raw(
+        format!(
+            "HTTP/1.1 200 OK\r\nx-cr2fast-version: 3\r\ncontent-length: {}\r\n\r\n{ANSWER}",
+            ANSWER.len()
+        )
+        .into_bytes(),
+    ));
+    let reply = ask(&gateway.url, &chat("cr2fast:alpha=0.02", "hello")).await;
+    assert_eq!((reply.status, reply.place().2), (200, "edge-down"));
 }
