@@ -278,7 +278,7 @@ wheel-arm64 wheel-armhf: wheel-%: target/root-%/.unpacked
 	  QEMU_SET_ENV=LD_LIBRARY_PATH=$(ROOT)/usr/lib/$(word 2,$(EMULATED_$*))/blas:$(ROOT)/usr/lib/$(word 2,$(EMULATED_$*))/lapack \
 	  qemu-$(word 1,$(EMULATED_$*))-static -L $(ROOT) $(ROOT)/usr/bin/python3.11 tests/packaging/light_install.py
 
-.PHONY: docs workflows fuzz miri audit wheels wheel-arm64 wheel-armhf gateway-wheels wheel-free-threaded
+.PHONY: docs workflows fuzz fuzz-log miri audit wheels wheel-arm64 wheel-armhf gateway-wheels wheel-free-threaded
 docs: $(BUILT)  ## the site, strictly (out: target/site)
 	$(BIN)/pip install -q --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
@@ -306,7 +306,7 @@ fuzz: | $(FUZZ)  ## fuzz what reads bytes from outside, SECONDS=60 per target (n
 	cp tests/golden/router.safetensors target/fuzz/corpus/artifact/
 	printf 'a planet\0' | cat - tests/golden/static.safetensors > target/fuzz/corpus/static_encoder/golden
 	cp rust/fuzz/cost_table.json target/fuzz/corpus/cost_table/
-	@$(MAKE) --no-print-directory $(addprefix fuzz-core-,$(FUZZ_CORE)) $(addprefix fuzz-gateway-,$(FUZZ_GATEWAY))
+	@$(MAKE) --no-print-directory $(addprefix fuzz-core-,$(FUZZ_CORE)) $(addprefix fuzz-gateway-,$(FUZZ_GATEWAY)) fuzz-log
 
 FUZZ_RUN = PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(CURDIR)/target/fuzz cargo +nightly fuzz run --fuzz-dir .
 FUZZ_FLAGS = -max_total_time=$(SECONDS) -print_final_stats=1 -max_len=65536
@@ -316,6 +316,11 @@ fuzz-core-%:
 fuzz-gateway-%:
 	mkdir -p target/fuzz/corpus/$*
 	cd rust/gateway/fuzz && $(FUZZ_RUN) $* $(CURDIR)/target/fuzz/corpus/$* corpus/$* -- $(FUZZ_FLAGS)
+
+fuzz-log: $(BUILT)  ## the same for the readers of log lines, in Python (Linux; CPython 3.11 to 3.13)
+	$(BIN)/pip install -q --group fuzz
+	mkdir -p target/fuzz/corpus/log_lines
+	$(BIN)/python -m testing.fuzz_log_lines target/fuzz/corpus/log_lines $(FUZZ_FLAGS) -artifact_prefix=target/fuzz/log_lines-
 
 # Raw loads, packed weights, order statistics; the tests try plain Rust and AVX2 beside each other.
 miri:  ## undefined behaviour in the core's unsafe code (needs nightly Rust with miri; minutes)

@@ -96,6 +96,17 @@ def test_lines_that_are_no_records_are_kept_apart_and_counted(tmp_path, records)
         read_log(path)
 
 
+@pytest.mark.parametrize("field", ["id", "model", "failed", "queueing_s", "link", "unheard-of"])
+def test_half_a_pair_of_escapes_is_a_wrong_line(tmp_path, records, field):
+    half = {"failed": [["a", "\ud800"]], "queueing_s": {"\ud800": 1}, "link": {"\ud800": 1}}
+    wrong = rest(records[1], **{field: half.get(field, "\ud800")})
+    whole = rest(records[2], model="\U0001f30d")
+    log = open_log(traffic.write(tmp_path / "d.jsonl", [rest(records[0]), wrong, whole]))
+    assert log.frame["model"].to_list() == [records[0]["model"], "\U0001f30d"]
+    words = "text: expected Unicode, got the lone surrogate '\\ud800'"
+    assert log.apart.rows() == [(str(tmp_path / "d.jsonl"), 2, "wrong", words)]
+
+
 def test_a_line_longer_than_is_read_is_skipped_whole(tmp_path, records, monkeypatch):
     from cr2fast.traffic import files
 

@@ -267,7 +267,8 @@ def parse(data: bytes) -> dict[str, Any]:
 
     Raises
     ------
-    TornError
+    TornError, WrongError
+        No whole object; one with text that is no Unicode.
     """
     try:
         value = json.loads(
@@ -279,7 +280,20 @@ def parse(data: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise TornError(f"expected one JSON object, got {shown(value)}")
+    if b"\\u" in data:
+        _check_unicode(value)
     return value
+
+
+def _check_unicode(value: dict[str, Any]) -> None:
+    """Refuse half of a pair of escapes, which JSON can spell and no text can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise WrongError(f"text: expected Unicode, got the lone surrogate {half}") from None
+    except RecursionError:
+        raise TornError("expected one JSON object, got one nested too deeply") from None
 
 
 def _no_constant(name: str) -> Any:
