@@ -24,10 +24,15 @@ with atheris.instrument_imports(
     include=["cr2fast.traffic", "cr2fast.data"], enable_loader_override=False
 ):
     import cr2fast
+    from cr2fast.data.names import GUESSES
     from cr2fast.traffic import lines, open_log
 SCHEMA = Path(__file__).parents[1] / "docs/reference/decision-log.schema.json"
 # An error's words, the path in it included.
 LONGEST = 4000
+# What the fields of a log may be called.
+NAMES = sorted(
+    {name for guesses in GUESSES.values() for name in guesses} | {"correct", "other.correct"}
+)
 # What stands in a field where something else was.
 STRANGE = (
     None, True, 0, -1, 1.5, 1e300, 10**30, -(2**63), "", "x" * 500, "\ud800", "\0", "inf", "NaN", "1970-01-01", [], {},
@@ -134,6 +139,8 @@ def mutate(data, max_size, seed):
             if not (isinstance(inside[name], (dict, list)) and inside[name] and rng.random() < 0.7):
                 break
             inside = inside[name]
+        if isinstance(inside, dict) and rng.random() < 0.3:
+            name = rng.choice(NAMES)
         inside[name] = rng.choice(STRANGE)
         made = json.dumps(value).encode()
     except (ValueError, IndexError, TypeError, RecursionError):

@@ -53,6 +53,18 @@ def read(frame, **options):
     return RoutingTable.read_log(frame, **options)
 
 
+@pytest.mark.parametrize("value", [pl.lit(True), pl.int_range(12) % 2 == 0], ids=["same", "apart"])
+@pytest.mark.parametrize("name", ["correct", "n_output_tokens", "query_id", "other.correct"])
+def test_a_second_column_for_what_is_read_is_kept_beside_it(name, value):
+    ours = {"query_id": "request"} | {c: c for c in ("score", "completion_tokens")}
+    frame = log().with_columns(value.alias(name))
+    t, plain = read(frame, columns=ours), read(log(), columns=ours)
+    assert (t.correct == plain.correct).all()
+    assert (t.n_output_tokens == plain.n_output_tokens).all()
+    assert t.query_ids == plain.query_ids
+    assert t.extra.keys() - plain.extra.keys() == {f"other.{name}"}
+
+
 def test_a_log_becomes_a_table():
     t = read(log())
     assert t.models == ("small", "big")

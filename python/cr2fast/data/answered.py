@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # What stands before the names of columns that are none of ours.
 OTHER = "other."
+# What is read of a call; another column of such a name (`correct` beside `score`) keeps the prefix.
+_OWN = ("query_id", "model", "correct", "n_output_tokens", "usd", "seconds")
 
 
 def read(
@@ -47,15 +49,17 @@ def read(
         "model",
         correct="score",
         n_output_tokens="completion_tokens",
-        **{
-            c.removeprefix(OTHER): c
-            for c in good.columns
-            if c.startswith(OTHER) and c not in of_query
-        },
+        **{_named(c): c for c in good.columns if c.startswith(OTHER) and c not in of_query},
         usd="usd",
         seconds="seconds",
     )
     return frames.aligned(own, o, models, drop, maker, (*notes, *more)), models
+
+
+def _named(column: str) -> str:
+    """What a column that is none of ours is called in the table: its own name, where it is free."""
+    name = column.removeprefix(OTHER)
+    return column if name in _OWN or name.startswith(OTHER) else name
 
 
 def others(frame: pl.DataFrame, local: str) -> list[str]:
@@ -227,7 +231,7 @@ def _of_query(good: pl.DataFrame) -> list[str]:
     return [
         c
         for c, name in zip(others, names, strict=True)
-        if name not in reading.COLUMNS and kinds[c].max() == 1
+        if name not in (*reading.COLUMNS, *_OWN) and kinds[c].max() == 1
     ]
 
 
@@ -241,7 +245,7 @@ def _queries(good: pl.DataFrame, models: Sequence[str], others: Sequence[str]) -
     q = ranked.group_by("query_id", maintain_order=True).agg(
         polars.col("text").first(),
         *first,
-        *(polars.col(c).drop_nulls().first().alias(c.removeprefix(OTHER)) for c in others),
+        *(polars.col(c).drop_nulls().first().alias(_named(c)) for c in others),
         polars.col("prompt_tokens").sort_by("\0rank").drop_nulls().first().alias("n_input_tokens"),
     )
     # What the log has nowhere is made.

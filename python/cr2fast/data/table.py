@@ -235,7 +235,8 @@ class RoutingTable(Queries):
         -------
         RoutingTable
             The input tokens of a query are those of its local call or, where that has none, of the
-            next model's that has. Columns `usd`, `seconds` and others are in `extra`.
+            next model's that has. Columns `usd`, `seconds` and others are in `extra`; one that is not
+            read but has the name of one that is (`correct` beside `score`) as ``other.correct``.
 
         Raises
         ------
