@@ -235,8 +235,9 @@ class RoutingTable(Queries):
         -------
         RoutingTable
             The input tokens of a query are those of its local call or, where that has none, of the
-            next model's that has. Columns `usd`, `seconds` and others are in `extra`; one that is not
-            read but has the name of one that is (`correct` beside `score`) as ``other.correct``.
+            next model's that has. Columns `usd`, `seconds` and others are in `extra`. One that is
+            not read but named as one that is, such as `correct` beside `score`, is called
+            ``other.correct`` there.
 
         Raises
         ------
