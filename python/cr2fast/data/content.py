@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +77,14 @@ def _key(kind: bytes, data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8, person=kind).digest(), "little")
 
 
+def _rows(embeddings: npt.NDArray[np.float32]) -> Iterator[bytes]:
+    """Each row's bytes, made a part of the table at a time."""
+    for start in range(0, len(embeddings), 4096):
+        # Adding zero makes one of the two zeros.
+        part = (embeddings[start : start + 4096] + np.float32(0)).astype("<f4")
+        yield from (row.tobytes() for row in part)
+
+
 def keys(texts: Sequence[object] | None, embeddings: npt.NDArray[np.float32]) -> Keys:
     """Keys of rows by their texts, where they have one, and by their embeddings.
 
@@ -84,10 +93,8 @@ def keys(texts: Sequence[object] | None, embeddings: npt.NDArray[np.float32]) ->
     texts : sequence of (str or None), (N,), optional
     embeddings : ndarray of float32, (N, d)
     """
-    # Adding zero makes one of the two zeros.
-    rows = [row.tobytes() for row in (embeddings + np.float32(0)).astype("<f4")]
     kept, asked = [], []
-    for text, row in zip(texts or [None] * len(rows), rows, strict=True):
+    for text, row in zip(texts or repeat(None, len(embeddings)), _rows(embeddings), strict=True):
         # An embedding of a text, and one by itself: two texts of one embedding are two.
         said, bare = _key(b"said", row), _key(b"embedding", row)
         if isinstance(text, str):
