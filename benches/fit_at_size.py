@@ -86,7 +86,7 @@ def on_pools(data, seeds, parts):
     from benches.paper.metrics import Points
     from benches.paper.world import Pricer
 
-    for name, folder in pools(data):
+    for name, folder in pools(data).items():
         problem = load_folder(folder)
         for seed in range(seeds):
             train, calibration, test = problem.table.split(seed=seed)
