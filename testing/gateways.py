@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,3 +42,14 @@ def running(
         process.terminate()
         process.wait()
         process.stderr.close()
+
+
+def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
+    """Wait for what a gateway is about to do, as long as it lives."""
+    while True:
+        # Asked first: what a process did before its end counts.
+        ended = process.poll()
+        if until():
+            return
+        assert ended is None, f"the gateway has ended: {ended}"
+        time.sleep(0.005)

@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +23,12 @@ import pytest
 import cr2fast
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.messages import text_of
-from testing.gateways import BINARY, running
+from testing.gateways import BINARY, running, wait
+from testing.letters import LETTERS, letters
 
 ROOT = Path(__file__).parents[2]
 LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.1)
 D = 24
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 pytestmark = pytest.mark.skipif(
     not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
@@ -74,16 +73,7 @@ def fitted(encoder: cr2fast.StaticEncoder, seed: int) -> cr2fast.Router:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32),
-        tokens,
-        id="letters",
-        source=("none", "0" * 64),
-        max_tokens=64,
-        truncation="head-tail",
-        record="{}",
-    )
+    encoder = letters(D)
     router = fitted(encoder, 5)
     encoder.save(folder / "static.safetensors")
     router.save(folder / "router.safetensors")
@@ -216,15 +206,15 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
 
 def lines_of(path: Path, n: int, process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """The lines of a log, once there are `n`; the process that writes them has to live for it."""
-    while True:
-        # Asked before the file is read: what a process wrote before its end counts.
-        ended = process.poll()
-        lines = path.read_text().splitlines() if path.exists() else []
-        if len(lines) >= n:
-            return [json.loads(line) for line in lines]
-        assert ended is None, f"{len(lines)} of {n} lines, and the gateway has ended: {ended}"
-        time.sleep(0.005)
+    """The lines of a log, once there are `n`."""
+    lines: list[str] = []
+
+    def written() -> bool:
+        lines[:] = path.read_text().splitlines() if path.exists() else []
+        return len(lines) >= n
+
+    wait(process, written)
+    return [json.loads(line) for line in lines]
 
 
 def test_every_line_of_the_log_is_as_the_docs_say(gateway: Running) -> None:

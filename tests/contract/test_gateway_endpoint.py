@@ -81,10 +81,10 @@ def minilm() -> cr2fast.Encoder:
     return cr2fast.Encoder.load("minilm")
 
 
-@pytest.fixture(scope="module")
-def router(minilm: cr2fast.Encoder) -> cr2fast.Router:
+def fitted(info: cr2fast.EncoderInfo) -> cr2fast.Router:
+    """A router without probes."""
     problem = make_routing_problem(n=400, d=384, models=3, seed=5)
-    train, calibration, _ = replace(problem.table, encoder=minilm.info).split()
+    train, calibration, _ = replace(problem.table, encoder=info).split()
     made = cr2fast.fit(
         train,
         problem.costs,
@@ -95,7 +95,12 @@ def router(minilm: cr2fast.Encoder) -> cr2fast.Router:
         progress=False,
     )
     made.calibrate(calibration, alphas=(0.05, 0.5), lams=[0.1, 1.0])
-    return made.with_probes(minilm)
+    return made
+
+
+@pytest.fixture(scope="module")
+def router(minilm: cr2fast.Encoder) -> cr2fast.Router:
+    return fitted(minilm.info).with_probes(minilm)
 
 
 @pytest.fixture
@@ -251,7 +256,12 @@ def test_another_encoder_is_refused_with_how_far_it_is(
     )
     assert told.returncode == 0, told.stderr
     assert "its vectors of 4 probes are within" in told.stdout
-    device(tmp_path, cr2fast.Router.from_bytes(_bare(router)), served.url, "http://127.0.0.1:1")
+    device(
+        tmp_path,
+        fitted(router.encoder),
+        served.url,
+        "http://127.0.0.1:1",
+    )
     told = subprocess.run(
         [BINARY, "check", tmp_path / "device.toml"],
         capture_output=True,
@@ -261,23 +271,6 @@ def test_another_encoder_is_refused_with_how_far_it_is(
     )
     assert told.returncode == 1
     assert "router.with_probes(encoder).save(path)" in told.stderr
-
-
-def _bare(router: cr2fast.Router) -> bytes:
-    """The router as it was fitted, without probes."""
-    problem = make_routing_problem(n=400, d=384, models=3, seed=5)
-    train, calibration, _ = replace(problem.table, encoder=router.encoder).split()
-    made = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=16,
-        teacher_epochs=1,
-        gate_epochs=1,
-        progress=False,
-    )
-    made.calibrate(calibration, alphas=(0.05, 0.5), lams=[0.1, 1.0])
-    return made.to_bytes()
 
 
 def ready(connection: http.client.HTTPConnection) -> tuple[int, str]:

@@ -13,11 +13,11 @@ import pytest
 import cr2fast
 from cr2fast.datasets import make_routing_problem
 from testing.gateways import BINARY, running
+from testing.letters import LETTERS, letters
 
 pytestmark = pytest.mark.skipif(
     not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
 )
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 D = 24
 LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.3)
 
@@ -32,16 +32,7 @@ def text(rng: random.Random) -> str:
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_margins_and_choices_are_pythons_bit_for_bit(tmp_path: Path, share: float) -> None:
     rng = random.Random(5)
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32),
-        tokens,
-        id="letters",
-        source=("none", "0" * 64),
-        max_tokens=64,
-        truncation="head-tail",
-        record="{}",
-    )
+    encoder = letters(D)
     problem = make_routing_problem(n=400, d=D, models=3, seed=5)
     texts = [f"{text(rng)} {i}" for i in range(400)]
     table = replace(

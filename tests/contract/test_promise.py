@@ -8,10 +8,8 @@ import http.client
 import json
 import os
 import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -22,12 +20,10 @@ from cr2fast import RiskAlarm, RollingThreshold
 from cr2fast.data.queries import QueryTable
 from cr2fast.datasets import make_routing_problem
 from cr2fast.traffic import label, open_log
+from testing.gateways import BINARY, ROOT, wait
+from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
-ROOT = Path(__file__).parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LAM, ALPHA, DELTA, D = 0.05, 0.1, 0.01, 24
 ENV = {**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"}
 
@@ -53,11 +49,7 @@ def queries(texts, encoder):
 def house(tmp_path_factory):
     """A folder with a router that is calibrated on the texts' own mix, and two mixes of texts."""
     folder = tmp_path_factory.mktemp("promise")
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32), tokens,
-        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
-    )  # fmt: skip
+    encoder = letters(D)
     problem = make_routing_problem(n=1500, d=D, models=3, seed=5)
     train, _, _ = replace(problem.table, encoder=encoder.info).split()
     router = cr2fast.fit(
@@ -224,13 +216,16 @@ def test_a_rolling_threshold_decides_with_pythons_bits_over_a_kill(house, tmp_pa
             told = g.ask(text)
         wanted = told["points"][0]["rolling"]["n"]
         assert wanted == len(half)
-        while True:  # saved within its interval, then killed
+
+        def saved_and_logged():
             state = g.state() if (g.folder / "promise.json").exists() else None
-            if state and decoded(state["points"][0], "rolling", RollingThreshold).n == wanted:
-                break
-            time.sleep(0.005)
-        while (g.folder / "decisions.jsonl").read_text().count('"request"') < len(half):
-            time.sleep(0.005)
+            return (
+                state
+                and decoded(state["points"][0], "rolling", RollingThreshold).n == wanted
+                and (g.folder / "decisions.jsonl").read_text().count('"request"') >= len(half)
+            )
+
+        wait(g.process, saved_and_logged)  # then killed
         g.end(kill=True)
         g.start()
         rest = [*usual[40:80], *hard[20:40]]

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,10 @@ import cr2fast
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.info import sha256_of
 from cr2fast.traffic import open_log, recalibrate, replay
+from testing.gateways import BINARY
+from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
-ROOT = Path(__file__).parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LAM, ALPHA, D, N = 0.1, 0.1, 24, 120
 
 pytestmark = pytest.mark.skipif(
@@ -45,11 +42,7 @@ def started(role, path):
 def served(tmp_path_factory):
     """Router, encoder, and the logs of N requests through a device's and an edge's gateway."""
     folder = tmp_path_factory.mktemp("traffic")
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32), tokens,
-        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
-    )  # fmt: skip
+    encoder = letters(D)
     problem = make_routing_problem(n=400, d=D, models=3, seed=5)
     train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
     router = cr2fast.fit(

@@ -9,25 +9,15 @@ import pytest
 
 import cr2fast
 from cr2fast.datasets import make_routing_problem
+from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 D = 24
 
 
-@pytest.fixture(scope="session")
-def letters():
-    """A static encoder whose vocabulary is the letters."""
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-    return cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), D)).astype(np.float32),
-        tokens,
-        id="letters",
-        source=("none", "0" * 64),
-        max_tokens=64,
-        truncation="head-tail",
-        record="{}",
-    )
+@pytest.fixture(scope="session", name="letters")
+def letters_encoder():
+    return letters(D)
 
 
 @pytest.fixture(scope="session")
