@@ -25,6 +25,9 @@ CONFIGS = [
     for weight in (1.0, 2.0)
     for rows in ROWS
 ]
+# What becomes of a deferred query. The gate is the same, so each is tried with every configuration.
+EDGE_ONLY, INCLUSIVE, FALLBACK = "edge-only", "inclusive", "fallback"
+PATHS = (EDGE_ONLY, INCLUSIVE, FALLBACK)
 LOCAL_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 # What each ablation changes in the gate's fit; the teacher stays.
 GATES = {
@@ -41,7 +44,6 @@ PARTS = {
 }
 SHARE = 0.75
 RULES = ("empirical", "fixed local rate", "sign of the margin")
-EDGE_ONLY, INCLUSIVE, FALLBACK = "edge-only", "inclusive", "fallback"
 
 
 def fit(train, costs, config, mode, seed, teacher=None, **options):
@@ -61,10 +63,10 @@ def has_texts(table):
 
 
 class Calibrated:
-    """A router with thresholds, ready to choose."""
+    """A router with thresholds and a deferral path, ready to choose."""
 
-    def __init__(self, router, calibration, mode, seed):
-        self.router, self.mode, self.alphas = router, mode, ALPHAS
+    def __init__(self, router, calibration, mode, seed, path=EDGE_ONLY):
+        self.router, self.mode, self.alphas, self.path = router, mode, ALPHAS, path
         self.report = router.calibrate(
             calibration, alphas=ALPHAS, lams=LAMS, lengths=mode, seed=seed, on_infeasible="defer"
         )
@@ -108,16 +110,20 @@ class View:
         self.of, self.p, self.costs, self.margins = calibrated, p, costs, margins
         self.prefers_edge = _core.choice_margins(p, costs, calibrated.lams) < 0
 
-    def choices(self, rule="CRC", path=EDGE_ONLY, fallback=0):
+    def choices(self, rule="CRC", path=None):
         """Labels [(λ, α)], choices (L·A, N), local (L, A, N). Index M: sent back to the device.
 
-        `fallback` is the edge model of that path; the last where it is the device's.
+        By the router's own path, unless another is named; `fallback` takes the unit model, or the
+        last edge model where the unit model is the device's.
         """
+        path = path or self.of.path
         thresholds, columns = self.of.thresholds(rule)
         local = self.margins[:, None, :] >= thresholds[:, :, None]
         lams, models = self.of.lams, self.p.shape[1]
         if path == FALLBACK:
-            edge = np.full((len(lams), len(self.p)), fallback or models - 1)
+            costs = self.of.router.costs
+            unit = costs.models.index(costs.reference_model)
+            edge = np.full((len(lams), len(self.p)), unit or models - 1)
         else:
             first = 0 if path == INCLUSIVE else 1
             edge = _core.choices(self.p, self.costs, lams, first).astype(np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 
+from benches.paper import cr2
 from benches.paper.study import FULL, OURS
 from benches.paper.world import MODES
 
@@ -88,7 +89,7 @@ def _against_lam(results, axes, key, ylabel, bands=None):
 
 
 def _branches(results, axes):
-    names = (OURS, "CR² (inclusive)", "CR² (fallback)", FULL)
+    names = (OURS, *(f"CR² ({path})" for path in cr2.PATHS), FULL)
     for ax, mode in zip(axes, MODES, strict=True):
         for name in names:
             entry = results["modes"][mode]["methods"][name]

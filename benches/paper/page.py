@@ -223,7 +223,8 @@ def write(results, images, path):
         "states; the LLMRank-style ranker also reads nine features of the text. Thresholds come "
         "from the calibration split.</li>",
         f"<li>Configurations are chosen on the training split, by {run['repeats']} hold-outs; the "
-        f"criterion is the same for all: mean cost of the hull at eight accuracies.</li>"
+        f"criterion is the same for all: mean cost of the hull at eight accuracies. For CR² the "
+        f"deferral path is chosen with the configuration.</li>"
         if run["repeats"]
         else "<li>A quick run: each method's usual configuration, none chosen.</li>",
         f"<li>The test split of each seed was opened {opened} times, after the plan (choices, "

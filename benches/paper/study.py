@@ -86,18 +86,22 @@ def select(train, costs, seed, repeats, tick):
                         key = f"{baseline.name}, {variant}, {mode}"
                         scores.setdefault(key, {}).setdefault(i, []).append(_score(points, truth))
                 tick(f"choosing: {baseline.name}")
+        states = pricer.costs.sample_states(len(held), states_seed)
+        wide = _with_return(truth, cr2.detour(held, states, pricer.costs, truth))
         for i, config in enumerate(cr2.CONFIGS):
             teacher = None
             for mode in MODES:
                 router = cr2.fit(inner, pricer.costs, config, mode, seed, teacher)
                 teacher = teacher or router
-                states = pricer.costs.sample_states(len(held), states_seed)
                 view = cr2.Calibrated(router, calibration, mode, seed).view(held, states)
-                labels, choices, _ = view.choices()
-                score = _score(Points.of(labels, choices, truth), truth)
-                scores.setdefault(f"CR², {mode}", {}).setdefault(i, []).append(score)
+                for j, path in enumerate(cr2.PATHS):
+                    labels, choices, _ = view.choices(path=path)
+                    score = _score(Points.of(labels, choices, wide), truth)
+                    key = len(cr2.PATHS) * i + j
+                    scores.setdefault(f"CR², {mode}", {}).setdefault(key, []).append(score)
             tick("choosing: CR²")
-    configs = {b.name: b.configs for b in BASELINES} | {"CR²": cr2.CONFIGS}
+    ours = [config | {"path": path} for config in cr2.CONFIGS for path in cr2.PATHS]
+    configs = {b.name: b.configs for b in BASELINES} | {"CR²": ours}
     chosen, record = {}, {}
     for key, tried in scores.items():
         means = {i: float(np.mean(costs)) for i, costs in tried.items()}
@@ -113,7 +117,7 @@ def usual():
     chosen = {
         f"{name}, {v}, {m}": config for name, config in names for v in VARIANTS for m in MODES
     }
-    return chosen | {f"CR², {mode}": cr2.CONFIGS[0] for mode in MODES}
+    return chosen | {f"CR², {mode}": cr2.CONFIGS[0] | {"path": cr2.EDGE_ONLY} for mode in MODES}
 
 
 def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
@@ -155,7 +159,10 @@ def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
             teachers.setdefault(key, routers[mode, name])
             tick(f"ablation: {name}")
     calibrated = {
-        key: cr2.Calibrated(router, calibration, key[0], seed) for key, router in routers.items()
+        (mode, name): cr2.Calibrated(
+            router, calibration, mode, seed, chosen[f"CR², {mode}"]["path"]
+        )
+        for (mode, name), router in routers.items()
     }
     return pricer, predictors, calibrated
 
@@ -278,8 +285,8 @@ def examine(test, pricer, predictors, calibrated, seed, tick, bootstrap):
         add(FULL, labels, view.full_information(lams))
         labels, choices, local = view.choices()
         add(OURS, labels, choices)
-        for path in (cr2.INCLUSIVE, cr2.FALLBACK):
-            add(f"CR² ({path})", *view.choices(path=path, fallback=truth.reference)[:2])
+        for path in cr2.PATHS:
+            add(f"CR² ({path})", *view.choices(path=path)[:2])
         ablations = {rule: view.choices(rule)[:2] for rule in cr2.RULES}
         for name, other in ours.items():
             if name != "chosen":
