@@ -187,8 +187,10 @@ def claims(out):
         savings = m["savings"]
         knn = savings[KNN]
         cells = np.size(m["gate"]["risk"])
-        risk = int(np.sum(m["gate"]["mean_at_most_alpha"]))
-        reach = int(np.sum(m["gate"]["seed_interval_reaches_alpha"]))
+        below = int(np.sum(m["gate"]["mean_at_most_alpha"]))
+        # A seed by itself has no spread: its interval is the binomial one.
+        of = "seed" if len(out["seeds"]) > 1 else "pooled"
+        reach = int(np.sum(m["gate"][f"{of}_interval_reaches_alpha"]))
         best = max(knn["by_target"])
         worst = {name: min(s["by_target"]) for name, s in savings.items()}
         hardest = min(savings, key=lambda name: savings[name]["mean"])
@@ -205,11 +207,16 @@ def claims(out):
              f"least {savings[hardest]['mean']:.1%} (against {hardest}; "
              f"95 % interval {savings[hardest]['mean_low']:.1%} to "
              f"{savings[hardest]['mean_high']:.1%})", savings[hardest]["mean"] >= 0.05),
-            (mode, "of what full information saves over the best single model, kept", "95 %",
-             f"{m['recovered']:.1%}", m["recovered"] >= 0.95),
-            (mode, "mean false-acceptance rate over seeds at most α at every (λ, α)",
-             f"{cells} of {cells}", f"{risk} of {cells}; the 95 % interval over seeds reaches down "
-             f"to α at {reach}", risk == cells),
+            (mode, f"at least 5 % cheaper on average than {KNN}", "5 %",
+             f"{knn['mean']:.1%} (95 % interval {knn['mean_low']:.1%} to {knn['mean_high']:.1%})",
+             knn["mean"] >= 0.05),
+            (mode, "of what full information saves over the best single model, kept", "98 %",
+             f"{m['recovered']:.1%}", m["recovered"] >= 0.98),
+            # The risk may lie at α itself, where an interval lies above it once in forty times.
+            (mode, "the 95 % interval of the false-acceptance rate reaches down to α",
+             f"97.5 % of {cells} cells (λ, α)",
+             f"{reach} of {cells}; the mean itself is at most α in {below}",
+             reach >= 0.975 * cells),
         ]  # fmt: skip
     return [
         dict(zip(("mode", "claim", "asked", "found", "holds"), (*r[:4], bool(r[4])), strict=True))
