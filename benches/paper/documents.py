@@ -137,11 +137,13 @@ def _saved(results, mode):
     def percent(s):
         return f"{100 * s['mean']:.1f} % ({100 * s['mean_low']:.1f} to {100 * s['mean_high']:.1f})"
 
+    kept = found["recovered"]  # None where full information saves nothing.
     return (
         f"{percent(knn)} against {_cell(KNN)} on average, {100 * max(knn['by_target']):.1f} % at "
-        f"best; {percent(least)} against the nearest baseline, {_cell(nearest)}. Of what full "
-        f"information saves over the unit model, {100 * found['recovered']:.1f} % is kept."
-    )
+        f"best; {percent(least)} against the nearest baseline, {_cell(nearest)}. "
+        + ("Full information saves nothing over the unit model." if kept is None
+           else f"Of what full information saves over the unit model, {100 * kept:.1f} % is kept.")
+    )  # fmt: skip
 
 
 def _pool(results, folder):

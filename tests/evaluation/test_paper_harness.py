@@ -126,6 +126,20 @@ def check_document(results, markdown):
             min(s["by_target"]) < 0 for s in savings.values()
         )
     assert markdown.index("### Where it loses") < markdown.index("### Cost at matched accuracy")
+    for mode in ("predicted", "known"):
+        found = results["modes"][mode]
+        said = next(r for r in markdown.splitlines() if r.startswith(f"- With {mode} lengths: "))
+        numbers = [100 * found["savings"]["KNN, constant"][k] for k in ("mean", "mean_low")]
+        assert said.split(": ")[1].startswith(f"{numbers[0]:.1f} % ({numbers[1]:.1f} to ")
+        kept = found["recovered"]
+        assert ("saves nothing" if kept is None else f"{100 * kept:.1f} % is kept") in said
+        # Parts of the teacher have an interval, what is changed in the gate has none.
+        assert set(found["part_savings"]) == set(cr2.PARTS) < set(found["ablations"])
+        for name, entry in found["ablations"].items():
+            row = next(r for r in markdown.splitlines() if r.startswith(f"| {mode} | {name} |"))
+            cells = [c.strip() for c in row.strip("|").split("|")]
+            assert float(cells[2]) == pytest.approx(np.mean(entry["matched"]), abs=6e-4)
+            assert (" to " in cells[3]) == (name in cr2.PARTS)
     for name, entry in results["modes"]["predicted"]["methods"].items():
         row = next(r for r in markdown.splitlines() if r.strip("| *").startswith(name))
         assert [float(c.strip(" *")) for c in row.split("|")[2:-2]] == pytest.approx(
