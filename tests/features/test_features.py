@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 import cr2fast
 from cr2fast import _core
 from cr2fast.datasets import make_routing_problem
-from testing import oracle
+from testing import oracle, seen
 from testing.artifacts import put, rewritten
 
 LAM, ALPHA = 1.0, 0.05
 # Characters on either side of every border between classes, and the marks that features look for.
 BORDERS = "".join(
     chr(c + step)
-    for ranges in oracle._WORD_RANGES.values()
+    for ranges in seen._WORD_RANGES.values()
     for pair in ranges
     for c in pair
     for step in (-1, 0, 1)
@@ -48,7 +48,7 @@ def test_features_are_what_their_definitions_say(text):
     found = cr2fast.text_features([text])
     assert found.shape == (1, len(_core.TEXT_FEATURES))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found[0], oracle.text_features(text), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found[0], seen.text_features(text), rtol=1e-6, atol=1e-7)
 
 
 def test_a_chat_counts_by_its_last_user_turn():
@@ -117,7 +117,7 @@ def test_rows_are_unit_embeddings_and_scaled_features(problem, routed):
     router, test = routed
     train = problem[0].split(seed=0)[0]
     f = [cr2fast.text_features(t.extra["text"]).astype(float) for t in (test, train)]
-    expected = oracle.inputs(test.embeddings.astype(float), *f, router.features["weight"])
+    expected = seen.inputs(test.embeddings.astype(float), *f, router.features["weight"])
     np.testing.assert_allclose(router.inputs(test), expected, atol=2e-5)
     assert router.dim == 24 + 16
     assert router.embedding_dim == 24
