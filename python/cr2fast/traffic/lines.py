@@ -207,6 +207,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "usd_estimated": _amount,
     "usd": _amount,
     "energy_j_measured": _amount,
+    "energy_idle_w": _amount,
     "link_measured": _names,
     "available": _names,
     "queueing_s": _queueing,
@@ -214,6 +215,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "router": _text,
     "propensity": _probability,
     "shadow": _probability,
+    "trace": _text,
     "embedding": _embedding,
 }
 NEEDED = ("id", "ts", "outcome", "router")

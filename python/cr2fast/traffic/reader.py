@@ -173,7 +173,7 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
         "queueing_s": polars.List(polars.Struct({"model": text, "seconds": polars.Float64})),
         "embedding": polars.List(single),
     }  # fmt: skip
-    for column in ("id", "endpoint", "group", "place", "model", "why", "outcome", "router", "log"):
+    for column in ("id", "endpoint", "group", "place", "model", "why", "outcome", "router", "trace", "log"):
         others[column] = text
     for column in ("status", "n_input_tokens_estimated", "n_input_tokens", "n_output_tokens"):
         others[column] = polars.Int64

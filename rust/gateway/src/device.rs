@@ -183,6 +183,7 @@ impl Device {
                 Place::Device => (&self.local, self.to_local(job)),
                 Place::Edge => (&self.edge, self.to_edge(job, &plan, why)),
             };
+            trace.asks(upstream.name());
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     if place == Place::Edge {
@@ -305,8 +306,8 @@ impl Device {
         };
         let (router, upstream) = (job.brain.hash().into(), Arc::clone(upstream));
         trace.record.shadow = Some(drawn);
-        let (ended, log) = trace.at_end();
-        shadows.send(Shadow { id, place, model, router, upstream, question }, ended, &log);
+        let shadow = Shadow { id, place, model, router, upstream, question };
+        shadows.send(shadow, trace.at_end());
     }
 
     fn to_local(&self, job: &Job) -> Question {

@@ -213,6 +213,7 @@ impl Edge {
                 headers: HeaderMap::new(),
                 stream: job.ask.stream,
             };
+            trace.asks(upstream.name());
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     // An answer in one piece does not say when its first content was there.

@@ -16,6 +16,7 @@ mod device;
 mod edge;
 mod encoding;
 mod endpoint;
+mod energy;
 #[cfg(any(test, feature = "internals"))]
 mod hostile;
 mod job;

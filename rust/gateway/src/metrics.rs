@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::energy::Counts;
 use crate::promise::Gauges;
 
 type Labels = Vec<(&'static str, String)>;
@@ -40,6 +41,8 @@ pub struct Metrics {
     pub log_dropped: Counter,
     /// The promise's.
     pub promise: Gauges,
+    /// The meter's.
+    pub energy: Counts,
 }
 
 fn times() -> Histogram {
@@ -63,6 +66,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             log_dropped: Counter::default(),
             promise: Gauges::default(),
+            energy: Counts::default(),
         };
         let r = &mut m.registry;
         r.register("requests", "Requests that an upstream was to answer", m.requests.clone());
@@ -77,6 +81,7 @@ impl Default for Metrics {
         r.register("connections", "Open connections", m.connections.clone());
         r.register("log_dropped", "Decision records not written", m.log_dropped.clone());
         m.promise.register(r);
+        m.energy.register(r);
         m
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::config::ShadowConfig;
+use crate::energy::Meter;
 use crate::log::{Line, Log, SCHEMA, ShadowRecord, now};
 use crate::upstream::{Failure, Question, Upstream, Usage};
 use crate::wire::{self, Place};
@@ -58,10 +59,17 @@ impl Shadows {
     }
 
     /// Send a shadow when `ended` says that the client's answer has.
-    pub fn send(&self, shadow: Shadow, ended: oneshot::Receiver<()>, log: &Arc<Log>) {
-        let (slots, log, propensity) = (Arc::clone(&self.slots), Arc::clone(log), self.probability);
+    pub fn send(
+        &self,
+        shadow: Shadow,
+        (ended, log, meter): (oneshot::Receiver<()>, Arc<Log>, Option<Arc<Meter>>),
+    ) {
+        let (slots, propensity) = (Arc::clone(&self.slots), self.probability);
         tokio::spawn(async move {
             let _ = ended.await;
+            // The joules of a request beside it are not its own.
+            let local = shadow.place == Place::Device;
+            let _presence = meter.filter(|_| local).map(|meter| meter.enter(Instant::now()));
             let line = shadow.line(&slots, propensity).await;
             log.put(Line::Shadow(Box::new(line)));
         });

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::brain::{Brain, Estimate};
+use crate::energy::{Meter, Presence};
 use crate::job::Job;
 use crate::link::Measured;
 use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
@@ -52,6 +53,9 @@ pub struct Trace {
     priced: Option<(Arc<Brain>, usize)>,
     /// Whether the log has a line of it: the device tells of a shadow.
     logged: bool,
+    /// Among the requests whose joules are measured, where they are.
+    presence: Option<Presence>,
+    meter: Option<Arc<Meter>>,
     /// Dropped with the trace: whoever waits for the answer's end.
     waiting: Option<oneshot::Sender<()>>,
     /// One of the requests at once; free when the answer has ended.
@@ -64,6 +68,7 @@ impl Trace {
         job: &Job,
         start: Instant,
         (log, metrics, stop): (&Arc<Log>, &Arc<Metrics>, &Stop),
+        meter: Option<&Arc<Meter>>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         metrics.in_flight.inc();
@@ -87,8 +92,20 @@ impl Trace {
         };
         let (log, metrics, stop) = (Arc::clone(log), Arc::clone(metrics), stop.clone());
         let logged = job.deferral.as_ref().is_none_or(|d| d.why != Why::Shadow);
-        let (priced, waiting) = (None, None);
-        Self { record, start, log, metrics, stop, priced, logged, waiting, _permit: permit }
+        let presence = meter.map(|meter| meter.enter(job.read));
+        Self {
+            record,
+            start,
+            log,
+            metrics,
+            stop,
+            priced: None,
+            logged,
+            presence,
+            meter: meter.cloned(),
+            waiting: None,
+            _permit: permit,
+        }
     }
 
     /// What is known before anybody is asked.
@@ -98,11 +115,11 @@ impl Trace {
         self.record.link_measured = measured.names();
     }
 
-    /// What ends with the answer, and the log that tells of both.
-    pub fn at_end(&mut self) -> (oneshot::Receiver<()>, Arc<Log>) {
+    /// What ends with the answer, the log that tells of both, and the meter that counts both.
+    pub fn at_end(&mut self) -> (oneshot::Receiver<()>, Arc<Log>, Option<Arc<Meter>>) {
         let (sender, receiver) = oneshot::channel();
         self.waiting = Some(sender);
-        (receiver, Arc::clone(&self.log))
+        (receiver, Arc::clone(&self.log), self.meter.clone())
     }
 
     /// Refused after its reading.
@@ -114,6 +131,13 @@ impl Trace {
     /// Seconds since the request's arrival.
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
+    }
+
+    /// An upstream is asked.
+    pub fn asks(&mut self, upstream: &str) {
+        if let Some(presence) = &mut self.presence {
+            presence.asks(upstream);
+        }
     }
 
     /// A try of an upstream failed.
@@ -187,7 +211,11 @@ impl Drop for Trace {
         let answered = (r.outcome == "answered").then_some((r.ttft_s, r.total_s));
         self.metrics.request(place, model, (r.why.unwrap_or("none"), r.outcome), answered);
         if self.logged {
-            self.log.put(Line::Request(Box::new(std::mem::take(&mut self.record))));
+            let record = Box::new(std::mem::take(&mut self.record));
+            match self.presence.take() {
+                Some(presence) => presence.end(record),
+                None => self.log.put(Line::Request(record)),
+            }
         }
     }
 }

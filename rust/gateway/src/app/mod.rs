@@ -29,6 +29,7 @@ use crate::config::{Access, Config, ConfigError, Limits, RoleConfig};
 use crate::device::Device;
 use crate::edge::Edge;
 use crate::endpoint::Proof;
+use crate::energy::Meter;
 use crate::log::{Log, LogFile};
 use crate::metrics::Metrics;
 use crate::promise::Promise;
@@ -68,6 +69,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Ends before the log, which its last lines go to.
     promise: Option<Promise>,
+    /// Ends before the log as well.
+    meter: Option<Arc<Meter>>,
     log: Arc<Log>,
     recent: Recent,
     /// Ends what is in flight.
@@ -87,6 +90,7 @@ impl App {
         if let Some(promise) = &promise {
             brain.watched_by(promise.kept());
         }
+        let meter = Meter::start(config, &trust, &log, &metrics.energy)?;
         let role = match &config.role {
             RoleConfig::Device { local, edge, not_text, shadow } => Role::Device(Box::new(
                 Device::new(config, local, edge, (*not_text, *shadow), &brain, &trust),
@@ -106,6 +110,7 @@ impl App {
             at_once: Arc::new(Semaphore::new(config.limits.concurrency)),
             metrics,
             promise,
+            meter,
             log,
             recent: Recent::default(),
             stop: Stop::default(),
@@ -115,7 +120,8 @@ impl App {
     /// What a configuration would do, in words; loads the router, starts nothing. What would keep
     /// [`App::new`] or the listener from starting is the same error here.
     pub fn describe(config: &Config) -> Result<String, ConfigError> {
-        let brain = Brain::load(config, &certificates::trust(config)?)?;
+        let trust = certificates::trust(config)?;
+        let brain = Brain::load(config, &trust)?;
         if let Some(log) = &config.log {
             LogFile::check(&log.path.value).map_err(|e| no_log(config, &e))?;
         }
@@ -156,6 +162,7 @@ impl App {
             }
         }
         lines.extend(Promise::check(config, &brain)?);
+        lines.extend(Meter::check(config, &trust)?);
         lines.extend(Self::warnings(config).into_iter().map(|words| format!("warning: {words}")));
         Ok(lines.join("\n"))
     }
@@ -166,11 +173,14 @@ impl App {
             RoleConfig::Device { local, edge, .. } => vec![&local.address, &edge.0],
             RoleConfig::Edge { models, .. } => models.iter().map(|m| &m.address).collect(),
         };
+        let elsewhere = Meter::warning(config);
         let encoder = config.router.encoder.endpoint().map(|e| &e.address);
-        let open = all.into_iter().chain(encoder).filter(|a| a.token.is_some() && a.is_open());
+        let meter = config.energy.as_ref().and_then(|e| e.source.address());
+        let all = all.into_iter().chain(encoder).chain(meter);
+        let open = all.filter(|a| a.token.is_some() && a.is_open());
         let words =
             |a: &Address| format!("the token for {} goes unencrypted to {}", a.name, a.base);
-        open.map(words).collect()
+        open.map(words).chain(elsewhere).collect()
     }
 
     /// SHA-256 of the router's file.
@@ -212,7 +222,8 @@ impl App {
         let job = self.job(request, kind).await?;
         let permit = self.permit()?;
         self.recent.remember(&job.id);
-        let trace = Trace::start(&job, arrived, (&self.log, &self.metrics, &self.stop), permit);
+        let told = (&self.log, &self.metrics, &self.stop);
+        let trace = Trace::start(&job, arrived, told, self.meter.as_ref(), permit);
         let embedding = self.log.wants_embedding();
         let answer = match &self.role {
             Role::Device(device) => {

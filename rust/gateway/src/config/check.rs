@@ -91,13 +91,15 @@ impl Checker<'_> {
                 .shown("local.token_env", file.local.token_env.as_ref())?
                 .into_iter()
                 .chain(self.encoder_token(file.encoder.as_ref())?)
+                .chain(self.energy_token(file.energy.as_ref())?)
                 .collect(),
         };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
         let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
         let promise = file.promise.map(|promise| self.promise(&promise)).transpose()?;
         let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
-        Ok(Config { promise, ..config })
+        let energy = file.energy.map(|energy| self.energy(&energy, None)).transpose()?;
+        Ok(Config { promise, energy, ..config })
     }
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
@@ -105,6 +107,7 @@ impl Checker<'_> {
         let mut models: Vec<ModelConfig> = Vec::with_capacity(file.models.len());
         let mut shown = Shown::default();
         shown.servers.extend(self.encoder_token(file.encoder.as_ref())?);
+        shown.servers.extend(self.energy_token(file.energy.as_ref())?);
         for entry in file.models {
             shown.servers.extend(self.shown("models.token_env", entry.token_env.as_ref())?);
             let name = entry.name.get_ref();
@@ -136,6 +139,8 @@ impl Checker<'_> {
         }
         let fallback = file.fallback.map(|name| self.lined(name));
         let health = self.health(&file.health)?;
+        let names = || models.iter().map(|m| m.address.name.clone()).collect();
+        let energy = file.energy.map(|file| self.energy(&file, Some(names()))).transpose()?;
         let role = RoleConfig::Edge { models, fallback, inclusive, not_text, health };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
         let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
@@ -143,7 +148,8 @@ impl Checker<'_> {
             let expected = "not_text beside it, the model that takes requests while the endpoint gives no embedding";
             return Err(self.wrong(&file.url, "encoder.url", expected, &"none"));
         }
-        self.config(&file.listen, (&file.router, encoder), role, rest, &shown)
+        let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
+        Ok(Config { energy, ..config })
     }
 
     fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {
@@ -197,6 +203,7 @@ impl Checker<'_> {
             tls: self.tls(&tls)?,
             log: log.map(|log| self.log(&log)).transpose()?,
             promise: None,
+            energy: None,
         })
     }
 

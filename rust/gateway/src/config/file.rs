@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::encoder::EncoderFile;
+use super::energy::EnergyFile;
 use super::operations::{HealthFile, TlsFile};
 use super::promise::PromiseFile;
 
@@ -58,6 +59,8 @@ pub struct DeviceFile {
     pub log: Option<LogFile>,
     /// How the promise is watched.
     pub promise: Option<PromiseFile>,
+    /// Where joules are read.
+    pub energy: Option<EnergyFile>,
 }
 
 /// An edge's file.
@@ -99,6 +102,8 @@ pub struct EdgeFile {
     pub tls: TlsFile,
     /// The decision log.
     pub log: Option<LogFile>,
+    /// Where joules are read.
+    pub energy: Option<EnergyFile>,
 }
 
 /// What decides.

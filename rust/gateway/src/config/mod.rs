@@ -6,6 +6,7 @@
 
 mod check;
 mod encoder;
+mod energy;
 mod file;
 mod operations;
 mod point;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
 pub use encoder::{EncoderConfig, EndpointConfig};
+pub use energy::{EnergyConfig, EnergySource};
 pub use file::NotText;
 pub use operations::Tls;
 pub use point::PointConfig;
@@ -87,6 +89,8 @@ pub struct Config {
     pub log: Option<LogConfig>,
     /// How the promise is watched.
     pub promise: Option<PromiseConfig>,
+    /// Where joules are read.
+    pub energy: Option<EnergyConfig>,
 }
 
 /// A value and the line that it stands on.

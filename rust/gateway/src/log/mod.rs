@@ -90,8 +90,11 @@ pub struct Record {
     pub usd_estimated: Option<f64>,
     /// The table's prices at the counted tokens.
     pub usd: Option<f64>,
-    /// From a sensor.
+    /// From the counters of the machine that answered, where no other request was in flight.
     pub energy_j_measured: Option<f64>,
+    /// What was subtracted from them, W.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_idle_w: Option<f64>,
     /// ξ that the decision and the estimates were made with.
     pub link: Option<LinkRecord>,
     /// Which of its fields were measured.

@@ -178,9 +178,14 @@ impl Address {
     /// Whether others on the way can read what is sent: neither TLS nor loopback.
     pub fn is_open(&self) -> bool {
         let Ok(uri) = self.base.parse::<Uri>() else { return false };
+        uri.scheme_str() == Some("http") && !self.is_here()
+    }
+
+    /// Whether it is on this host by its very name.
+    pub fn is_here(&self) -> bool {
+        let Ok(uri) = self.base.parse::<Uri>() else { return false };
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let here = host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
-        uri.scheme_str() == Some("http") && !here
+        host.parse().map_or(host == "localhost", |ip: IpAddr| ip.is_loopback())
     }
 }
 

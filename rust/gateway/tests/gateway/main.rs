@@ -8,6 +8,7 @@ mod deploy;
 mod device;
 mod edge;
 mod endpoint;
+mod energy;
 mod hostile;
 mod kill;
 mod load;

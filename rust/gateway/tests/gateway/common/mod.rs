@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod client;
+pub mod meter;
 pub mod stub;
 pub mod tls;
 
