@@ -179,11 +179,11 @@ impl Device {
         ways.extend(plan.both.then_some(other));
         let mut tried = Vec::new();
         while let Some((place, why)) = ways.pop_front() {
-            let (upstream, question) = match place {
+            let (upstream, mut question) = match place {
                 Place::Device => (&self.local, self.to_local(job)),
                 Place::Edge => (&self.edge, self.to_edge(job, &plan, why)),
             };
-            trace.asks(upstream.name());
+            trace.asks(upstream.name(), &mut question);
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     if place == Place::Edge {

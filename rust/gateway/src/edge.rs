@@ -207,13 +207,13 @@ impl Edge {
             };
             let upstream = &self.models[k].upstream;
             let waiting = upstream.queue.enter(plan.idle_s(job, upstream.name()));
-            let question = Question {
+            let mut question = Question {
                 path: job.kind.path(),
                 body: job.ask.body_for(&self.models[k].served),
                 headers: HeaderMap::new(),
                 stream: job.ask.stream,
             };
-            trace.asks(upstream.name());
+            trace.asks(upstream.name(), &mut question);
             match upstream.ask(&question).await {
                 Ok(answer) => {
                     // An answer in one piece does not say when its first content was there.

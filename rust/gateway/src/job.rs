@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::ask::{Ask, Kind};
 use crate::brain::{Brain, Call, Estimate, Point};
+use crate::context::Context;
 use crate::wire::{Deferral, Wish};
 
 /// A request, read and understood.
@@ -26,6 +27,8 @@ pub struct Job {
     pub wish: Wish,
     /// What the device gateway says, where one asks.
     pub deferral: Option<Deferral>,
+    /// The trace that it belongs to.
+    pub context: Option<Context>,
     /// When it was there in full.
     pub read: Instant,
 }

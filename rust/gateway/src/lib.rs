@@ -12,6 +12,7 @@ mod app;
 mod ask;
 mod brain;
 mod config;
+mod context;
 mod device;
 mod edge;
 mod encoding;

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::brain::{Brain, Estimate};
+use crate::context::Context;
 use crate::energy::{Meter, Presence};
 use crate::job::Job;
 use crate::link::Measured;
@@ -18,7 +19,7 @@ use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::stop::Stop;
-use crate::upstream::{Failure, Usage};
+use crate::upstream::{Failure, Question, Usage};
 use crate::wire::{Place, Why};
 
 /// The status of what a stop leaves unanswered.
@@ -44,6 +45,8 @@ pub struct Label {
 pub struct Trace {
     /// What the log will say.
     pub record: Record,
+    /// The trace that whoever is asked is told of.
+    context: Option<Context>,
     start: Instant,
     log: Arc<Log>,
     metrics: Arc<Metrics>,
@@ -88,6 +91,7 @@ impl Trace {
             outcome: "cancelled",
             router: job.brain.hash().into(),
             propensity: 1.0,
+            trace: job.context.as_ref().map(Context::trace_hex),
             ..Record::default()
         };
         let (log, metrics, stop) = (Arc::clone(log), Arc::clone(metrics), stop.clone());
@@ -95,6 +99,7 @@ impl Trace {
         let presence = meter.map(|meter| meter.enter(job.read));
         Self {
             record,
+            context: job.context.clone(),
             start,
             log,
             metrics,
@@ -133,8 +138,11 @@ impl Trace {
         self.start.elapsed().as_secs_f64()
     }
 
-    /// An upstream is asked.
-    pub fn asks(&mut self, upstream: &str) {
+    /// An upstream is asked: tell it of the trace.
+    pub fn asks(&mut self, upstream: &str, question: &mut Question) {
+        if let Some(context) = &self.context {
+            context.write(&mut question.headers);
+        }
         if let Some(presence) = &mut self.presence {
             presence.asks(upstream);
         }

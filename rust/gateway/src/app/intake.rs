@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::App;
 use crate::ask::{Ask, Kind, Target};
 use crate::brain::{Brain, Point};
+use crate::context::Context;
 use crate::job::Job;
 use crate::refusal::Refusal;
 use crate::wire::{self, Deferral, Why, Wish};
@@ -87,7 +88,8 @@ impl App {
             let words = "x-cr2fast-group: expected none, since the router was calibrated without groups, got one; leave the header out, or calibrate with groups";
             return Err(Refusal::bad("group", words));
         }
-        Ok(Job { id, brain, ask, kind, point, wish, deferral, read })
+        let context = Context::read(&head.headers);
+        Ok(Job { id, brain, ask, kind, point, wish, deferral, context, read })
     }
 
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, Refusal> {

@@ -112,6 +112,9 @@ pub struct Record {
     pub propensity: f64,
     /// π, where a shadow was drawn.
     pub shadow: Option<f64>,
+    /// The trace that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// e(x), where the configuration asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Vec<f32>>,

@@ -17,3 +17,4 @@ mod reload;
 mod shadow;
 mod stop;
 mod tls;
+mod traces;
