@@ -159,7 +159,9 @@ impl Device {
         mut trace: Box<Trace>,
         log_embedding: bool,
     ) -> Result<Response<Out>, Refusal> {
+        let deciding = trace.decides();
         let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
+        drop(deciding);
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.unembedded(plan.failure.as_ref());
         trace.record.margin = plan.decision.map(|d| d.margin);

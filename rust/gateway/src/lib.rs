@@ -29,6 +29,7 @@ mod refusal;
 mod relay;
 mod serve;
 mod shadow;
+mod spans;
 mod standing;
 mod stop;
 mod tls;

@@ -18,6 +18,7 @@ use crate::link::Measured;
 use crate::log::{BudgetRecord, Line, Log, Record, SCHEMA, now};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::spans::{Span, Tracer};
 use crate::stop::Stop;
 use crate::upstream::{Failure, Question, Usage};
 use crate::wire::{Place, Why};
@@ -47,6 +48,9 @@ pub struct Trace {
     pub record: Record,
     /// The trace that whoever is asked is told of.
     context: Option<Context>,
+    /// Its own, and that of the upstream that is asked.
+    span: Option<Span>,
+    attempt: Option<Span>,
     start: Instant,
     log: Arc<Log>,
     metrics: Arc<Metrics>,
@@ -71,12 +75,14 @@ impl Trace {
         job: &Job,
         start: Instant,
         (log, metrics, stop): (&Arc<Log>, &Arc<Metrics>, &Stop),
-        meter: Option<&Arc<Meter>>,
+        (meter, tracer): (Option<&Arc<Meter>>, Option<&Tracer>),
         permit: OwnedSemaphorePermit,
     ) -> Self {
         metrics.in_flight.inc();
         let Budget { latency_s, energy_j, usd } = job.wish.budget();
         let limited = !job.wish.budget().is_none();
+        let span = tracer.map(|tracer| tracer.request(job));
+        let context = span.as_ref().map(Span::context).or_else(|| job.context.clone());
         let record = Record {
             schema: SCHEMA,
             kind: "request",
@@ -91,7 +97,7 @@ impl Trace {
             outcome: "cancelled",
             router: job.brain.hash().into(),
             propensity: 1.0,
-            trace: job.context.as_ref().map(Context::trace_hex),
+            trace: context.as_ref().map(Context::trace_hex),
             ..Record::default()
         };
         let (log, metrics, stop) = (Arc::clone(log), Arc::clone(metrics), stop.clone());
@@ -99,7 +105,9 @@ impl Trace {
         let presence = meter.map(|meter| meter.enter(job.read));
         Self {
             record,
-            context: job.context.clone(),
+            context,
+            span,
+            attempt: None,
             start,
             log,
             metrics,
@@ -138,9 +146,16 @@ impl Trace {
         self.start.elapsed().as_secs_f64()
     }
 
+    /// The decision is made while what this gives is kept.
+    pub fn decides(&self) -> Option<Span> {
+        self.span.as_ref().map(Span::decides)
+    }
+
     /// An upstream is asked: tell it of the trace.
     pub fn asks(&mut self, upstream: &str, question: &mut Question) {
-        if let Some(context) = &self.context {
+        self.attempt = self.span.as_ref().map(|span| span.tries(upstream, &self.record));
+        let attempt = self.attempt.as_ref().map(Span::context);
+        if let Some(context) = attempt.as_ref().or(self.context.as_ref()) {
             context.write(&mut question.headers);
         }
         if let Some(presence) = &mut self.presence {
@@ -151,6 +166,9 @@ impl Trace {
     /// A try of an upstream failed.
     pub fn failed(&mut self, upstream: &str, failure: &Failure) {
         self.metrics.failure(upstream, failure.word());
+        if let Some(attempt) = self.attempt.take() {
+            attempt.failed(failure.word());
+        }
         self.record.failed.push((upstream.into(), failure.word()));
     }
 
@@ -218,6 +236,9 @@ impl Drop for Trace {
         self.metrics.in_flight.dec();
         let answered = (r.outcome == "answered").then_some((r.ttft_s, r.total_s));
         self.metrics.request(place, model, (r.why.unwrap_or("none"), r.outcome), answered);
+        for span in [self.attempt.take(), self.span.take()].into_iter().flatten() {
+            span.ended(&self.record);
+        }
         if self.logged {
             let record = Box::new(std::mem::take(&mut self.record));
             match self.presence.take() {

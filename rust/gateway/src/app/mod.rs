@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::promise::Promise;
 use crate::refusal::Refusal;
 use crate::shadow::Shadowed;
+use crate::spans::Tracer;
 use crate::stop::Stop;
 use crate::trace::{STOPPED, Trace};
 use crate::upstream::{Address, Failure, Upstream};
@@ -71,6 +72,7 @@ pub struct App {
     promise: Option<Promise>,
     /// Ends before the log as well.
     meter: Option<Arc<Meter>>,
+    tracer: Option<Tracer>,
     log: Arc<Log>,
     recent: Recent,
     /// Ends what is in flight.
@@ -111,6 +113,7 @@ impl App {
             metrics,
             promise,
             meter,
+            tracer: Tracer::start(config, &trust)?,
             log,
             recent: Recent::default(),
             stop: Stop::default(),
@@ -163,6 +166,13 @@ impl App {
         }
         lines.extend(Promise::check(config, &brain)?);
         lines.extend(Meter::check(config, &trust)?);
+        Tracer::start(config, &trust)?;
+        lines.extend(config.traces.iter().map(|traces| {
+            format!(
+                "sends spans of {} of the traces that begin here to {}",
+                traces.ratio, traces.base
+            )
+        }));
         lines.extend(Self::warnings(config).into_iter().map(|words| format!("warning: {words}")));
         Ok(lines.join("\n"))
     }
@@ -223,7 +233,8 @@ impl App {
         let permit = self.permit()?;
         self.recent.remember(&job.id);
         let told = (&self.log, &self.metrics, &self.stop);
-        let trace = Trace::start(&job, arrived, told, self.meter.as_ref(), permit);
+        let trace =
+            Trace::start(&job, arrived, told, (self.meter.as_ref(), self.tracer.as_ref()), permit);
         let embedding = self.log.wants_embedding();
         let answer = match &self.role {
             Role::Device(device) => {

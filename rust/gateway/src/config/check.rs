@@ -99,7 +99,8 @@ impl Checker<'_> {
         let promise = file.promise.map(|promise| self.promise(&promise)).transpose()?;
         let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
         let energy = file.energy.map(|energy| self.energy(&energy, None)).transpose()?;
-        Ok(Config { promise, energy, ..config })
+        let traces = file.traces.map(|traces| self.traces(&traces)).transpose()?;
+        Ok(Config { promise, energy, traces, ..config })
     }
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
@@ -149,7 +150,8 @@ impl Checker<'_> {
             return Err(self.wrong(&file.url, "encoder.url", expected, &"none"));
         }
         let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
-        Ok(Config { energy, ..config })
+        let traces = file.traces.map(|traces| self.traces(&traces)).transpose()?;
+        Ok(Config { energy, traces, ..config })
     }
 
     fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {
@@ -204,6 +206,7 @@ impl Checker<'_> {
             log: log.map(|log| self.log(&log)).transpose()?,
             promise: None,
             energy: None,
+            traces: None,
         })
     }
 

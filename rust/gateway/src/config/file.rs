@@ -11,6 +11,7 @@ use super::encoder::EncoderFile;
 use super::energy::EnergyFile;
 use super::operations::{HealthFile, TlsFile};
 use super::promise::PromiseFile;
+use super::traces::TracesFile;
 
 /// A whole file, of a device or of an edge.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct DeviceFile {
     pub promise: Option<PromiseFile>,
     /// Where joules are read.
     pub energy: Option<EnergyFile>,
+    /// Where spans are sent.
+    pub traces: Option<TracesFile>,
 }
 
 /// An edge's file.
@@ -104,6 +107,8 @@ pub struct EdgeFile {
     pub log: Option<LogFile>,
     /// Where joules are read.
     pub energy: Option<EnergyFile>,
+    /// Where spans are sent.
+    pub traces: Option<TracesFile>,
 }
 
 /// What decides.

@@ -12,6 +12,7 @@ mod operations;
 mod point;
 mod promise;
 mod tokens;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use file::NotText;
 pub use operations::Tls;
 pub use point::PointConfig;
 pub use promise::{OnAlarm, PromiseConfig, Threshold};
+pub use traces::TracesConfig;
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +93,8 @@ pub struct Config {
     pub promise: Option<PromiseConfig>,
     /// Where joules are read.
     pub energy: Option<EnergyConfig>,
+    /// Where spans are sent.
+    pub traces: Option<TracesConfig>,
 }
 
 /// A value and the line that it stands on.
