@@ -98,9 +98,7 @@ impl Checker<'_> {
         let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
         let promise = file.promise.map(|promise| self.promise(&promise)).transpose()?;
         let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
-        let energy = file.energy.map(|energy| self.energy(&energy, None)).transpose()?;
-        let traces = file.traces.map(|traces| self.traces(&traces)).transpose()?;
-        Ok(Config { promise, energy, traces, ..config })
+        self.sensed(Config { promise, ..config }, (file.energy, file.traces), None)
     }
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
@@ -140,8 +138,7 @@ impl Checker<'_> {
         }
         let fallback = file.fallback.map(|name| self.lined(name));
         let health = self.health(&file.health)?;
-        let names = || models.iter().map(|m| m.address.name.clone()).collect();
-        let energy = file.energy.map(|file| self.energy(&file, Some(names()))).transpose()?;
+        let names = models.iter().map(|m| m.address.name.clone()).collect();
         let role = RoleConfig::Edge { models, fallback, inclusive, not_text, health };
         let rest = (file.limits, file.breaker, file.access, file.tls, file.log);
         let encoder = self.encoder(&file.router, file.encoder.as_ref())?;
@@ -150,8 +147,7 @@ impl Checker<'_> {
             return Err(self.wrong(&file.url, "encoder.url", expected, &"none"));
         }
         let config = self.config(&file.listen, (&file.router, encoder), role, rest, &shown)?;
-        let traces = file.traces.map(|traces| self.traces(&traces)).transpose()?;
-        Ok(Config { energy, traces, ..config })
+        self.sensed(config, (file.energy, file.traces), Some(names))
     }
 
     fn model(&self, file: ModelFile, deadlines: Deadlines) -> Result<ModelConfig> {

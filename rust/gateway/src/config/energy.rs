@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::ConfigError;
 use super::check::{Checker, ms};
 use super::tokens::Token;
+use super::traces::TracesFile;
+use super::{Config, ConfigError};
 use crate::upstream::Address;
 
 /// Measured joules.
@@ -96,8 +97,19 @@ impl Checker<'_> {
         self.shown("energy.token_env", file.and_then(|f| f.token_env.as_ref()))
     }
 
-    /// The section; `models` are an edge's.
-    pub(super) fn energy(
+    /// With the sections of what watches requests; `models` are an edge's.
+    pub(super) fn sensed(
+        &self,
+        config: Config,
+        (energy, traces): (Option<EnergyFile>, Option<TracesFile>),
+        models: Option<Vec<String>>,
+    ) -> Result<Config, ConfigError> {
+        let energy = energy.map(|file| self.energy(&file, models)).transpose()?;
+        let traces = traces.map(|file| self.traces(&file)).transpose()?;
+        Ok(Config { energy, traces, ..config })
+    }
+
+    fn energy(
         &self,
         file: &EnergyFile,
         models: Option<Vec<String>>,

@@ -8,104 +8,31 @@
 //! log from there.
 
 mod agent;
+mod counts;
+mod follow;
 mod powercap;
+mod source;
 mod tally;
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::mpsc::{Sender, channel, error::TrySendError};
+use tokio::time::Instant;
 
-use crate::config::{Config, ConfigError, EnergyConfig, EnergySource, ModelConfig, RoleConfig};
+use crate::config::{Config, ConfigError, EnergyConfig, ModelConfig, RoleConfig};
 use crate::log::{Line, Log, Record};
 use crate::tls::Trust;
 use crate::upstream::Address;
 
-use agent::Agent;
-use powercap::Zones;
-use tally::{Domain, Reading, Rule, Sample, Tally};
+pub use counts::Counts;
+use follow::Follow;
+use source::Source;
 
 /// Readings that may wait: more than a few are too late to be of use.
 const WAITING: usize = 64;
-/// How often counters are read within the time in which they wrap.
-const READS_PER_WRAP: f64 = 4.0;
-
-type Labels = Vec<(&'static str, &'static str)>;
-
-/// What is counted of the meter itself.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    readings: Family<Labels, Counter>,
-    unmeasured: Family<Labels, Counter>,
-}
-
-impl Counts {
-    /// Under their names.
-    pub fn register(&self, r: &mut Registry) {
-        let help = "Readings of the energy counters, by result";
-        r.register("energy_readings", help, self.readings.clone());
-        let help = "Answered requests without measured joules, by reason";
-        r.register("energy_unmeasured", help, self.unmeasured.clone());
-    }
-
-    fn read(&self, result: &'static str) {
-        self.readings.get_or_create(&vec![("result", result)]).inc();
-    }
-
-    fn without(&self, reason: &'static str) {
-        self.unmeasured.get_or_create(&vec![("reason", reason)]).inc();
-    }
-}
-
-/// Whatever has counters.
-#[derive(Debug)]
-enum Source {
-    Zones(Zones),
-    Agent(Box<Agent>),
-}
-
-impl Source {
-    /// Open it, or the words of why it cannot be read.
-    async fn open(config: &EnergyConfig, trust: &Trust) -> Result<Self, String> {
-        let source = match &config.source {
-            EnergySource::Powercap(root) => Self::Zones(Zones::open(root)?),
-            EnergySource::Agent(address) => {
-                Self::Agent(Box::new(Agent::open(address, trust).await?))
-            }
-        };
-        let every_s = config.every.as_secs_f64();
-        let late =
-            |d: &&Domain| d.range_j.is_some_and(|range| every_s > range / d.max_w / READS_PER_WRAP);
-        match source.domains().iter().find(late) {
-            None => Ok(source),
-            Some(Domain { name, range_j, max_w }) => Err(format!(
-                "{name} wraps at {:.0} J, which {max_w} W reach within {:.0} s; set energy.every_ms to a quarter of that at most",
-                range_j.unwrap_or_default(),
-                range_j.unwrap_or_default() / max_w
-            )),
-        }
-    }
-
-    fn domains(&self) -> &[Domain] {
-        match self {
-            Self::Zones(zones) => zones.domains(),
-            Self::Agent(agent) => agent.domains(),
-        }
-    }
-
-    async fn sample(&mut self) -> Result<Sample, String> {
-        match self {
-            Self::Zones(zones) => zones.sample(),
-            Self::Agent(agent) => agent.sample().await,
-        }
-    }
-}
 
 /// What the meter's thread is told.
 #[derive(Debug)]
@@ -183,9 +110,7 @@ impl Meter {
                 };
                 let _ = opened.send(found);
                 if let Some(source) = source {
-                    let tally = Tally::new(source.domains().to_vec());
-                    let follow = Follow { source, tally, counts: own_counts, trouble: false };
-                    follow.run(messages, &own, &own_log).await;
+                    Follow::new(source, own_counts).run(messages, &own, &own_log).await;
                 }
             };
             match Builder::new_current_thread().enable_all().build() {
@@ -323,84 +248,6 @@ impl Drop for Presence {
         if !self.gone {
             self.leave();
         }
-    }
-}
-
-/// What the meter's thread does.
-struct Follow {
-    source: Source,
-    tally: Tally,
-    counts: Counts,
-    /// Whether the last reading went wrong.
-    trouble: bool,
-}
-
-impl Follow {
-    async fn run(mut self, mut messages: Receiver<Message>, config: &EnergyConfig, log: &Log) {
-        let rule = Rule { tolerance: config.tolerance, idle_w: config.idle_w };
-        let mut ticks = interval(config.every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut first: Option<(u64, Reading)> = None;
-        loop {
-            let message = tokio::select! {
-                biased;
-                message = messages.recv() => message,
-                _ = ticks.tick() => {
-                    self.read().await;
-                    continue;
-                }
-            };
-            match message {
-                None => return,
-                Some(Message::Start(number)) => {
-                    first = self.read().await.map(|reading| (number, reading));
-                }
-                Some(Message::End(number, (start, end), mut record)) => {
-                    let last = self.read().await;
-                    let first = first.filter(|(n, _)| *n == number).map(|(_, reading)| reading);
-                    let joules = match (first, last) {
-                        (Some(first), Some(last)) => rule.joules((first, start), (last, end)),
-                        _ => Err("lost"),
-                    };
-                    match joules {
-                        Ok(joules) => {
-                            record.energy_j_measured = Some(joules);
-                            record.energy_idle_w = config.idle_w;
-                        }
-                        Err(reason) => self.counts.without(reason),
-                    }
-                    log.put(Line::Request(record));
-                }
-            }
-        }
-    }
-
-    /// Read the counters; what is wrong with them is said once.
-    async fn read(&mut self) -> Option<Reading> {
-        let (reading, words) = match self.source.sample().await {
-            Ok(sample) => {
-                let (reading, broken) = self.tally.take(sample);
-                (Some(reading), broken)
-            }
-            Err(words) => {
-                self.tally.lost();
-                (None, Some(words))
-            }
-        };
-        self.counts.read(match (&reading, &words) {
-            (None, _) => "failed",
-            (Some(_), Some(_)) => "reset",
-            (Some(_), None) => "good",
-        });
-        match &words {
-            Some(words) if !self.trouble => {
-                crate::say(&format!("energy: requests of now have no measured joules: {words}"));
-            }
-            None if self.trouble => crate::say("energy: the counters are well again"),
-            _ => {}
-        }
-        self.trouble = words.is_some();
-        reading
     }
 }
 

@@ -1,13 +1,11 @@
 //! Measured joules: a number only where the counters can have moved for one request alone.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::common::client::{Reply, ask, chat, get};
-use crate::common::meter::{Agent, RANGE_UJ, energy, spend, zone};
+use crate::common::meter::{Agent, energy, spend, tree};
 use crate::common::stub::{Play, Stub};
 use crate::common::{Gateway, World, device, edge};
-use cr2fast_gateway::App;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -91,18 +89,6 @@ impl Metered {
 fn is(line: &Value, joules: f64) {
     let got = line["energy_j_measured"].as_f64().unwrap_or(f64::NAN);
     assert!((got - joules).abs() < 1e-6, "{got} J, expected {joules}: {line}");
-}
-
-/// A package just below its wrap, its memory, and what must not be counted.
-fn tree(world: &World) -> (PathBuf, PathBuf, PathBuf) {
-    let root = world.folder.join("powercap");
-    let package = zone(&root, "intel-rapl:0", "package-0", RANGE_UJ - 3_000_000);
-    zone(&root, "intel-rapl:0:0", "core", 7);
-    let dram = zone(&root, "intel-rapl:0:1", "dram", 0);
-    zone(&root, "intel-rapl:1", "psys", 5);
-    zone(&root, "intel-rapl-mmio:0", "package-0", 5);
-    std::fs::create_dir(root.join("intel-rapl")).unwrap();
-    (root, package, dram)
 }
 
 #[tokio::test]
@@ -338,125 +324,4 @@ async fn an_edge_counts_the_models_of_one_machine() {
     let of = |model: &str| lines().into_iter().find(|l| l["model"] == model).unwrap();
     assert_eq!(of("medium")["energy_j_measured"], Value::Null);
     is(&of("large"), 0.0);
-}
-
-/// The error of a file, by the check and by a start.
-fn error(world: &World, text: &str) -> String {
-    let config = match world.config(text) {
-        Err(e) => return e.to_string(),
-        Ok(config) => config,
-    };
-    let told = App::describe(&config).unwrap_err().to_string();
-    assert_eq!(App::new(&config).unwrap_err().to_string(), told);
-    told
-}
-
-#[test]
-fn counters_that_cannot_be_read_are_refused_by_the_check_and_at_the_start() {
-    let world = World::new();
-    let (root, package, _) = tree(&world);
-    let at = |section: &str| format!("{}[energy]\n{section}", device(URL, URL));
-    let good = at("powercap = \"powercap\"\nidle_w = 2.5\n");
-    let told = App::describe(&world.config(&good).unwrap()).unwrap();
-    let words =
-        "measures joules of device by package-0 (intel-rapl:0), dram (intel-rapl:0:1), less 2.5 W";
-    assert!(told.contains(words), "{told}");
-    for (section, line, words) in [
-        ("", 20, "energy: expected powercap"),
-        (
-            "powercap = \"powercap\"\nagent = \"http://a\"\n",
-            21,
-            "either this or energy.agent, got both",
-        ),
-        ("powercap = \"powercap\"\ntoken_env = \"CLIENT_TOKEN\"\n", 22, "energy.agent beside it"),
-        ("powercap = \"none\"\n", 21, "energy.powercap: expected energy counters that can be read"),
-        ("powercap = \"powercap\"\nidle_w = 0.0\n", 22, "energy.idle_w: expected a number above 0"),
-        ("powercap = \"powercap\"\nidle_w = nan\n", 22, "energy.idle_w: expected a number above 0"),
-        ("powercap = \"powercap\"\ntolerance = -1.0\n", 22, "energy.tolerance: expected a number"),
-        ("powercap = \"powercap\"\nevery_ms = 0\n", 22, "energy.every_ms: expected milliseconds"),
-        ("powercap = \"powercap\"\nmodels = [\"small\"]\n", 22, "a device measures its one model"),
-        ("agent = \"ftp://a\"\n", 21, "energy.agent: expected http://HOST:PORT"),
-        (
-            "agent = \"http://127.0.0.1:1\"\n",
-            21,
-            "got: no connection; start `cr2fast-profile agent`",
-        ),
-        ("watts = 1\n", 21, "unknown field `watts`"),
-    ] {
-        let got = error(&world, &at(section));
-        assert!(
-            got.contains(&format!("gateway.toml:{line}: ")) && got.contains(words),
-            "{section}: {got}"
-        );
-    }
-    let tree = at("powercap = \"powercap\"\n");
-    std::fs::write(package.join("max_energy_range_uj"), "262143328850\n").unwrap();
-    let seldom = at("powercap = \"powercap\"\nevery_ms = 86400000\n");
-    assert!(
-        error(&world, &seldom).contains("within 262 s; set energy.every_ms to a quarter"),
-        "{}",
-        error(&world, &seldom)
-    );
-    std::fs::write(package.join("energy_uj"), "many\n").unwrap();
-    assert!(error(&world, &tree).contains("a whole number of microjoules, got \"many\""));
-    std::fs::remove_file(package.join("energy_uj")).unwrap();
-    assert!(error(&world, &tree).contains("cannot be read"));
-    std::fs::write(package.join("name"), "package-0-die-1\n").unwrap();
-    assert!(error(&world, &tree).contains("one of several dies"));
-    std::fs::remove_dir_all(root.join("intel-rapl:0")).unwrap();
-    assert!(error(&world, &tree).contains("no package's zone"));
-}
-
-#[test]
-fn an_agent_that_measures_nothing_is_refused() {
-    let world = World::new();
-    let agent = Agent::start(json!({}));
-    let file = format!("{}[energy]\nagent = \"{}\"\n", device(URL, URL), agent.url);
-    let mut constant = energy("a", json!(1.0), json!(1.0));
-    constant["domains"][2]["estimated"] = json!(true);
-    let mut beside = energy("a", json!(1.0), json!(1.0));
-    for i in [0, 2] {
-        beside["domains"][i]["in_total"] = json!(false);
-    }
-    let unavailable = json!({"schema": "cr2fast.agent/1", "host": "box", "unavailable":
-        {"source": "rapl", "reason": "permission", "detail": "may be read by root only", "remedy": "run as root"}});
-    for (status, body, words) in [
-        (200, constant, "its dram-0 is an estimate"),
-        (200, beside, "it measures nothing"),
-        (200, unavailable, "its host has no meter: may be read by root only; run as root"),
-        (200, energy("a", Value::Null, json!(1.0)), "it does not trust package-0"),
-        (200, json!({"schema": "cr2fast.agent/2"}), "no answer of a meter agent"),
-        (200, json!([1]), "no answer of a meter agent"),
-        (401, json!({}), "status 401: energy.token_env"),
-        (503, json!({}), "status 503"),
-    ] {
-        agent.say(status, body);
-        let got = error(&world, &file);
-        assert!(
-            got.contains(":21: energy.agent: expected energy counters") && got.contains(words),
-            "{got}"
-        );
-    }
-    // A token given to the agent opens no other door, and goes over a network with a warning.
-    let far = "[energy]\nagent = \"http://10.0.0.1:1\"\ntoken_env = \"CLIENT_TOKEN\"\n";
-    let config = world.config(&(device(URL, URL) + far)).unwrap();
-    assert!(
-        App::warnings(&config).iter().any(|w| w.contains("the token for meter goes unencrypted"))
-    );
-    let same = far.replace("CLIENT_TOKEN", "DEVICE_TOKEN");
-    let got = world.config(&(device(URL, URL) + &same)).unwrap_err().to_string();
-    assert!(got.contains("energy.token_env: expected another token"), "{got}");
-}
-
-#[test]
-fn counters_of_this_host_for_a_model_elsewhere_are_warned_of() {
-    let world = World::new();
-    tree(&world);
-    let section = "[energy]\npowercap = \"powercap\"\n";
-    let warnings = |local: &str| {
-        let config = world.config(&(device(local, URL) + section)).unwrap();
-        App::warnings(&config).join("\n")
-    };
-    assert_eq!(warnings(URL), "");
-    assert!(warnings("http://10.0.0.1:1").contains("energy.powercap counts this host"));
 }

@@ -9,6 +9,7 @@ mod device;
 mod edge;
 mod endpoint;
 mod energy;
+mod energy_refused;
 mod hostile;
 mod kill;
 mod load;

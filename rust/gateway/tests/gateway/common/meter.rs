@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use super::World;
+
 /// So wide that no test's interval is too long for it.
 pub const RANGE_UJ: u64 = 1_000_000_000_000_000;
 
@@ -27,6 +29,18 @@ pub fn spend(zone: &Path, uj: u64) {
     let new = zone.join("new");
     write(&new, format!("{uj}\n")).unwrap();
     std::fs::rename(new, zone.join("energy_uj")).unwrap();
+}
+
+/// A package just below its wrap, its memory, and what must not be counted.
+pub fn tree(world: &World) -> (PathBuf, PathBuf, PathBuf) {
+    let root = world.folder.join("powercap");
+    let package = zone(&root, "intel-rapl:0", "package-0", RANGE_UJ - 3_000_000);
+    zone(&root, "intel-rapl:0:0", "core", 7);
+    let dram = zone(&root, "intel-rapl:0:1", "dram", 0);
+    zone(&root, "intel-rapl:1", "psys", 5);
+    zone(&root, "intel-rapl-mmio:0", "package-0", 5);
+    std::fs::create_dir(root.join("intel-rapl")).unwrap();
+    (root, package, dram)
 }
 
 /// An agent.
