@@ -171,9 +171,9 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
         "ts": polars.Datetime("us", "UTC"), "stream": polars.Boolean, "margin": single,
         "threshold": single, "failed": names, "link_measured": names, "available": names,
         "queueing_s": polars.List(polars.Struct({"model": text, "seconds": polars.Float64})),
-        "embedding": polars.List(single),
+        "embedding": polars.List(single), "trace": text,
     }  # fmt: skip
-    for column in ("id", "endpoint", "group", "place", "model", "why", "outcome", "router", "trace", "log"):
+    for column in ("id", "endpoint", "group", "place", "model", "why", "outcome", "router", "log"):
         others[column] = text
     for column in ("status", "n_input_tokens_estimated", "n_input_tokens", "n_output_tokens"):
         others[column] = polars.Int64
