@@ -170,6 +170,9 @@ impl Trace {
             attempt.failed(failure.word());
         }
         self.record.failed.push((upstream.into(), failure.word()));
+        if let (Failure::Open(_), Some(presence)) = (failure, &mut self.presence) {
+            presence.left_alone();
+        }
     }
 
     /// Why the encoder's endpoint gave no embedding, where it gave none.

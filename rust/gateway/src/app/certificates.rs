@@ -11,12 +11,15 @@ use crate::tls::{self, Trust, Wrong};
 pub fn trust(config: &Config) -> Result<Trust, ConfigError> {
     let ca = config.tls.ca.as_ref();
     let https = |base: &str| base.starts_with("https:");
-    let encoder = config.router.encoder.endpoint().is_some_and(|e| https(&e.address.base));
+    let encoder = config.router.encoder.endpoint().map(|e| &e.address);
+    let meter = config.energy.as_ref().and_then(|e| e.source.address());
+    let beside = encoder.into_iter().chain(meter).map(|address| &address.base);
+    let beside = beside.chain(config.traces.as_ref().map(|t| &t.base)).any(|base| https(base));
     let system = match &config.role {
         RoleConfig::Device { local, edge, .. } => https(&local.address.base) || https(&edge.0.base),
         RoleConfig::Edge { models, .. } => models.iter().any(|m| https(&m.address.base)),
     };
-    Trust::load(ca.map(|ca| ca.value.as_path()), system || encoder)
+    Trust::load(ca.map(|ca| ca.value.as_path()), system || beside)
         .map_err(|words| wrong(config, ca.map(|ca| ca.line), "ca", &words))
 }
 

@@ -21,7 +21,7 @@ use crate::upstream::{Address, HttpClient, http_client};
 const SCHEMA: &str = "cr2fast.agent/1";
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two questions to an agent that does not answer.
+/// Between two questions to an agent that is silent.
 const RETRY: Duration = Duration::from_millis(500);
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 1 << 20;
@@ -102,15 +102,16 @@ impl Agent {
         &self.domains
     }
 
-    /// Ask for all of them. One that did not answer is left alone for a while.
+    /// Ask for all of them. One that was silent is left alone for a while.
     pub async fn sample(&mut self) -> Result<Sample, String> {
         if self.lost.is_some_and(|at| at.elapsed() < RETRY) {
-            return Err("it did not answer a moment ago".into());
+            return Err("it was silent a moment ago".into());
         }
         let start = Instant::now();
-        let answer = self.ask().await.inspect_err(|_| self.lost = Some(Instant::now()))?;
-        self.lost = None;
+        let answer = self.ask().await;
         let took = start.elapsed();
+        self.lost = (took >= PATIENCE).then(Instant::now);
+        let answer = answer?;
         let joules = self.joules(&answer)?;
         let age = Duration::try_from_secs_f64(answer.age_s).unwrap_or_default();
         let middle = start + took / 2;

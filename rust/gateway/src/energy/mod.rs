@@ -73,6 +73,8 @@ pub struct Presence {
     alone: bool,
     /// Whether an upstream was asked, and whether one on another machine.
     asked: (bool, bool),
+    /// The same before the last one.
+    before: (bool, bool),
     gone: bool,
 }
 
@@ -184,6 +186,7 @@ impl Meter {
             start,
             alone,
             asked: (false, false),
+            before: (false, false),
             gone: false,
         }
     }
@@ -202,8 +205,14 @@ impl Drop for Meter {
 impl Presence {
     /// An upstream is asked.
     pub fn asks(&mut self, upstream: &str) {
+        self.before = self.asked;
         self.asked.0 = true;
         self.asked.1 |= !self.meter.covers.iter().any(|name| name == upstream);
+    }
+
+    /// The last upstream was left alone, as it keeps failing.
+    pub fn left_alone(&mut self) {
+        self.asked = self.before;
     }
 
     /// The request has ended: hand its line to the log, with the joules where there are any.

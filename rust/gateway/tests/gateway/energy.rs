@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 const URL: &str = "http://127.0.0.1:1";
+const POWERCAP: &str = "powercap = \"powercap\"\n";
 /// No reading but those of requests, and no request is too short for them.
 const REST: &str = "every_ms = 86400000\ntolerance = 1e9\n";
 
@@ -25,12 +26,16 @@ struct Metered {
 
 impl Metered {
     async fn start(world: World, section: &str) -> Self {
+        Self::start_with(world, "", section).await
+    }
+
+    async fn start_with(world: World, more: &str, section: &str) -> Self {
         let answer = Arc::new(Notify::new());
         let local = Stub::start(Play::Wait(Arc::clone(&answer))).await;
         let edge = Stub::answering().await;
         let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
         let file = device(&local.url, &edge.url).replace("_ms = 300", "_ms = 60000");
-        let gateway = world.start(&format!("{file}{log}[energy]\n{section}{REST}")).await;
+        let gateway = world.start(&format!("{file}{log}{more}[energy]\n{section}{REST}")).await;
         let metered = Self { world, gateway, local, edge, answer };
         // The first reading is the interval's.
         metered.readings("good", 1).await;
@@ -95,7 +100,7 @@ fn is(line: &Value, joules: f64) {
 async fn a_request_alone_has_the_joules_that_the_counters_moved_by() {
     let world = World::new();
     let (root, package, dram) = tree(&world);
-    let m = Metered::start(world, "powercap = \"powercap\"\n").await;
+    let m = Metered::start(world, POWERCAP).await;
     let asked = m.begin().await;
     m.readings("good", 2).await;
     // 5 J across the wrap, and 1 J of memory; core, psys and the other control type do not count.
@@ -120,7 +125,7 @@ async fn a_request_alone_has_the_joules_that_the_counters_moved_by() {
 async fn requests_at_once_have_none_and_one_after_them_has_its_own() {
     let world = World::new();
     let (_, package, _) = tree(&world);
-    let m = Metered::start(world, "powercap = \"powercap\"\n").await;
+    let m = Metered::start(world, POWERCAP).await;
     // The first is joined by a second, which outlives it.
     let (first, second) = (m.begin().await, m.begin().await);
     m.answer.notify_one();
@@ -145,7 +150,8 @@ async fn what_another_machine_answers_or_tried_to_answer_has_none() {
     let world = World::new();
     tree(&world);
     let (_, deferred) = world.texts();
-    let m = Metered::start(world, "powercap = \"powercap\"\n").await;
+    let breaker = "[breaker]\nfailures = 1\nopen_ms = 86400000\nmax_open_ms = 86400000\n";
+    let m = Metered::start_with(world, breaker, POWERCAP).await;
     let line = m.line(&ask(&m.gateway.url, &chat("cr2fast", &deferred)).await).await;
     assert_eq!((&line["place"], &line["energy_j_measured"]), (&json!("edge"), &Value::Null));
     // The edge has worked for it too before the device answered.
@@ -154,6 +160,11 @@ async fn what_another_machine_answers_or_tried_to_answer_has_none() {
     let line = m.line(&ask(&m.gateway.url, &chat("cr2fast", &deferred)).await).await;
     assert_eq!((&line["place"], &line["energy_j_measured"]), (&json!("device"), &Value::Null));
     assert_eq!(m.without("elsewhere").await, 2);
+    // Its breaker is open now: it is left alone, and the device works for itself.
+    m.answer.notify_one();
+    let line = m.line(&ask(&m.gateway.url, &chat("cr2fast", &deferred)).await).await;
+    assert_eq!(line["failed"], json!([["edge", "breaker-open"]]));
+    is(&line, 0.0);
     // Nobody was asked: no measurement is missing.
     assert_eq!(ask(&m.gateway.url, &chat("nobody", "a")).await.status, 404);
     assert_eq!(m.without("elsewhere").await + m.without("shared").await, 2);
@@ -164,12 +175,7 @@ async fn a_shadow_on_the_device_shares_its_joules() {
     let world = World::new();
     tree(&world);
     let (_, deferred) = world.texts();
-    let section = "powercap = \"powercap\"\n";
-    let m = Metered::start(
-        world,
-        &format!("{section}{REST}[shadow]\nprobability = 1.0\n#").replace(REST, ""),
-    )
-    .await;
+    let m = Metered::start_with(world, "[shadow]\nprobability = 1.0\n", POWERCAP).await;
     let reply = ask(&m.gateway.url, &chat("cr2fast", &deferred)).await;
     assert_eq!(reply.place().0, "edge");
     while m.local.count() == 0 {
@@ -186,7 +192,7 @@ async fn a_shadow_on_the_device_shares_its_joules() {
 async fn counters_that_stop_give_none_and_are_told_and_may_come_again() {
     let world = World::new();
     let (_, package, _) = tree(&world);
-    let m = Metered::start(world, "powercap = \"powercap\"\n").await;
+    let m = Metered::start(world, POWERCAP).await;
     let asked = m.begin().await;
     m.readings("good", 2).await;
     std::fs::rename(package.join("energy_uj"), package.join("gone")).unwrap();
