@@ -16,8 +16,10 @@ use crate::trace::{Label, Trace};
 use crate::upstream::{Answer, Content, Failure, Upstream};
 use crate::wire;
 
-/// Headers that belong to one connection, and those that are written anew.
-const DROPPED: [HeaderName; 9] = [
+/// Headers that belong to one connection, those that are written anew, and what offers the upstream's own
+/// addresses.
+const DROPPED: [HeaderName; 10] = [
+    header::ALT_SVC,
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     header::PROXY_AUTHENTICATE,

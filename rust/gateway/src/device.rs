@@ -23,7 +23,7 @@ use crate::log::LinkRecord;
 use crate::refusal::{REFUSAL, Refusal, no_bound, unknown_model};
 use crate::relay::Out;
 use crate::shadow::{Shadow, Shadowed, Shadows};
-use crate::standing::{Standing, misfit};
+use crate::standing::Standing;
 use crate::tls::Trust;
 use crate::trace::{Label, Trace};
 use crate::upstream::{Address, Answer, Content, Deadlines, Failure, Question, Upstream};
@@ -98,7 +98,7 @@ impl Device {
             not_text,
             link: Link::default(),
             warm: Mutex::default(),
-            standing: Standing::default(),
+            standing: Standing::new(config.breaker),
             shadows: shadow.map(Shadows::new),
         }
     }
@@ -110,7 +110,7 @@ impl Device {
 
     /// Whether somebody would answer, and why the edge would not take this device's requests.
     pub fn ready(&self) -> (bool, Option<String>) {
-        let reason = self.standing.reason();
+        let reason = self.standing.words();
         (self.local.is_up() || (self.edge.is_up() && reason.is_none()), reason)
     }
 
@@ -186,15 +186,13 @@ impl Device {
                 Place::Edge => (&self.edge, self.to_edge(job, &plan, why)),
             };
             trace.asks(upstream.name(), &mut question);
-            match upstream.ask(&question).await {
+            let asked = match place {
+                Place::Device => upstream.ask(&question).await,
+                Place::Edge => self.standing.ask(upstream, &question, why).await,
+            };
+            match asked {
                 Ok(answer) => {
                     if place == Place::Edge {
-                        if let Some((failure, words)) = misfit(&answer) {
-                            self.standing.bad(words);
-                            trace.failed(upstream.name(), &failure);
-                            tried.push((upstream.name().to_string(), failure));
-                            continue;
-                        }
                         self.observe(&question, &answer);
                         if let Some(next) = sent_back(&answer, &plan, why) {
                             ways = next;
@@ -217,9 +215,6 @@ impl Device {
                     return Ok(response);
                 }
                 Err(failure) => {
-                    if place == Place::Edge {
-                        self.standing.failed(&failure);
-                    }
                     trace.failed(upstream.name(), &failure);
                     tried.push((upstream.name().to_string(), failure));
                 }
@@ -348,7 +343,6 @@ impl Device {
 
     /// What an exchange with the edge shows of the link.
     fn observe(&self, question: &Question, answer: &Answer) {
-        self.standing.good();
         let edge_s = answer.head.headers.get(wire::EDGE_S).and_then(|v| v.to_str().ok());
         let Some(edge_s) = edge_s.and_then(|s| s.parse::<f64>().ok()) else { return };
         let Some(local) = answer.local else { return };

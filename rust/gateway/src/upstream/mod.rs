@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::refusal::REFUSAL;
 use crate::tls::{Trust, is_refusal};
 
-pub use breaker::{Breaker, BreakerSettings};
+pub use breaker::{Breaker, BreakerSettings, Ticket};
 #[cfg(any(test, feature = "internals"))]
 pub use events::look_at_whole;
 pub use events::{Event, Events, Usage};

@@ -2,7 +2,7 @@
 
 use crate::common::client::{CHAT, ask, chat, get, post, streamed};
 use crate::common::stub::{ANSWER, DONE, Play, Stub, WORD};
-use crate::common::{CLIENT_TOKEN, DEVICE_TOKEN, MODELS, Rng, World, device, edge};
+use crate::common::{CLIENT_TOKEN, DEVICE_TOKEN, Gateway, MODELS, Rng, World, device, edge};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cr2fast_core::{Budget, EdgeSelector, LinkState, Query, Rule};
@@ -318,4 +318,43 @@ async fn an_edge_of_another_version_is_no_edge() {
     ));
     let reply = ask(&gateway.url, &chat("cr2fast:alpha=0.02", "hello")).await;
     assert_eq!((reply.status, reply.place().2), (200, "edge-down"));
+}
+
+#[tokio::test]
+async fn an_edge_that_keeps_refusing_is_left_alone_for_what_the_device_can_answer() {
+    let (local, edge) = (Stub::answering().await, Stub::answering().await);
+    let refusal = |head: &str| {
+        Play::Raw(format!("HTTP/1.1 {head}\r\ncontent-length: 2\r\n\r\n{{}}").into_bytes())
+    };
+    let world = World::new();
+    let start = async |open_ms: u32| {
+        let breaker = "[breaker]\nfailures = 2\n";
+        let times = format!("open_ms = {open_ms}\nmax_open_ms = {open_ms}\n");
+        world.start(&(device(&local.url, &edge.url) + breaker + &times)).await
+    };
+    let why = async |gateway: &Gateway, model: &str| {
+        ask(&gateway.url, &chat(model, "hello")).await.place().2.to_string()
+    };
+    let deferred = "cr2fast:alpha=0.02"; // whatever the margin
+    for head in ["421 X\r\nx-cr2fast-refusal: other_router", "401 X"] {
+        edge.play(refusal(head));
+        let (gateway, before) = (start(86_400_000).await, edge.count());
+        for _ in 0..5 {
+            assert_eq!(why(&gateway, deferred).await, "edge-down", "{head}");
+        }
+        assert_eq!(edge.count(), before + 2, "{head}");
+        let metrics = get(&gateway.url, "/metrics").await.body;
+        let line = "cr2fast_upstream_failures_total{upstream=\"edge\",failure=\"breaker-open\"} 3";
+        assert!(metrics.contains(line), "{metrics}");
+        assert!(get(&gateway.url, "/readyz").await.body.contains("the edge refuses this device"));
+        // Only the edge can answer this one: it is asked.
+        why(&gateway, "large").await;
+        assert_eq!(edge.count(), before + 3, "{head}");
+        // It is tried again when its time is over.
+        let gateway = start(1).await;
+        assert_eq!(why(&gateway, deferred).await, "edge-down");
+        edge.play(Play::Json(200, ANSWER.into()));
+        while why(&gateway, deferred).await == "edge-down" {}
+        assert_eq!(get(&gateway.url, "/readyz").await.body, "ready\n");
+    }
 }
