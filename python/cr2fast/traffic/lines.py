@@ -19,6 +19,7 @@ from cr2fast._util.checks import shown
 SCHEMA = "cr2fast.decision_log/1"
 _MAX_ID = 200
 _MAX_TEXT = 400
+_MAX_PROMPT = 1 << 16
 
 
 class TornError(ValueError):
@@ -36,6 +37,12 @@ class UnknownError(ValueError):
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
         raise ValueError(f"text of 1 to {_MAX_TEXT} characters")
+    return value
+
+
+def _prompt(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_PROMPT:
+        raise ValueError(f"text of at most {_MAX_PROMPT} characters")
     return value
 
 
@@ -217,6 +224,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "shadow": _probability,
     "trace": _text,
     "embedding": _embedding,
+    "text": _prompt,
 }
 NEEDED = ("id", "ts", "outcome", "router")
 # Objects in a record, whose fields become columns: column -> field and how it is read.

@@ -172,6 +172,7 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
         "threshold": single, "failed": names, "link_measured": names, "available": names,
         "queueing_s": polars.List(polars.Struct({"model": text, "seconds": polars.Float64})),
         "embedding": polars.List(single), "trace": text,
+        "text": text,
     }  # fmt: skip
     for column in ("id", "endpoint", "group", "place", "model", "why", "outcome", "router", "log"):
         others[column] = text

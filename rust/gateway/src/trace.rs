@@ -98,6 +98,7 @@ impl Trace {
             router: job.brain.hash().into(),
             propensity: 1.0,
             trace: context.as_ref().map(Context::trace_hex),
+            text: log.text(job.ask.texts.embedded.as_deref()),
             ..Record::default()
         };
         let (log, metrics, stop) = (Arc::clone(log), Arc::clone(metrics), stop.clone());
@@ -169,10 +170,10 @@ impl Trace {
         if let Some(attempt) = self.attempt.take() {
             attempt.failed(failure.word());
         }
-        self.record.failed.push((upstream.into(), failure.word()));
         if let (Failure::Open(_), Some(presence)) = (failure, &mut self.presence) {
             presence.left_alone();
         }
+        self.record.failed.push((upstream.into(), failure.word()));
     }
 
     /// Why the encoder's endpoint gave no embedding, where it gave none.

@@ -190,7 +190,11 @@ impl App {
         let open = all.filter(|a| a.token.is_some() && a.is_open());
         let words =
             |a: &Address| format!("the token for {} goes unencrypted to {}", a.name, a.base);
-        open.map(words).chain(elsewhere).collect()
+        let texts =
+            config.log.as_ref().filter(|log| log.texts).map(|log| {
+                format!("log.texts: prompts are written to {}", log.path.value.display())
+            });
+        open.map(words).chain(elsewhere).chain(texts).collect()
     }
 
     /// SHA-256 of the router's file.

@@ -318,6 +318,7 @@ impl Checker<'_> {
             max_bytes: file.max_bytes,
             max_age: Duration::from_secs(3_600 * file.max_age_h),
             embedding: file.embedding,
+            texts: file.texts,
         })
     }
 

@@ -327,6 +327,9 @@ pub struct LogFile {
     /// Whether embeddings are written.
     #[serde(default)]
     pub embedding: bool,
+    /// Whether the texts that are embedded are written.
+    #[serde(default)]
+    pub texts: bool,
 }
 
 fn flush_ms() -> u64 {

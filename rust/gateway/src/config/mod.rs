@@ -223,6 +223,8 @@ pub struct LogConfig {
     pub max_age: Duration,
     /// Whether embeddings are written.
     pub embedding: bool,
+    /// Whether the texts that are embedded are written.
+    pub texts: bool,
 }
 
 impl Config {

@@ -28,6 +28,8 @@ pub use file::LogFile;
 pub const SCHEMA: &str = "cr2fast.decision_log/1";
 /// Bytes of one write, about.
 const BATCH: usize = 1 << 16;
+/// Bytes of a text that a line carries at most: lines wait in memory while the disk is busy.
+const MAX_TEXT: usize = 1 << 16;
 
 /// One request. Null is unmeasured.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -118,6 +120,9 @@ pub struct Record {
     /// e(x), where the configuration asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Vec<f32>>,
+    /// What was embedded, where the configuration asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// The limits of a call.
@@ -241,13 +246,14 @@ pub struct Log {
     writer: Option<JoinHandle<()>>,
     dropped: Counter,
     embedding: bool,
+    texts: bool,
 }
 
 impl Log {
     /// Open the file and start the writer; no configuration, no log.
     pub fn start(config: Option<&LogConfig>, dropped: Counter) -> Result<Self, std::io::Error> {
         let Some(config) = config else {
-            return Ok(Self { queue: None, writer: None, dropped, embedding: false });
+            return Ok(Self { queue: None, writer: None, dropped, embedding: false, texts: false });
         };
         let queue = Arc::new(Queue::new(config.queue));
         let writer = Writer::open(config.clone(), dropped.clone())?;
@@ -255,12 +261,18 @@ impl Log {
         let writer = std::thread::Builder::new()
             .name("decision-log".into())
             .spawn(move || writer.run(&lines))?;
-        Ok(Self { queue: Some(queue), writer: Some(writer), dropped, embedding: config.embedding })
+        let (embedding, texts) = (config.embedding, config.texts);
+        Ok(Self { queue: Some(queue), writer: Some(writer), dropped, embedding, texts })
     }
 
     /// Whether records should carry embeddings.
     pub fn wants_embedding(&self) -> bool {
         self.embedding
+    }
+
+    /// What a record may carry of a text: nothing, unless the configuration asks for it.
+    pub fn text(&self, text: Option<&str>) -> Option<String> {
+        text.filter(|text| self.texts && text.len() <= MAX_TEXT).map(String::from)
     }
 
     /// Hand over a line; never waits. A full queue drops it.

@@ -1,8 +1,9 @@
-//! The decision log: one line per request, without the prompt.
+//! The decision log: one line per request, without the prompt unless that is asked for.
 
 use crate::common::client::{ask, chat, get, send, streamed};
 use crate::common::stub::{DONE, Play, ROLE, Stub, WORD};
 use crate::common::{World, device};
+use cr2fast_gateway::App;
 use serde_json::Value;
 
 fn lines(world: &World) -> Vec<Value> {
@@ -172,4 +173,35 @@ async fn a_file_that_is_moved_away_or_removed_is_begun_anew() {
     }
     std::fs::rename(&folder, &world.folder).unwrap();
     asked(&path).await;
+}
+
+#[tokio::test]
+async fn the_text_that_is_embedded_is_written_only_where_the_file_asks_for_it() {
+    let local = Stub::answering().await;
+    for (more, told) in [("", false), ("texts = false\n", false), ("texts = true\n", true)] {
+        let world = World::new();
+        let log = format!("[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n{more}");
+        let file = device(&local.url, "http://127.0.0.1:1") + &log;
+        let warned = App::warnings(&world.config(&file).unwrap()).join("\n");
+        assert_eq!(warned.contains("log.texts: prompts are written to "), told, "{warned}");
+        let gateway = world.start(&file).await;
+        let long = "b".repeat((1 << 16) + 1);
+        let turns =
+            r#"{"role": "system", "content": "rules"}, {"role": "user", "content": "w\u00f6rd\n"}"#;
+        let chat_of = |turns: &str| format!("{{\"model\": \"small\", \"messages\": [{turns}]}}");
+        for body in [chat_of(turns), chat("small", &long)] {
+            let reply = ask(&gateway.url, &body).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+        }
+        gateway.stop().await;
+        while lines(&world).len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let lines = lines(&world);
+        let text = lines[0].get("text").and_then(Value::as_str);
+        assert_eq!(text, told.then_some("w\u{f6}rd\n"));
+        assert!(lines[1].get("text").is_none(), "too long");
+        let whole = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
+        assert!(!whole.contains("rules") && !whole.contains("bbb"), "{whole}");
+    }
 }
