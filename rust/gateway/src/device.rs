@@ -159,9 +159,11 @@ impl Device {
         mut trace: Box<Trace>,
         log_embedding: bool,
     ) -> Result<Response<Out>, Refusal> {
-        let deciding = trace.decides();
-        let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
-        drop(deciding);
+        let plan = {
+            let _deciding = trace.decides();
+            self.plan(job).await
+        };
+        let plan = plan.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.unembedded(plan.failure.as_ref());
         trace.record.margin = plan.decision.map(|d| d.margin);

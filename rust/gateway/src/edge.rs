@@ -187,9 +187,11 @@ impl Edge {
         mut trace: Box<Trace>,
         log_embedding: bool,
     ) -> Result<Response, Refusal> {
-        let deciding = trace.decides();
-        let plan = self.plan(job).await.inspect_err(|refusal| trace.refused(refusal))?;
-        drop(deciding);
+        let plan = {
+            let _deciding = trace.decides();
+            self.plan(job).await
+        };
+        let plan = plan.inspect_err(|refusal| trace.refused(refusal))?;
         trace.planned(plan.input_tokens, plan.state, plan.measured);
         trace.record.why = Some(plan.why.word());
         trace.unembedded(plan.failure.as_ref());

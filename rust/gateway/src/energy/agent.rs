@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::header::AUTHORIZATION;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
@@ -159,7 +159,7 @@ impl Agent {
                 status => return Err(format!("status {}", status.as_u16())),
             }
             let read = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            read.map(|body| body.to_bytes()).map_err(|_| "an answer that broke off".to_string())
+            read.map(Collected::to_bytes).map_err(|_| "an answer that broke off".to_string())
         };
         let bytes = timeout(PATIENCE, answered).await;
         let bytes = bytes.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))?;

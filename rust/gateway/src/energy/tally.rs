@@ -190,7 +190,7 @@ mod tests {
             let got = between(domain, &samples, RULE);
             match (got, expected) {
                 (Ok(got), Ok(expected)) => {
-                    assert!((got - expected).abs() < 1e-9, "{got} {samples:?}")
+                    assert!((got - expected).abs() < 1e-9, "{got} {samples:?}");
                 }
                 (got, expected) => assert_eq!(got, expected, "{samples:?}"),
             }
