@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import TEXT_FEATURES, Cr2Error, text_features
+from cr2fast._core import TEXT_FEATURES, Cr2Error, EncoderInfo, text_features
 from cr2fast._util.checks import shown
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TEXT", "TEXT_FEATURES", "asked", "of_table", "text_features"]
 
 TEXT = "text"
+BY_DEFAULT = "as fit does by default where its table has texts and names their encoder"
 
 
 def asked(features: bool | str | Sequence[str] | None) -> tuple[bool, list[str]]:
@@ -51,6 +52,30 @@ def asked(features: bool | str | Sequence[str] | None) -> tuple[bool, list[str]]
     return TEXT in names, [n for n in names if n != TEXT]
 
 
+def by_default(table: Queries) -> bool:
+    """Whether a fit on this table looks at the text where it is not told.
+
+    So it is where every query has a text (or a chat) and the table names the encoder of its
+    embeddings. Such a table was made of texts, and its router can be asked by text. Of embeddings
+    from an unknown encoder nobody can make more out of a text: who routes by them holds embeddings,
+    and a router that also wants the text behind each would be of no use to them.
+    """
+    texts = table.extra.get(TEXT)
+    known = table.encoder.id != EncoderInfo().id
+    return known and texts is not None and all(isinstance(t, (str, list, tuple)) for t in texts)
+
+
+def looks_at(features: dict[str, Any]) -> str:
+    """What a router looks at beside the embedding, in words; `features` as of the router."""
+    own = f"its caller's columns {shown(features['columns'])}"
+    if not features["text"]:
+        return own
+    text = f"{len(TEXT_FEATURES)} features of the text"
+    if features["columns"]:
+        return f"{text} and {own}"
+    return f"{text}, {BY_DEFAULT}"
+
+
 def of_table(table: Queries, text: bool, columns: Sequence[str]) -> npt.NDArray[np.float32]:
     """The features of a table's queries, float32 (N, F).
 
@@ -71,8 +96,9 @@ def texts_of(table: Queries) -> list[Any]:
     if texts is None or without is not None:
         got = "none" if texts is None else f"none for {table.query_ids[without or 0]}"
         raise Cr2Error(
-            f"features: expected a column 'text' with the text of every query, got {got}; read a "
-            f"table with texts, or fit with features=False, which looks at embeddings only"
+            f"features: expected a column 'text' with the text of every query, got {got}: the text "
+            f"is looked at, {BY_DEFAULT}; read a table with texts, or fit with features=False "
+            f"(--features none), which looks at embeddings only"
         )
     return texts
 

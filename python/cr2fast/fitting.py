@@ -115,7 +115,7 @@ class FitOptions:
     feature_weight : float
         Length of the features' part of a row, as a multiple of the embedding's; 0 for the one of
         0.5, 1, 1.5 and 2 that cross-validation on the training split finds best; only with
-        ``features``. Default 0.0.
+        ``features``. Default 1.0.
     film : bool
         Whether the cost weight scales the gate's hidden units as well as shifting them (FiLM,
         equations 49-55). Default True.
@@ -264,8 +264,12 @@ def fit(
     features : bool, str or sequence of str, optional
         What gate, teacher and length predictor read beside the embedding: True or "text" for the
         features of the text (:func:`cr2fast.text_features`; the table needs a column `text`), names
-        of numeric columns of the table for your own, or both. Kept in the artifact; every text that
-        is routed is looked at the same way. By default nothing, or what `teacher` looks at.
+        of numeric columns of the table for your own, or both; False for nothing. By default the
+        text where every query of the table has one and the table names its encoder, since such a
+        router can be asked by text; nothing of a table of embeddings from an unknown encoder, nor
+        with ``recipe="paper"``; with a `teacher`, what it looks at. Kept in the artifact; every
+        text that is routed is looked at the same way, and an embedding without its text is refused
+        (:meth:`Router.inputs`).
     teacher : Router, optional
         Take its teacher and length predictor and fit only a gate. It must have been fitted on the
         same models, embeddings and cost table; queries of its training count as this router's too.
@@ -310,10 +314,7 @@ def fit(
     if costs.normalizers is None:
         states = costs.sample_states(len(train), seed)
         costs = costs.normalized_on(train.n_input_tokens, train.n_output_tokens, states)
-    if features is None and teacher is not None and (kind := teacher.features) is not None:
-        text, columns = kind["text"], kind["columns"]
-    else:
-        text, columns = feature_columns.asked(features)
+    text, columns = _looked_at(features, train, recipe, teacher)
     values = feature_columns.of_table(train, text, columns) if text or columns else None
     chosen = _options(options, hyperparameters).given()
     config = json.dumps(
@@ -338,6 +339,21 @@ def fit(
         )
     rows = Router(core).inputs(train)
     return Router(core.with_typicality(*minor_components(rows)))
+
+
+def _looked_at(
+    features: bool | str | Sequence[str] | None,
+    train: RoutingTable,
+    recipe: Recipe,
+    teacher: Router | None,
+) -> tuple[bool, list[str]]:
+    """Whether features of the text are looked at, and which columns of the table are."""
+    if features is not None:
+        return feature_columns.asked(features)
+    if teacher is not None:
+        kind = teacher.features
+        return (False, []) if kind is None else (kind["text"], kind["columns"])
+    return recipe != "paper" and feature_columns.by_default(train), []
 
 
 def _costs_of(teacher: Router, train: RoutingTable, costs: CostTable) -> CostTable:

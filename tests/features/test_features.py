@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import polars
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 import cr2fast
 from cr2fast import _core
 from cr2fast.datasets import make_routing_problem
-from testing import oracle, seen
+from cr2fast.traffic import RouteBatches, label, replay
+from testing import oracle, seen, traffic
 from testing.artifacts import put, rewritten
 
 LAM, ALPHA = 1.0, 0.05
@@ -197,16 +199,14 @@ def test_what_is_missing_is_said(problem, routed):
         cr2fast.fit(replace(table, extra={}), costs, features=True)
     device = router.device(LAM, ALPHA)
     for call in (device.inputs, router.inputs):
-        with pytest.raises(cr2fast.Cr2Error, match="texts: this router also looks at 16 features"):
+        with pytest.raises(cr2fast.Cr2Error, match=r"^texts: .*16 features .*features=False"):
             call(test.embeddings)
-    with pytest.raises(cr2fast.Cr2Error, match="also looks at 16 features"):
-        device.route(test.embeddings[0])
-    with pytest.raises(cr2fast.Cr2Error, match=r"inputs\(embeddings, texts\)"):
-        device.route_batch(test.embeddings)
+        with pytest.raises(cr2fast.Cr2Error, match="inputs has made already"):
+            call(router.inputs(test), test.extra["text"])
     nan = np.full((len(test), 16), np.nan, np.float32)
     with pytest.raises(cr2fast.Cr2Error, match="features"):
         device.inputs(test.embeddings, features=nan)
-    plain, _ = fitted(problem, features=None)
+    plain, _ = fitted(problem, features=False)
     with pytest.raises(cr2fast.Cr2Error, match="embeddings only"):
         plain.inputs(test.embeddings, features=nan)
     np.testing.assert_array_equal(plain.inputs(test.embeddings, ["x"] * len(test)), test.embeddings)
@@ -218,6 +218,106 @@ def test_what_is_missing_is_said(problem, routed):
     words = replace(table, extra=table.extra | {"hour": ["x"] * len(table)})
     with pytest.raises(cr2fast.Cr2Error, match="numbers in the column 'hour'"):
         cr2fast.fit(words, costs, features=["hour"], progress=False)
+
+
+def test_texts_are_looked_at_by_default(problem, routed):
+    table, costs = problem
+    quick = {"teacher_epochs": 1, "gate_epochs": 1, "progress": False}
+    router = cr2fast.fit(table, costs, **quick)
+    assert router.features == routed[0].features
+    assert router.training["config"]["feature_weight"] == 1.0
+    unknown = replace(table, encoder=cr2fast.EncoderInfo())
+    assert cr2fast.fit(unknown, costs, **quick).features is None
+    assert cr2fast.fit(unknown, costs, features=True, **quick).features is not None
+    some = table.extra["text"][:-1]
+    for texts in ([*some, None], [*some, float("nan")]):
+        lacking = replace(table, extra={"text": texts})
+        assert cr2fast.fit(lacking, costs, **quick).features is None
+    papers = cr2fast.fit(table, costs, recipe="paper", **quick)
+    assert papers.features is None
+    plain = cr2fast.fit(table, costs, features=False, **quick)
+    assert plain.features is None
+    gate = cr2fast.fit(table, costs, teacher=plain, **quick)
+    assert gate.features is None
+
+
+def test_an_embedding_only_is_refused_on_every_path_with_what_to_do(routed, tmp_path):
+    """Fitted with the defaults on a table with texts, then given embeddings: what does it say?"""
+    router, test = routed
+    device, edge, two = router.device(LAM, ALPHA), router.edge(LAM), router.two_stage(LAM, ALPHA)
+    x, n = test.embeddings, test.n_input_tokens
+    states = router.costs.sample_states(len(x), 0)
+    router.save(tmp_path / "r.safetensors")
+    batches = RouteBatches(tmp_path / "r.safetensors", LAM, ALPHA, tokens="n")
+    batch = {"embedding": x, "n": n.astype(float)}
+    said = "also looks at 16 features of the text, as fit does by default where its table has texts"
+    for call in (
+        lambda: device.route(x[0]),
+        lambda: device.route_batch(x),
+        lambda: device.margins(x),
+        lambda: device.p_values(x),
+        lambda: router.margins(x, [LAM]),
+        lambda: router.accuracies(x),
+        lambda: router.predict_lengths(x, n),
+        lambda: router.p_values(x),
+        lambda: edge.select(x[0], 20, states[0]),
+        lambda: edge.select_batch(x, n, states),
+        lambda: two.route(x[0], 20),
+        lambda: two.route_batch(x, n),
+        lambda: batches(batch),
+        lambda: batches(batch | {"embedding": list(x)}),
+        lambda: batches(polars.DataFrame({"embedding": x, "n": n.astype(float)})),
+        lambda: batches(polars.DataFrame({"embedding": x, "n": n.astype(float)}).to_arrow()),
+    ):
+        with pytest.raises(cr2fast.Cr2Error) as error:
+            call()
+        words = str(error.value)
+        assert "embedding" in words.partition(":")[0]
+        assert said in words
+        assert "inputs" in words
+        assert "features=False" in words
+        assert "route_text" in words or "encoder=" in words
+        assert len(words) < 500
+    rows = router.inputs(test)
+    np.testing.assert_array_equal(
+        batches(batch | {"embedding": rows})["local"], device.route_batch(rows)
+    )
+    assert device.features == router.features
+    with pytest.raises(cr2fast.Cr2Error, match="another encoder's"):
+        router.margins(x[:, :-1], [LAM])
+    with pytest.raises(cr2fast.Cr2Error, match="width 40, the router's"):
+        batches(batch | {"embedding": x[:, :-1].copy()})
+
+
+def test_a_log_is_read_by_routers_of_its_features_only(problem, routed, tmp_path):
+    table, costs = problem
+    router, test = routed
+    train, calibration, _ = table.split(seed=0)
+    options = {"teacher_epochs": 2, "gate_epochs": 2, "lam_range": (0.1, 20.0), "progress": False}
+
+    def log_of(by, rows):
+        records = traffic.records(by, rows, test.n_input_tokens, LAM, ALPHA)
+        return traffic.write(tmp_path / "decisions.jsonl", records)
+
+    def calibrated(router):
+        router.calibrate(calibration, lams=[LAM], alphas=[ALPHA])
+        return router
+
+    plain = calibrated(cr2fast.fit(train, costs, features=False, **options))
+    with pytest.raises(cr2fast.Cr2Error, match=r"embeddings only in .*16 features.*features=False"):
+        replay(log_of(plain, test.embeddings), router, LAM, ALPHA, logged_by=plain)
+    log = log_of(router, router.inputs(test))
+    assert replay(log, router, LAM, ALPHA).changed == 0
+    # The same features, scaled by the moments of other queries: its rows are not this router's.
+    other = calibrated(cr2fast.fit(train.take(range(len(train) // 2)), costs, **options))
+    assert other.dim == router.dim
+    for wrong in (other, plain):
+        with pytest.raises(cr2fast.Cr2Error, match="logged_by: .*scaled by its own .*teacher="):
+            replay(log, router, LAM, ALPHA, logged_by=[router, wrong])
+    with pytest.raises(cr2fast.Cr2Error, match="teacher="):
+        label(log, other, logged_by=router)
+    same = calibrated(cr2fast.fit(train, costs, teacher=router, seed=7, **options))
+    assert replay(log, same, LAM, ALPHA, logged_by=router).would.n == len(test)
 
 
 def test_own_columns_beside_the_text(problem):
@@ -248,7 +348,7 @@ def test_a_gate_of_its_own_looks_at_what_its_teacher_does(problem, routed):
     np.testing.assert_array_equal(gate.accuracies(rows), teacher.accuracies(rows))
 
 
-@pytest.mark.parametrize("features", [None, True])
+@pytest.mark.parametrize("features", [False, True])
 def test_the_teachers_smoother_is_its_twin(problem, features, tmp_path):
     table, costs = problem
     train, calibration, test = table.split(seed=0)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+import cr2fast
 from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
 from testing.tables import write_folder
@@ -32,6 +33,26 @@ def test_a_router_with_features_from_fit_to_route(tmp_path, capsys):
     np.save(tmp_path / "x.npy", problem.table.embeddings[:3])
     route = ["route", out, "--embeddings", str(tmp_path / "x.npy"), "--lam", "1"]
     assert cli.main(route) != 0
-    assert "--embeddings: expected rows of 33 numbers" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--embeddings: expected rows of 33 numbers, got embeddings only (16)" in told
+    assert "--features none" in told
     assert cli.main([*fit, "--features", "words"]) != 0
     assert "expected a column 'words'" in capsys.readouterr().err
+
+    short = ["fit", *data, "-o", out, "--teacher-epochs", "1", "--gate-epochs", "1"]
+    named = ["--encoder-id", "some encoder"]
+    for more, features in (
+        (named, 16),
+        ([], 0),
+        ([*named, "--features", "none"], 0),
+        ([*named, "--recipe", "paper"], 0),
+        (["--features", "text"], 16),
+    ):
+        assert cli.main([*short, *more]) == 0
+        assert ("16 features of the text" in capsys.readouterr().out) == bool(features)
+        assert cr2fast.Router.load(out).dim == 16 + features
+    assert cli.main(["calibrate", out, *data]) == 0
+    assert cli.main(route) != 0
+    told = capsys.readouterr().err
+    for words in ("as fit does by default", "--text with --encoder", "--features none"):
+        assert words in told

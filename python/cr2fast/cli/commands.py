@@ -97,7 +97,7 @@ def fit(args: argparse.Namespace) -> Any:
         lengths=args.lengths,
         lam_range=args.lam_range,
         recipe=args.recipe,
-        features=None if args.features is None else args.features.split(","),
+        features=inputs.features(args),
         progress=inputs.progress(args),
         **inputs.hyperparameters(args),
     )
@@ -116,6 +116,13 @@ def fit(args: argparse.Namespace) -> Any:
         f"{_lam_range(record['lam_range'])}; next: cr2fast calibrate {args.out} "
         f"{inputs.given(args)}",
     )
+    if router.features is not None:
+        from cr2fast.features import looks_at
+
+        inputs.say(
+            args,
+            f"looks at {looks_at(router.features)}; --features none looks at embeddings only",
+        )
     if not router.encoder.sha256 and router.probes is None:
         inputs.say(
             args, f"encoder {router.encoder.id}: {inputs.UNKNOWN_HASH}; pass --encoder to record it"

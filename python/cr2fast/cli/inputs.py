@@ -309,6 +309,14 @@ def given(args: argparse.Namespace) -> str:
     return shlex.join([*words, "--embed"] if args.embed else words)
 
 
+def features(args: argparse.Namespace) -> bool | list[str] | None:
+    """What `--features` asks for; None where it is not given."""
+    words = args.features
+    if words is None:
+        return None
+    return False if words.strip() == "none" else [w.strip() for w in words.split(",")]
+
+
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     """Options of a fit that were given."""
     names = ("teacher_epochs", "gate_epochs", "smoother_share", "link_features")
@@ -356,14 +364,17 @@ def embeddings(path: Path) -> np.ndarray[Any, Any]:
 
 def check_rows(args: argparse.Namespace, x: np.ndarray[Any, Any]) -> None:
     """Refuse embeddings only where the router also looks at features."""
+    from cr2fast.features import looks_at
     from cr2fast.router import Router
 
     router = Router.load(args.router)
     if router.features is not None and x.shape[1] == router.embedding_dim:
+        text = "use --text with --encoder, " if not router.features["columns"] else ""
         raise Cr2Error(
-            f"--embeddings: expected rows of {router.dim} numbers, since this router also looks at "
-            f"features of the text, got embeddings only ({x.shape[1]}); use --text with --encoder, "
-            f"or write rows of Router.inputs to the file"
+            f"--embeddings: expected rows of {router.dim} numbers, got embeddings only "
+            f"({x.shape[1]}): this router also looks at {looks_at(router.features)}; {text}"
+            f"write rows of Router.inputs to the file, or fit with --features none for a router "
+            f"that looks at embeddings only"
         )
 
 

@@ -151,14 +151,16 @@ def _fit(subparsers: Any) -> None:
         "--features",
         metavar="NAMES",
         help="what to look at beside the embedding: text, for length, options, digits and the like "
-        "of the text; or text and numeric columns of the table, as text,hour",
+        "of the text; or text and numeric columns of the table, as text,hour; or none (default: "
+        "text where every query has one and the encoder is known, so that the router can be asked "
+        "by text; none with --recipe paper)",
     )
     sub.add_argument(
         "--smoother-share",
         type=float,
         metavar="SHARE",
         help="share, 0 to 1, of the kernel smoother in the teacher's probabilities; its centres, "
-        "the training queries, make the file larger",
+        "the training queries, make the file larger (default 0)",
     )
     sub.add_argument(
         "--precision",

@@ -17,6 +17,7 @@ from cr2fast._core import Cr2Error, DeviceRouter, StaticEncoder, TwoStage
 from cr2fast._util.checks import check_threads, shown
 from cr2fast.calibration import accepted
 from cr2fast.encoders.info import sha256_of
+from cr2fast.features import looks_at
 from cr2fast.traffic import columns
 
 Invalid = Literal["raise", "defer"]
@@ -38,8 +39,8 @@ class RouteBatches:
     text : str, optional
         The column of texts or chat messages; by default "text", where there is an encoder.
     embedding : str
-        The column of embeddings, float32 lists of the router's width; not read where there is an
-        encoder.
+        The column of embeddings, float32 lists of the router's width (of rows as of
+        :meth:`Router.inputs` where the router has features); not read where there is an encoder.
     group : str, optional
         The column of groups, where the router has thresholds per group.
     tokens : str, optional
@@ -131,7 +132,7 @@ class RouteBatches:
         if self.text is not None:
             chunks = [_encoded(encoder, columns.texts(batch, kind, self.text), self, device)]
         else:
-            chunks = list(columns.matrices(batch, kind, self.embedding, self.dim))
+            chunks = self._rows(batch, kind, device)
         groups = None if self.group is None else columns.texts(batch, kind, self.group)
         margins, known, local = [], [], []
         start = 0
@@ -153,6 +154,21 @@ class RouteBatches:
             n_input = columns.counts(batch, kind, self.tokens)
             added["model"] = self._models(two, [x for x, _ in chunks], n_input, good, groups)
         return columns.extended(batch, kind, {self.prefix + k: v for k, v in added.items()})
+
+    def _rows(self, batch: Any, kind: str, device: DeviceRouter) -> list[tuple[Any, Any]]:
+        """The column of embeddings, in chunks."""
+        try:
+            return list(columns.matrices(batch, kind, self.embedding, self.dim))
+        except columns.WidthError as error:
+            features = device.features
+            if features is None or error.widths != {self.dim - len(features["names"])}:
+                raise
+            text = "pass encoder= to decide about texts, " if not features["columns"] else ""
+            raise Cr2Error(
+                f"{self.embedding}: expected rows of {self.dim} numbers, got embeddings only: this "
+                f"router also looks at {looks_at(features)}; {text}write rows of Router.inputs to "
+                f"the column, or fit with features=False for a router that looks at embeddings only"
+            ) from None
 
     def _decide(
         self,

@@ -20,6 +20,12 @@ from cr2fast._util.optional import require
 F32 = npt.NDArray[np.float32]
 
 
+class WidthError(Cr2Error):
+    """Embeddings of other widths than the router's."""
+
+    widths: frozenset[Any] = frozenset()
+
+
 def kind_of(batch: Any) -> str:
     """Which of "table", "record batch", "polars", "pandas" and "mapping" a batch is."""
     for module, names in (
@@ -176,11 +182,13 @@ def _spread(x: F32, there: Any) -> tuple[F32, Any]:
     return out, there
 
 
-def _width(name: str, dim: int, got: set[Any]) -> Cr2Error:
-    return Cr2Error(
+def _width(name: str, dim: int, got: set[Any]) -> WidthError:
+    error = WidthError(
         f"{name}: expected embeddings of width {dim}, the router's, got "
         f"{shown(sorted(map(str, got)))}"
     )
+    error.widths = frozenset(got)
+    return error
 
 
 def extended(batch: Any, kind: str, columns: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ from cr2fast.router import Router
 from cr2fast.traffic import files
 from cr2fast.traffic.lines import LINK
 from cr2fast.traffic.log import DecisionLog, embeddings, open_log
+from cr2fast.traffic.scale import check_scale, check_width
 
 if TYPE_CHECKING:
     import polars as pl
@@ -101,12 +102,14 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds. Not needed for `router` itself, nor for a
         router with the same gate, such as one that was recalibrated since: margins that agree bit
-        for bit show that one gate saw embeddings of one encoder.
+        for bit show that one gate saw embeddings of one encoder. Their features have to be scaled
+        as `router` scales them, since that is how a log holds them.
 
     Raises
     ------
     Cr2Error
-        Rows of a router that is not known, or of another encoder; no row with an embedding.
+        Rows of a router that is not known, of another encoder, or with features of another scale;
+        no row with an embedding.
     """
     polars = require("polars", "lab")
     check_type(router, Router, "router")
@@ -129,6 +132,7 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
             f"{frame.height} and {usable.height} with one; set embedding = true in the gateway's "
             f"[log]"
         )
+    check_width(usable, router)
     x = embeddings(usable, router.dim)
     _check_routers(usable, x, router, logged_by)
     n = usable.select(tokens.cast(polars.Float64)).to_series().to_numpy()
@@ -171,11 +175,12 @@ def _check_routers(
     others = [logged_by] if isinstance(logged_by, Router) else list(logged_by)
     for other in others:
         check_type(other, Router, "logged_by")
-        if _differ(other.encoder, router.encoder) or other.dim != router.dim:
+        if _differ(other.encoder, router.encoder) or other.embedding_dim != router.embedding_dim:
             raise Cr2Error(
                 f"logged_by: expected a router of the encoder {shown(tuple(router.encoder))}, got "
                 f"one of {shown(tuple(other.encoder))}; its embeddings mean nothing to this router"
             )
+        check_scale(other, router)
     own = {sha256(r.to_bytes()).hexdigest() for r in (router, *others)}
     hashes = frame["router"]
     for found in hashes.unique(maintain_order=True).to_list():

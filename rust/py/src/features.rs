@@ -56,6 +56,12 @@ pub fn inputs<'py>(
     values: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let x = matrix_f32(embeddings, "embeddings")?;
+    if features.is_some_and(|of| x.shape()[1] == of.dim()) {
+        return Err(Cr2Error::new_err(format!(
+            "embeddings: expected shape (N, {d}), got {:?}, as of rows that inputs has made already",
+            x.shape()
+        )));
+    }
     same_shape("embeddings", &[x.shape()[0], d], x.shape())?;
     let n = x.shape()[0];
     let Some(of) = features else {
@@ -100,12 +106,15 @@ pub fn inputs<'py>(
             .collect()
         }
         _ => {
+            let (what, expected) = if of.of_text() {
+                ("texts", "texts=[...], or features=")
+            } else {
+                ("features", "features=")
+            };
             return Err(Cr2Error::new_err(format!(
-                "{}: this router also looks at {} features of a query ({}); expected {}, got none",
-                if of.of_text() { "texts" } else { "features" },
-                of.count(),
-                of.names().join(", ").chars().take(300).collect::<String>(),
-                if of.of_text() { "texts=[...], or features=" } else { "features=" },
+                "{what}: expected {expected}, beside the embeddings, got none: this router also looks \
+                 at {}; or fit with features=False for a router that looks at embeddings only",
+                of.looks_at(),
             )));
         }
     };

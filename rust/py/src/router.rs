@@ -1,8 +1,8 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Grid, Grouping, Judge, LINK, LINK_FEATURES, Lengths, Named, OnInfeasible,
-    Precision, Probes, Promise, Router as CoreRouter, Split, Typicality, shown,
+    EncoderInfo, Features, Grid, Grouping, Judge, LINK, LINK_FEATURES, Lengths, Named,
+    OnInfeasible, Precision, Probes, Promise, Router as CoreRouter, Split, Typicality, shown,
 };
 use numpy::{PyArray1, PyArray2, PyArrayMethods, ToPyArray};
 use pyo3::prelude::*;
@@ -60,6 +60,11 @@ impl Router {
     #[getter]
     fn features<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         describe(py, self.0.features().map(AsRef::as_ref))
+    }
+
+    /// Whether a row of one router is a row of the other: the same features, scaled alike.
+    fn same_features(&self, other: &Self) -> bool {
+        self.0.features() == other.0.features()
     }
 
     /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
@@ -411,20 +416,21 @@ impl Router {
         &self,
         obj: &Bound<'py, PyAny>,
     ) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
-        check_width(obj, self.0.dim())
+        check_width(obj, (self.0.dim(), self.0.features().map(AsRef::as_ref)))
     }
 }
 
-/// (N, d) float32 with the router's d.
+/// (N, d) float32 with the router's d; embeddings alone are refused where it also looks at features.
 pub fn check_width<'py>(
     obj: &Bound<'py, PyAny>,
-    d: usize,
+    (d, features): (usize, Option<&Features>),
 ) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
     let x = matrix_f32(obj, "embeddings")?;
-    if x.shape()[1] != d {
+    let width = x.shape()[1];
+    if width != d {
+        cr2fast_core::check_width(features, width).map_err(core)?;
         return Err(Cr2Error::new_err(format!(
-            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's? A \
-             router with features reads rows of its inputs(embeddings, texts)",
+            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's?",
             x.shape()
         )));
     }

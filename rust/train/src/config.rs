@@ -148,7 +148,7 @@ impl FitConfig {
             copies: 8,
             rows_per_epoch: 65_536,
             jitter: 0.7,
-            feature_weight: 0.0,
+            feature_weight: 1.0,
             film: true,
             link_features: false,
         }

@@ -21,7 +21,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
 }
 
 /// The same for a list.
-fn listed<T: std::fmt::Debug>(items: &[T]) -> String {
+pub fn listed<T: std::fmt::Debug>(items: &[T]) -> String {
     let first: Vec<String> =
         items.iter().take(ITEMS).map(|i| shown(&format!("{i:?}")).into_owned()).collect();
     let more = if items.len() > ITEMS { ", ..." } else { "" };
@@ -183,6 +183,23 @@ pub enum Error {
         count: usize,
         /// One of them.
         first: String,
+    },
+    /// An embedding for a router that also looks at features.
+    #[error(
+        "embedding: expected a row of {rows}, {dim} numbers, got an embedding only, {width}: this router \
+         also looks at {features}; {advice}"
+    )]
+    EmbeddingOnly {
+        /// The call that makes rows.
+        rows: &'static str,
+        /// Width of a row.
+        dim: usize,
+        /// Width of what came, the embedding's.
+        width: usize,
+        /// What the router looks at, in words.
+        features: String,
+        /// What to do.
+        advice: String,
     },
     /// The artifact's bytes are not a valid router.
     #[error("artifact: expected {}, got {}", shown(expected), shown(got))]

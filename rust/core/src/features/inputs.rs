@@ -6,7 +6,7 @@
 //! not vary is 0 for every query. So w is about the length of z beside the embedding's 1.
 
 use crate::base::checks::{check_finite, check_len, filled};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, listed};
 use crate::base::limits::MAX_WIDTH;
 use crate::features::text::{TEXT_FEATURES, TEXT_SET, text_features};
 use crate::file::container::{Container, Tensor};
@@ -120,6 +120,31 @@ impl Features {
         text.chain(self.columns.iter().map(String::as_str)).collect()
     }
 
+    /// What is looked at beside the embedding, in words.
+    pub fn looks_at(&self) -> String {
+        let own = listed(&self.columns);
+        let n = TEXT_FEATURES.len();
+        match (self.text, self.columns.is_empty()) {
+            (true, true) => {
+                format!(
+                    "{n} features of the text, as fit does by default where its table has texts and \
+                     names their encoder"
+                )
+            }
+            (true, false) => format!("{n} features of the text and its caller's columns {own}"),
+            (false, _) => format!("its caller's columns {own}"),
+        }
+    }
+
+    /// The call that makes rows of embeddings.
+    fn rows_call(&self) -> &'static str {
+        match (self.text, self.columns.is_empty()) {
+            (true, true) => "inputs(embeddings, texts)",
+            (true, false) => "inputs(embeddings, texts, features)",
+            (false, _) => "inputs(embeddings, features=...)",
+        }
+    }
+
     /// One row from an embedding and its features.
     pub fn row(&self, embedding: &[f32], features: &[f32]) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.dim()];
@@ -228,18 +253,18 @@ pub fn row_of_text(
 
 /// Refuse embeddings without the features that go with them.
 pub fn check_width(features: Option<&Features>, width: usize) -> Result<()> {
-    match features {
-        Some(f) if width == f.embedding_dim() => Err(Error::argument(
-            "embedding",
-            format!(
-                "a row of `inputs`, {} values: this router also looks at {} features of the query",
-                f.dim(),
-                f.count()
-            ),
-            format!("an embedding only, {width} values"),
-        )),
-        _ => Ok(()),
-    }
+    let Some(f) = features.filter(|f| width == f.embedding_dim()) else { return Ok(()) };
+    let rows = f.rows_call();
+    let text = if f.text && f.columns.is_empty() {
+        "give the text itself (route_text, select_text; --text), "
+    } else {
+        ""
+    };
+    let advice = format!(
+        "{text}pass rows of {rows}, or fit with features=False (--features none) for a router that \
+         looks at embeddings only"
+    );
+    Err(Error::EmbeddingOnly { rows, dim: f.dim(), width, features: f.looks_at(), advice })
 }
 
 #[cfg(test)]
@@ -260,7 +285,10 @@ mod tests {
         assert!(f.row(&[3.0, f32::NAN], &values[..3]).is_err());
         assert!(f.row(&[3.0, 4.0], &[f32::INFINITY, 0.0, 0.0]).is_err());
         assert!(f.row_of_text(&[3.0, 4.0], "x").is_err(), "columns are not of the text");
-        assert!(check_width(Some(&f), 2).is_err());
+        let words = check_width(Some(&f), 2).unwrap_err().to_string();
+        assert!(words.contains("columns [\"a\", \"b\", \"c\"]"), "{words}");
+        assert!(words.contains("features=False"), "{words}");
+        assert!(check_width(Some(&f), 5).is_ok() && check_width(None, 2).is_ok());
         Ok(())
     }
 }

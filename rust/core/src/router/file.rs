@@ -237,6 +237,9 @@ fn from_bytes(bytes: &[u8]) -> Result<Router> {
             body.format,
         ));
     }
+    if body.features.is_none() && container.has("features.shift") {
+        return Err(Error::artifact("the features' description beside their scale", "none"));
+    }
     let dim = gate.weights().d;
     let features = body.features.map(|h| Features::read(&container, h, dim)).transpose()?;
     let router = Router::new(Parts {

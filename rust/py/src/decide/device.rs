@@ -4,14 +4,14 @@ use cr2fast_core::{EncoderInfo, Features, row_of_text};
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
 use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
-use crate::features::inputs;
+use crate::features::{describe, inputs};
 use crate::pricing::{LinkState, link_states, state};
 use crate::router::{Router, check_width, open};
 
@@ -224,6 +224,12 @@ impl DeviceRouter {
         self.0.groups().map(<[String]>::to_vec)
     }
 
+    /// What it looks at beside the embedding, as of :attr:`Router.features`; None: nothing.
+    #[getter]
+    fn features<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        describe(py, self.0.features())
+    }
+
     /// Whether decisions depend on the link's state (``fit(link_features=True)``).
     #[getter]
     fn sees_link(&self) -> bool {
@@ -302,7 +308,7 @@ impl DeviceRouter {
         embeddings: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let x = check_width(embeddings, self.0.dim())?;
+        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
         let values = x.slice();
         let out = py.detach(|| self.0.p_values(values, threads)).map_err(core)?;
         Ok(out1(py, &out))
@@ -319,7 +325,7 @@ impl DeviceRouter {
         groups: Option<&Bound<'py, PyAny>>,
         states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
-        let x = check_width(embeddings, self.0.dim())?;
+        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
         let (groups, states) = (group_names(groups)?, link_states(states, x.shape()[0])?);
         let (values, besides) = (x.slice(), (groups.as_deref(), states.as_deref()));
         let out = py.detach(|| self.0.route_batch(values, besides, threads)).map_err(core)?;
@@ -419,7 +425,7 @@ impl DeviceRouter {
         #[pyo3(from_py_with = args::threads)] threads: usize,
         states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let x = check_width(embeddings, self.0.dim())?;
+        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
         let states = link_states(states, x.shape()[0])?;
         let values = x.slice();
         let out = py.detach(|| self.0.margins(values, states.as_deref(), threads)).map_err(core)?;

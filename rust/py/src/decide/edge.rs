@@ -321,7 +321,7 @@ impl EdgeSelector {
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Selections> {
-        let x = check_width(embeddings, self.inner.dim())?;
+        let x = check_width(embeddings, (self.inner.dim(), self.inner.features()))?;
         let mask = self::available(&self.models, available)?;
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;

@@ -255,7 +255,8 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
         groups: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Choices> {
-        let x = check_width(embeddings, self.0.inner.device().dim())?;
+        let device = self.0.inner.device();
+        let x = check_width(embeddings, (device.dim(), device.features()))?;
         let mask = self::available(&self.0.models, available)?;
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
