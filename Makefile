@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py')
 BUILT := .venv/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk promise testbed testbed-quick gateway gateway-demo gateway-static gateway-wheel bench-gateway litellm-test scale-test bench-stream
+.PHONY: help demo test test-quick quick-rust quick-python quick-profiler test-arm check bench bench-text bench-static bench-profiler manners counts counts-accept bench-peers paper paper-quick paper-docs paper-test wheel light clean risk promise testbed testbed-quick gateway gateway-demo gateway-static gateway-wheel gateway-otel bench-gateway litellm-test scale-test bench-stream
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,10 @@ gateway-wheel: .venv/.tools  ## the gateway's own wheel, installed and asked for
 	$(PYTHON) -m venv target/gateway-wheel/venv
 	target/gateway-wheel/venv/bin/pip install -q target/gateway-wheel/*.whl
 	target/gateway-wheel/venv/bin/cr2fast-gateway --version
+
+gateway-otel:  ## the gateway with the feature otel: lints, and the tests of its spans
+	cargo clippy --profile checked -p cr2fast-gateway --features otel --all-targets -- -D warnings
+	cargo test --profile checked -p cr2fast-gateway --features otel --test gateway -- spans traces
 
 # The testbed's live models where its environment is made, stubs elsewhere.
 DEMO_PYTHON = $(if $(wildcard .venv-testbed/.built),.venv-testbed/bin/python,$(BIN)/python)

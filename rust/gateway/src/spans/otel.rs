@@ -53,7 +53,7 @@ pub struct Tracer {
 /// A span.
 #[derive(Debug)]
 pub struct Span {
-    span: SdkSpan,
+    own: SdkSpan,
     tracer: SdkTracer,
     /// What its kind of request is called.
     operation: &'static str,
@@ -109,7 +109,7 @@ impl Tracer {
                 SpanId::from_bytes(c.span.to_be_bytes()),
                 TraceFlags::new(c.flags),
                 true,
-                TraceState::default(),
+                c.state.as_ref().and_then(trace_state).unwrap_or_default(),
             ))
         });
         let mut attributes = vec![
@@ -133,7 +133,7 @@ impl Tracer {
             .with_attributes(attributes);
         let span = self.tracer.build_with_context(builder, &parent);
         let state = job.context.as_ref().and_then(|c| c.state.clone());
-        Span { span, tracer: self.tracer.clone(), operation, state }
+        Span { own: span, tracer: self.tracer.clone(), operation, state }
     }
 }
 
@@ -147,7 +147,7 @@ impl Drop for Tracer {
 impl Span {
     /// What whoever is asked is told.
     pub fn context(&self) -> Context {
-        let here = self.span.span_context();
+        let here = self.own.span_context();
         Context {
             trace: u128::from_be_bytes(here.trace_id().to_bytes()),
             span: u64::from_be_bytes(here.span_id().to_bytes()),
@@ -158,9 +158,9 @@ impl Span {
 
     fn child(&self, builder: SpanBuilder) -> Self {
         let span =
-            self.tracer.build_with_context(builder, &parent(self.span.span_context().clone()));
+            self.tracer.build_with_context(builder, &parent(self.own.span_context().clone()));
         Self {
-            span,
+            own: span,
             tracer: self.tracer.clone(),
             operation: self.operation,
             state: self.state.clone(),
@@ -174,10 +174,11 @@ impl Span {
 
     /// One within it: a try of an upstream.
     pub fn tries(&self, upstream: &str, record: &Record) -> Self {
+        let number = i64::try_from(record.failed.len()).unwrap_or(i64::MAX).saturating_add(1);
         let attributes = [
             KeyValue::new("gen_ai.operation.name", self.operation),
             KeyValue::new("cr2fast.upstream", upstream.to_string()),
-            KeyValue::new("cr2fast.tries", record.failed.len() as i64 + 1),
+            KeyValue::new("cr2fast.try", number),
         ];
         let name = format!("{} {upstream}", self.operation);
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Client);
@@ -186,15 +187,15 @@ impl Span {
 
     /// Ends in a failure.
     pub fn failed(mut self, word: &'static str) {
-        self.span.set_attribute(KeyValue::new("error.type", word));
-        self.span.set_status(Status::error(word));
+        self.own.set_attribute(KeyValue::new("error.type", word));
+        self.own.set_status(Status::error(word));
     }
 
     /// Ends, with what the log says.
     pub fn ended(mut self, r: &Record) {
         let mut set = |key: &'static str, value: Option<opentelemetry::Value>| {
             if let Some(value) = value {
-                self.span.set_attribute(KeyValue::new(key, value));
+                self.own.set_attribute(KeyValue::new(key, value));
             }
         };
         let count = |n: Option<u64>| n.and_then(|n| i64::try_from(n).ok()).map(Into::into);
@@ -217,6 +218,11 @@ impl Span {
             self.failed(r.outcome);
         }
     }
+}
+
+/// What vendors hand on; none where it is no list of theirs.
+fn trace_state(header: &HeaderValue) -> Option<TraceState> {
+    header.to_str().ok()?.parse().ok()
 }
 
 fn parent(of: SpanContext) -> Parent {

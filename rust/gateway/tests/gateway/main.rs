@@ -16,6 +16,8 @@ mod load;
 mod log;
 mod reload;
 mod shadow;
+#[cfg(feature = "otel")]
+mod spans;
 mod stop;
 mod tls;
 mod traces;
