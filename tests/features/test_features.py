@@ -289,35 +289,57 @@ def test_an_embedding_only_is_refused_on_every_path_with_what_to_do(routed, tmp_
         batches(batch | {"embedding": x[:, :-1].copy()})
 
 
-def test_a_log_is_read_by_routers_of_its_features_only(problem, routed, tmp_path):
+def test_a_log_is_read_by_its_own_features_or_by_its_texts(problem, routed, tmp_path):
     table, costs = problem
     router, test = routed
     train, calibration, _ = table.split(seed=0)
     options = {"teacher_epochs": 2, "gate_epochs": 2, "lam_range": (0.1, 20.0), "progress": False}
 
-    def log_of(by, rows):
+    def log_of(by, rows, texts=None):
         records = traffic.records(by, rows, test.n_input_tokens, LAM, ALPHA)
+        for record, text in zip(records, texts or [None] * len(records), strict=True):
+            record |= {} if text is None else {"text": text}
         return traffic.write(tmp_path / "decisions.jsonl", records)
 
     def calibrated(router):
         router.calibrate(calibration, lams=[LAM], alphas=[ALPHA])
         return router
 
+    def margins(by):
+        return by.margins(by.inputs(test), [LAM])[0]
+
+    texts = test.extra["text"]
     plain = calibrated(cr2fast.fit(train, costs, features=False, **options))
+    log = log_of(plain, test.embeddings)
     with pytest.raises(cr2fast.Cr2Error, match=r"embeddings only in .*16 features.*features=False"):
-        replay(log_of(plain, test.embeddings), router, LAM, ALPHA, logged_by=plain)
-    log = log_of(router, router.inputs(test))
+        replay(log, router, LAM, ALPHA)
+    with pytest.raises(cr2fast.Cr2Error, match=r"of embeddings only; set texts = true .*80 of 80"):
+        replay(log, router, LAM, ALPHA, logged_by=plain)
+    log = log_of(plain, test.embeddings, [*texts[:-1], None])
+    with pytest.raises(cr2fast.Cr2Error, match="1 of 80 have no text"):
+        replay(log, router, LAM, ALPHA, logged_by=plain)
+    told = label(log_of(plain, test.embeddings, texts), router, logged_by=plain)
+    np.testing.assert_array_equal(told["margin"].to_numpy(), margins(router))
+
+    rows = router.inputs(test)
+    log = log_of(router, rows)
     assert replay(log, router, LAM, ALPHA).changed == 0
     # The same features, scaled by the moments of other queries: its rows are not this router's.
     other = calibrated(cr2fast.fit(train.take(range(len(train) // 2)), costs, **options))
     assert other.dim == router.dim
-    for wrong in (other, plain):
-        with pytest.raises(cr2fast.Cr2Error, match="logged_by: .*scaled by its own .*teacher="):
-            replay(log, router, LAM, ALPHA, logged_by=[router, wrong])
-    with pytest.raises(cr2fast.Cr2Error, match="teacher="):
-        label(log, other, logged_by=router)
+    for stranger in (other, plain):
+        with pytest.raises(cr2fast.Cr2Error, match="scaled by its own .*teacher="):
+            replay(log, stranger, LAM, ALPHA, logged_by=router)
     same = calibrated(cr2fast.fit(train, costs, teacher=router, seed=7, **options))
-    assert replay(log, same, LAM, ALPHA, logged_by=router).would.n == len(test)
+    told = label(log, same, logged_by=router)
+    np.testing.assert_array_equal(told["margin"].to_numpy(), margins(same))
+    log = log_of(router, rows, texts)
+    told = label(log, other, logged_by=[plain, router])
+    # The logged embedding is at unit length already: once more moves the last digit.
+    np.testing.assert_allclose(told["margin"].to_numpy(), margins(other), atol=1e-5)
+    assert np.abs(other.margins(rows, [LAM])[0] - margins(other)).max() > 1e-3
+    with pytest.raises(cr2fast.Cr2Error, match="scaled by its own"):
+        replay(log, plain, LAM, ALPHA, logged_by=router)
 
 
 def test_own_columns_beside_the_text(problem):

@@ -20,12 +20,11 @@ from cr2fast._core import Cr2Error, LinkState, LinkStates
 from cr2fast._util import seeds
 from cr2fast._util.checks import check_type, shown
 from cr2fast._util.optional import require
-from cr2fast.encoders.info import EncoderInfo
 from cr2fast.router import Router
 from cr2fast.traffic import files
 from cr2fast.traffic.lines import LINK
-from cr2fast.traffic.log import DecisionLog, embeddings, open_log
-from cr2fast.traffic.scale import check_scale, check_width
+from cr2fast.traffic.log import DecisionLog, open_log
+from cr2fast.traffic.rows import rows_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,7 +45,8 @@ class Traffic:
     ----------
     frame : polars.DataFrame
         Their rows, as of :attr:`DecisionLog.frame`.
-    embeddings : ndarray of float32, (N, d)
+    embeddings : ndarray of float32, (N, dim)
+        What the router reads: rows of its :meth:`cr2fast.Router.inputs`.
     n_input_tokens : ndarray of float64, (N,)
         L_in as the gateway estimated it when it decided or, where it did not, as a model counted.
     left_out : dict of str to int
@@ -102,14 +102,15 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds. Not needed for `router` itself, nor for a
         router with the same gate, such as one that was recalibrated since: margins that agree bit
-        for bit show that one gate saw embeddings of one encoder. Their features have to be scaled
-        as `router` scales them, since that is how a log holds them.
+        for bit show that one gate saw embeddings of one encoder. A log holds features as its
+        router scales them: for a router that scales them otherwise its rows are made anew from
+        texts (``texts = true`` in the gateway's ``[log]``).
 
     Raises
     ------
     Cr2Error
-        Rows of a router that is not known, of another encoder, or with features of another scale;
-        no row with an embedding.
+        Rows of a router that is not known, of another encoder, or with features of another scale
+        and without texts; no row with an embedding.
     """
     polars = require("polars", "lab")
     check_type(router, Router, "router")
@@ -132,9 +133,7 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
             f"{frame.height} and {usable.height} with one; set embedding = true in the gateway's "
             f"[log]"
         )
-    check_width(usable, router)
-    x = embeddings(usable, router.dim)
-    _check_routers(usable, x, router, logged_by)
+    x = rows_of(usable, router, logged_by, _agreeing)
     n = usable.select(tokens.cast(polars.Float64)).to_series().to_numpy()
     return Traffic(usable, x, np.ascontiguousarray(n), left_out)
 
@@ -165,56 +164,10 @@ def check_both_places(traffic: Traffic) -> None:
             )
 
 
-def _check_routers(
-    frame: pl.DataFrame,
-    x: npt.NDArray[np.float32],
-    router: Router,
-    logged_by: Router | Sequence[Router],
-) -> None:
-    """Refuse rows whose router, and so whose encoder, is not known to be the right one."""
-    others = [logged_by] if isinstance(logged_by, Router) else list(logged_by)
-    for other in others:
-        check_type(other, Router, "logged_by")
-        if _differ(other.encoder, router.encoder) or other.embedding_dim != router.embedding_dim:
-            raise Cr2Error(
-                f"logged_by: expected a router of the encoder {shown(tuple(router.encoder))}, got "
-                f"one of {shown(tuple(other.encoder))}; its embeddings mean nothing to this router"
-            )
-        check_scale(other, router)
-    own = {sha256(r.to_bytes()).hexdigest() for r in (router, *others)}
-    hashes = frame["router"]
-    for found in hashes.unique(maintain_order=True).to_list():
-        if found in own:
-            continue
-        rows = np.flatnonzero((hashes == found).to_numpy())
-        shares = [_agreeing(frame, x, rows, r) for r in (router, *others)]
-        if any(agree == asked > 0 for agree, asked in shares):
-            continue
-        agree, asked = max(shares)
-        got = (
-            f"{asked - agree} of {asked} margins that its gate does not give"
-            if asked
-            else "no margins to compare (an edge's log alone has none)"
-        )
-        raise Cr2Error(
-            f"log: expected rows of this router or of one with its gate, got {len(rows)} rows of "
-            f"the router {found[:16]}... with {got}; pass logged_by= the routers that wrote them"
-        )
-
-
-def _differ(a: EncoderInfo, b: EncoderInfo) -> bool:
-    return a.sha256 != b.sha256 if a.sha256 and b.sha256 else a.id != b.id
-
-
-def _agreeing(
-    frame: pl.DataFrame,
-    x: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    router: Router,
-) -> tuple[int, int]:
+def _agreeing(frame: pl.DataFrame, x: npt.NDArray[np.float32], router: Router) -> tuple[int, int]:
     """How many of some rows have the margin that this router gives them, and of how many."""
     margin, lam = frame["margin"].to_numpy(), frame["lam"].to_numpy()
-    rows = rows[np.isfinite(margin[rows]) & np.isfinite(lam[rows])]
+    rows = np.flatnonzero(np.isfinite(margin) & np.isfinite(lam))
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED)).astype(int)]
     ours = margins_at(router, x[rows], lam[rows], seen_states(frame[rows.tolist()], router))
     return int((ours == margin[rows]).sum()), len(rows)
