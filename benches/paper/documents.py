@@ -212,6 +212,9 @@ def write(documents, folder):
         "points pays 1. *Predicted lengths* is how a router is deployed; with *known lengths*, the "
         "paper's assumption, the edge sees the lengths of answers not yet written. A baseline "
         "chooses either by each model's mean cost (*constant*) or by each query's (*true costs*). "
+        "*CR² (device-edge)* takes the configuration and the deferral path that were chosen on the "
+        "training split; the rows *edge-only*, *inclusive* (the edge may send a query back, and "
+        "the way there is paid) and *fallback* (all to the unit model) take one path each. "
         "Intervals are of a paired bootstrap over queries within seeds. `make paper` with "
         "`CR2FAST_DATA=DIR` runs the same on any folder.", "",
     ]  # fmt: skip
