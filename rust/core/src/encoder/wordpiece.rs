@@ -28,7 +28,8 @@ pub const END_CHARS: usize = 16_384;
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// Ids of pieces. They are the file's, not a caller's: the hash need not withstand anybody.
-type Pieces = HashMap<Box<str>, u32, RandomState>;
+/// Found by their bytes, which are UTF-8.
+type Pieces = HashMap<Box<[u8]>, u32, RandomState>;
 
 /// A vocabulary, ready to tokenise.
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ impl WordPiece {
                 _ => (&mut starts, *token),
             };
             longest = longest.max(piece.len());
-            if piece.is_empty() || map.insert(piece.into(), id as u32).is_some() {
+            if piece.is_empty() || map.insert(piece.as_bytes().into(), id as u32).is_some() {
                 return Err(Error::artifact(
                     "a vocabulary of different tokens",
                     format!("{token:?} as token {id}"),
@@ -66,7 +67,7 @@ impl WordPiece {
         }
         let mut special = [0; 5];
         for (name, id) in SPECIAL.iter().zip(&mut special) {
-            *id = *starts.get(*name).ok_or_else(|| {
+            *id = *starts.get(name.as_bytes()).ok_or_else(|| {
                 Error::artifact(format!("a BERT vocabulary with {name}"), "one without")
             })?;
         }
@@ -115,7 +116,8 @@ impl WordPiece {
         ends(text).is_some()
     }
 
-    fn word(&self, word: &str, ids: &mut Vec<u32>) {
+    /// Ids of a word, given as UTF-8.
+    fn word(&self, word: &[u8], ids: &mut Vec<u32>) {
         let (first, mut start) = (ids.len(), 0);
         while start < word.len() {
             let map = if start == 0 { &self.starts } else { &self.continuations };
@@ -138,9 +140,9 @@ impl WordPiece {
 }
 
 /// The last place up to `at` where a character begins, or the end.
-fn boundary(word: &str, at: usize) -> usize {
-    let at = at.min(word.len());
-    (0..=at).rev().find(|i| word.is_char_boundary(*i)).unwrap_or(0)
+fn boundary(word: &[u8], at: usize) -> usize {
+    let begins = |i: &usize| word.get(*i).is_none_or(|byte| byte & 0xc0 != 0x80);
+    (0..=at.min(word.len())).rev().find(begins).unwrap_or(0)
 }
 
 /// Both ends of a text of more than 2·[`END_CHARS`] characters.
@@ -154,14 +156,15 @@ fn ends(text: &str) -> Option<(&str, &str)> {
     (head < tail).then(|| (&text[..head], &text[tail..]))
 }
 
-/// What becomes of an ASCII character: a space, nothing, or its lower case.
+/// What becomes of an ASCII character: one of the three below, or its lower case as part of a word.
 const ASCII: [u8; 128] = {
     let mut table = [DROPPED; 128];
     let mut byte = 0;
     while byte < 128 {
         table[byte as usize] = match byte {
-            b'\t' | b'\n' | b'\r' | b' ' => b' ',
+            b'\t' | b'\n' | b'\r' | b' ' => SPACE,
             0..=0x1f | 0x7f => DROPPED,
+            _ if byte.is_ascii_punctuation() => ALONE,
             _ => byte.to_ascii_lowercase(),
         };
         byte += 1;
@@ -169,6 +172,8 @@ const ASCII: [u8; 128] = {
     table
 };
 const DROPPED: u8 = 0;
+const SPACE: u8 = 1;
+const ALONE: u8 = 2;
 
 /// A text on its way to ids, one word at a time.
 struct Words<'a> {
@@ -216,10 +221,10 @@ impl Words<'_> {
         for byte in text {
             match ASCII[usize::from(byte & 0x7f)] {
                 DROPPED => {}
-                b' ' => self.ascii_word(&word, &mut chars),
-                alone if alone.is_ascii_punctuation() => {
+                SPACE => self.ascii_word(&word, &mut chars),
+                ALONE => {
                     self.ascii_word(&word, &mut chars);
-                    self.ascii_word(&[alone], &mut 1);
+                    self.vocabulary.word(&[*byte], &mut self.ids);
                 }
                 letter => {
                     if let Some(slot) = word.get_mut(chars) {
@@ -233,10 +238,11 @@ impl Words<'_> {
     }
 
     fn ascii_word(&mut self, word: &[u8], chars: &mut usize) {
-        match std::str::from_utf8(word.get(..*chars).unwrap_or_default()) {
-            _ if *chars == 0 => {}
-            Ok(word) if *chars <= MAX_WORD_CHARS => self.vocabulary.word(word, &mut self.ids),
-            _ => self.ids.push(self.vocabulary.special[1]),
+        match word.get(..*chars) {
+            Some([]) => {}
+            Some(word) => self.vocabulary.word(word, &mut self.ids),
+            // Longer than any that is known.
+            None => self.ids.push(self.vocabulary.special[1]),
         }
         *chars = 0;
     }
@@ -259,7 +265,7 @@ impl Words<'_> {
         if self.chars > MAX_WORD_CHARS {
             self.ids.push(self.vocabulary.special[1]);
         } else if self.chars > 0 {
-            self.vocabulary.word(&self.word, &mut self.ids);
+            self.vocabulary.word(self.word.as_bytes(), &mut self.ids);
         }
         self.word.clear();
         self.chars = 0;

@@ -7,6 +7,7 @@
 use crate::base::checks::{check_finite, check_finite_f64, check_len, check_tokens, filled};
 use crate::base::error::{Error, Result};
 use crate::base::limits::{MAX_MODELS, MAX_WIDTH};
+use crate::simd::isa::Simd;
 
 /// The heads' parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,6 +41,7 @@ pub struct LengthPredictor {
     weights: LengthWeights,
     /// w as (M/4, d, 4), padded with zeros: a sum's order is its model's own, four sums at a time.
     columns: Vec<[f32; TOGETHER]>,
+    simd: Simd,
 }
 
 impl LengthPredictor {
@@ -62,7 +64,7 @@ impl LengthPredictor {
                 columns[m / TOGETHER * w.d + i][m % TOGETHER] = *v;
             }
         }
-        Ok(Self { weights: w, columns })
+        Ok(Self { weights: w, columns, simd: Simd::best()? })
     }
 
     /// The parameters.
@@ -77,13 +79,7 @@ impl LengthPredictor {
         let scalars = self.weights.scalars.chunks(SCALARS * TOGETHER);
         let groups = self.columns.chunks_exact(self.weights.d);
         for ((out, scalars), w) in out.chunks_mut(TOGETHER).zip(scalars).zip(groups) {
-            // From −0, as a sum starts.
-            let mut dots = [-0.0_f64; TOGETHER];
-            for (w, x) in w.iter().zip(x) {
-                for (dot, w) in dots.iter_mut().zip(w) {
-                    *dot += f64::from(*w) * f64::from(*x);
-                }
-            }
+            let dots = self.simd.four_dots(w, x);
             for ((out, s), dot) in out.iter_mut().zip(scalars.chunks_exact(SCALARS)).zip(dots) {
                 let log = dot * inverse + s[0] * log_in + s[1] + s[2];
                 *out = (libm::exp(log) - 1.0).clamp(0.0, s[3].max(0.0));

@@ -47,6 +47,10 @@ macro_rules! instances {
                 unsafe { layers::pool::<$lanes>(table, scales, tokens, out) }
             }
             $(#[target_feature(enable = $features)])?
+            pub fn four_dots(columns: &[[f32; 4]], x: &[f32]) -> [f64; 4] {
+                layers::four_dots(columns, x)
+            }
+            $(#[target_feature(enable = $features)])?
             pub fn squares_off(
                 columns: &[[f64; TOGETHER]],
                 offsets: &[f32],
@@ -151,6 +155,11 @@ impl Simd {
         assert!(out.len().is_multiple_of(LANES) && table.len() == scales.len() * out.len());
         assert!(tokens.iter().all(|t| (*t as usize) < scales.len()));
         dispatch!(self, pool, (table, scales, tokens, out))
+    }
+
+    /// Σᵢ aⱼᵢ·xᵢ of four aⱼ, which `columns` holds as (d, 4).
+    pub fn four_dots(self, columns: &[[f32; 4]], x: &[f32]) -> [f64; 4] {
+        dispatch!(self, four_dots, (columns, x))
     }
 
     /// Σⱼ (aⱼ·x·s − bⱼ)² of rows x of one width d with factors s; `columns` are the aⱼ as (m/8, d, 8).

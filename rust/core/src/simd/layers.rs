@@ -189,6 +189,39 @@ pub(super) unsafe fn film_gelu_dot<V: Lanes>(
     }
 }
 
+/// Blocks of a row that lie in one line of the cache.
+const LINE: usize = 4;
+
+/// Add the tokens' scaled rows to `B` blocks of `out`, at `at`, which stay in registers meanwhile.
+#[inline(always)]
+unsafe fn gather<V: Lanes, const B: usize>(
+    table: *const i8,
+    scales: &[f32],
+    tokens: &[u32],
+    width: usize,
+    at: usize,
+    out: *mut f32,
+) {
+    // SAFETY: rows and `out` are `width` wide, B blocks of that from `at` on, and every token has a row
+    // and a scale: the caller checked.
+    unsafe {
+        let mut acc = [V::splat(0.0); B];
+        for b in 0..B {
+            acc[b] = V::load(out.add(at + b * LANES));
+        }
+        for &t in tokens {
+            let row = table.add(t as usize * width + at);
+            let s = V::splat(*scales.get_unchecked(t as usize));
+            for b in 0..B {
+                acc[b] = V::load_i8(row.add(b * LANES)).fma(s, acc[b]);
+            }
+        }
+        for b in 0..B {
+            acc[b].store(out.add(at + b * LANES));
+        }
+    }
+}
+
 /// out = Σ_t scale_t·row_t over the tokens in their order, then to unit length; ‖Σ‖² is returned.
 #[inline(always)]
 pub(super) unsafe fn pool<V: Lanes>(
@@ -200,11 +233,15 @@ pub(super) unsafe fn pool<V: Lanes>(
     // SAFETY: rows are whole blocks as wide as `out`, and every token has one: the caller checked.
     unsafe {
         let (width, p) = (out.len(), out.as_mut_ptr());
-        for &t in tokens {
-            let (row, s) = (table.as_ptr().add(t as usize * width), V::splat(scales[t as usize]));
-            for i in (0..width).step_by(LANES) {
-                V::load_i8(row.add(i)).fma(s, V::load(p.add(i))).store(p.add(i));
-            }
+        let mut at = 0;
+        while at < width {
+            at += if width - at >= LINE * LANES {
+                gather::<V, LINE>(table.as_ptr(), scales, tokens, width, at, p);
+                LINE * LANES
+            } else {
+                gather::<V, 1>(table.as_ptr(), scales, tokens, width, at, p);
+                LANES
+            };
         }
         let mut acc = V::splat(0.0);
         for i in (0..width).step_by(LANES) {
@@ -218,6 +255,20 @@ pub(super) unsafe fn pool<V: Lanes>(
         }
         norm2
     }
+}
+
+/// Σᵢ aⱼᵢ·xᵢ of four aⱼ, in double precision; `columns` holds them as (d, 4). Products and sums are rounded
+/// apart, each sum in one order: the same bits everywhere.
+#[inline(always)]
+pub(super) fn four_dots(columns: &[[f32; 4]], x: &[f32]) -> [f64; 4] {
+    // From −0, as a sum starts.
+    let mut dots = [-0.0_f64; 4];
+    for (a, x) in columns.iter().zip(x) {
+        for (dot, a) in dots.iter_mut().zip(a) {
+            *dot += f64::from(*a) * f64::from(*x);
+        }
+    }
+    dots
 }
 
 /// Directions whose sums advance together.
