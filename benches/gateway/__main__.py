@@ -23,7 +23,7 @@ def table(rows: list[Row]) -> str:
     """The rows as text, in columns."""
     words = {True: "holds", False: "MISSED", None: "not measured"}
     cells = [("", "measured", "bar", "")]
-    cells += [(r.name, r.measured, r.bar, words[r.holds]) for r in rows]
+    cells += [(r.name, r.measured, r.bar, words[r.holds] if r.bar else "") for r in rows]
     widths = [max(len(c[k]) for c in cells) for k in range(3)]
     pad = lambda c: "  ".join(x.ljust(w) for x, w in zip(c, widths, strict=False))  # noqa: E731
     return "\n".join(f"{pad(c)}  {c[3]}".rstrip() for c in cells)

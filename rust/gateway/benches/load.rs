@@ -1,17 +1,21 @@
-//! The parts of the gateway's benches: an upstream that answers at once, a bare pass-through proxy,
-//! clients that mean well, and clients that do not. `benches/gateway` starts them.
+//! The parts of the gateway's benches: an upstream that answers at once, a bare pass-through proxy, the
+//! same with a decision in it, clients that mean well, and clients that do not. `benches/gateway` starts
+//! them.
 //!
 //!     load stub ADDRESS BYTES        an upstream whose answers are so much longer; prints its address
 //!     load proxy UPSTREAM            a hyper server handing everything to a hyper client
+//!     load floor UPSTREAM FOLDER     the same proxy, once the router of the folder has decided by the text
 //!     load ask ADDRESS key=value…    asks, checks each answer, prints what it took as JSON
 //!     load hostile ADDRESS N RATE    N hostile connections, so many per second
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cr2fast_core::{DeviceRouter, Router, StaticEncoder};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -21,6 +25,7 @@ use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,11 +45,12 @@ fn main() {
         match words[..] {
             ["stub", at, longer] => stub(at, longer.parse()?).await,
             ["proxy", to] => proxy(to).await,
+            ["floor", to, folder] => floor(to, Path::new(folder)).await,
             ["ask", to, ref settings @ ..] => ask(to, settings).await,
             ["hostile", to, n, rate] => hostile(to, n.parse()?, rate.parse()?).await,
             // `cargo bench` and `cargo test --benches` start it with nothing to do.
             [] => Ok(()),
-            _ => Err("expected stub, proxy, ask or hostile".into()),
+            _ => Err("expected stub, proxy, floor, ask or hostile".into()),
         }
     });
     if let Err(e) = done {
@@ -100,17 +106,68 @@ async fn stub(at: &str, longer: usize) -> Result<(), Failure> {
     .await
 }
 
-async fn proxy(to: &str) -> Result<(), Failure> {
+/// A client that keeps its connections.
+fn client_of<B>() -> Client<HttpConnector, B>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client: Client<HttpConnector, Incoming> =
-        Client::builder(TokioExecutor::new()).build(connector);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+async fn proxy(to: &str) -> Result<(), Failure> {
+    let client = client_of::<Incoming>();
     let to = to.to_string();
     listen("127.0.0.1:0", move |mut request| {
         let (client, to) = (client.clone(), to.clone());
         async move {
             let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
             *request.uri_mut() = format!("http://{to}{path}").parse::<Uri>()?;
+            Ok(client.request(request).await?.map(http_body_util::Either::Right))
+        }
+    })
+    .await
+}
+
+/// What of a chat is decided by.
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Turn>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    content: String,
+}
+
+/// The least that a gateway does which decides by the text of a request before it sends it on: the body is
+/// read, parsed, tokenized, embedded, and its margin compared. No log, no metrics, no header of its own,
+/// no limits, no check of anything: what a gateway adds to this is its own.
+async fn floor(to: &str, folder: &Path) -> Result<(), Failure> {
+    let encoder = StaticEncoder::load(&folder.join("static.safetensors"))?;
+    let router = Router::load(&folder.join("router.safetensors"))?;
+    let point = router.calibration().ok_or("a router without calibration")?;
+    let (lam, alpha) = (point.lams[0], point.alphas[0]);
+    let deciding = Arc::new((encoder, DeviceRouter::new(&router, lam, alpha)?));
+    let client = client_of::<Full<Bytes>>();
+    let to = to.to_string();
+    listen("127.0.0.1:0", move |request| {
+        let (client, to, deciding) = (client.clone(), to.clone(), Arc::clone(&deciding));
+        async move {
+            let (mut head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let chat: Chat = serde_json::from_slice(&body)?;
+            let text = &chat.messages.last().ok_or("no turn")?.content;
+            let (encoder, device) = &*deciding;
+            let (row, _) = encoder.encode_counted(text)?;
+            let decision = device.route_in((None, None), &row, false)?;
+            // Wherever it goes: here both places are one.
+            std::hint::black_box(decision.local);
+            let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+            head.uri = format!("http://{to}{path}").parse::<Uri>()?;
+            let request = Request::from_parts(head, Full::new(body));
             Ok(client.request(request).await?.map(http_body_util::Either::Right))
         }
     })

@@ -31,6 +31,9 @@ const DROPPED: [HeaderName; 10] = [
     header::CONTENT_LENGTH,
 ];
 
+/// Headers that an answer is given at most.
+const MOST_WRITTEN: usize = 13;
+
 /// The response of an answer.
 pub fn respond(
     job: &Job,
@@ -73,6 +76,7 @@ fn clean(headers: &mut HeaderMap) {
 }
 
 fn write(job: &Job, label: &Label, headers: &mut HeaderMap) {
+    headers.reserve(MOST_WRITTEN);
     headers.insert(wire::REQUEST_ID, wire::text(&job.id));
     headers.insert(wire::PLACE, HeaderValue::from_static(label.place.word()));
     headers.insert(wire::MODEL, wire::text(&label.model));

@@ -19,6 +19,7 @@ use crate::ask::Texts;
 use crate::config::{Config, ConfigError, EncoderConfig, Lined};
 use crate::encoding::{Encoded, Encoder, ask, bounded, encode, encoder_hash, endpoint};
 use crate::endpoint::Endpoint;
+use crate::heavy::{LONG, away};
 use crate::link::Measured;
 use crate::promise::Kept;
 use crate::refusal::Refusal;
@@ -26,8 +27,6 @@ use crate::tls::Trust;
 
 /// Largest file read: as the core's own bound on artifacts is finer, this one only stops a mix-up.
 const MAX_FILE: u64 = 1 << 31;
-/// Texts longer than this are encoded away from the event loop, bytes.
-const LONG_TEXT: usize = 1 << 15;
 
 /// An operating point on the calibrated grid.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -229,22 +228,19 @@ impl Brain {
     }
 
     /// Count what a request holds, and embed it where no embedding came with it.
-    pub async fn encode(&self, texts: &Texts, embed: bool) -> Result<Encoded, Refusal> {
-        let features = self.router.features().map(AsRef::as_ref);
+    pub async fn encode(&self, texts: &Arc<Texts>, embed: bool) -> Result<Encoded, Refusal> {
+        let features = self.router.features();
         let table = match &self.encoder {
             Encoder::Endpoint(endpoint) => return ask(endpoint, features, texts, embed).await,
             Encoder::Table(table) => table,
         };
-        if texts.len() <= LONG_TEXT {
-            return encode(table, features, texts, embed);
+        if texts.len() <= LONG {
+            return encode(table, features.map(AsRef::as_ref), texts, embed);
         }
-        let (encoder, texts) = (Arc::clone(table), texts.clone());
-        let features = self.router.features().cloned();
-        let done = tokio::task::spawn_blocking(move || {
-            encode(&encoder, features.as_deref(), &texts, embed)
-        })
-        .await;
-        done.unwrap_or_else(|_| Err(internal("the encoder stopped")))
+        let (encoder, texts) = (Arc::clone(table), Arc::clone(texts));
+        let features = features.cloned();
+        let done = away(move || encode(&encoder, features.as_deref(), &texts, embed)).await;
+        done.unwrap_or_else(|| Err(Refusal::internal("the encoder stopped")))
     }
 
     /// Both stages at a point; those of one λ share what is large.
@@ -262,7 +258,7 @@ impl Brain {
 
     /// Stage one; within a budget both stages, as [`TwoStage::route`] has it.
     pub fn decide(&self, call: &Call) -> Result<(Decision, Option<Choice>), Refusal> {
-        let stages = self.stages(call.point).map_err(|e| internal(&bounded(&e)))?;
+        let stages = self.stages(call.point).map_err(|e| Refusal::internal(&bounded(&e)))?;
         let device = stages.device();
         let threshold = self.watched(device, call).map(|point| point.threshold());
         if call.budget.is_none() {
@@ -375,8 +371,4 @@ fn refused(e: &Error) -> Refusal {
         }
         e => Refusal::bad("embedding", bounded(e)),
     }
-}
-
-fn internal(words: &str) -> Refusal {
-    Refusal::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", words)
 }

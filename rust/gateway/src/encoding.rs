@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::ask::Texts;
 use crate::config::{Config, ConfigError, EndpointConfig};
 use crate::endpoint::{Endpoint, Proof};
+use crate::heavy::{LONG, away};
 use crate::refusal::Refusal;
 use crate::tls::Trust;
 use crate::upstream::Failure;
@@ -61,8 +62,8 @@ pub fn encode(
 /// The same of an endpoint: it counts the tokens of what it embeds, and the rest has as many per byte.
 pub async fn ask(
     endpoint: &Arc<Endpoint>,
-    features: Option<&Features>,
-    texts: &Texts,
+    features: Option<&Arc<Features>>,
+    texts: &Arc<Texts>,
     embed: bool,
 ) -> Result<Encoded, Refusal> {
     let without = |failure| Encoded {
@@ -73,15 +74,30 @@ pub async fn ask(
     let Some(text) = texts.routable().filter(|_| embed) else { return Ok(without(None)) };
     match endpoint.embed(text).await {
         Err(failure) => Ok(without(Some(failure))),
-        Ok(said) => {
-            let row = row_of_text(features, said.vector, text);
-            Ok(Encoded {
-                embedding: Some(row.map_err(|e| Refusal::bad("text", bounded(&e)))?),
-                input_tokens: endpoint_tokens(said.prompt_tokens, said.sent, texts.len()),
-                failure: None,
-            })
-        }
+        Ok(said) => Ok(Encoded {
+            embedding: Some(row(features, said.vector, texts).await?),
+            input_tokens: endpoint_tokens(said.prompt_tokens, said.sent, texts.len()),
+            failure: None,
+        }),
     }
+}
+
+/// What the networks read of a vector and its text.
+async fn row(
+    features: Option<&Arc<Features>>,
+    vector: Vec<f32>,
+    texts: &Arc<Texts>,
+) -> Result<Vec<f32>, Refusal> {
+    let Some(features) = features else { return Ok(vector) };
+    let (features, all) = (Arc::clone(features), Arc::clone(texts));
+    let make = move || {
+        let row = row_of_text(Some(&features), vector, all.routable().unwrap_or_default());
+        row.map_err(|e| Refusal::bad("text", bounded(&e)))
+    };
+    if texts.len() <= LONG {
+        return make();
+    }
+    away(make).await.unwrap_or_else(|| Err(Refusal::internal("the reader of texts stopped")))
 }
 
 /// The endpoint that a file names, its proof made. One that does not answer is no error: it may start

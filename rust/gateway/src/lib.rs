@@ -18,6 +18,7 @@ mod edge;
 mod encoding;
 mod endpoint;
 mod energy;
+mod heavy;
 #[cfg(any(test, feature = "internals"))]
 mod hostile;
 mod job;

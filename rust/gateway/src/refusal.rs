@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde::Serialize;
 
 /// The code of a refusal of this gateway.
 pub const REFUSAL: HeaderName = HeaderName::from_static("x-cr2fast-refusal");
@@ -29,7 +30,9 @@ impl Refusal {
     /// A refusal with these words, cut to a bounded length.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message: String = message.into();
-        let message = match message.char_indices().nth(MAX_WORDS) {
+        // No text has more characters than bytes.
+        let cut = (message.len() > MAX_WORDS).then(|| message.char_indices().nth(MAX_WORDS));
+        let message = match cut.flatten() {
             Some((at, _)) => format!("{} …", &message[..at]),
             None => message,
         };
@@ -39,6 +42,17 @@ impl Refusal {
     /// 400: the caller can mend the request.
     pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 500: nobody's fault but ours.
+    pub fn internal(words: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", words)
+    }
+
+    /// 413: of a body that may have so many bytes at most.
+    pub fn body_too_large(most: usize) -> Self {
+        let words = format!("body: expected at most {most} bytes (limits.body_bytes), got more");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", words)
     }
 
     /// The same with a time to wait, whole seconds, at least one.
@@ -89,8 +103,18 @@ impl IntoResponse for Refusal {
 
 /// An error in the OpenAI format.
 pub fn error_json(message: &str, kind: &str, code: &str) -> Bytes {
-    let error = serde_json::json!({
-        "error": {"message": message, "type": kind, "code": code, "param": null}
-    });
-    Bytes::from(error.to_string())
+    #[derive(Serialize)]
+    struct Said<'a> {
+        error: Error<'a>,
+    }
+    #[derive(Serialize)]
+    struct Error<'a> {
+        code: &'a str,
+        message: &'a str,
+        param: (),
+        #[serde(rename = "type")]
+        kind: &'a str,
+    }
+    let error = Error { code, message, param: (), kind };
+    Bytes::from(serde_json::to_vec(&Said { error }).expect("words"))
 }

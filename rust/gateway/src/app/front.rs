@@ -1,24 +1,21 @@
 //! The front: paths, and what stands before them.
 //!
 //! In: the app. Out: an axum router. A request passes the door ([`App::admit`]), is given its id, which
-//! its answer repeats, and is handled. Two limits are no tower layer: the requests at once, since a
-//! layer would free its place at the answer's head and a stream lasts long after; and the time for a
-//! body, since tower-http's begins anew with each piece.
+//! its answer repeats, and is handled. That is done by a function and not by tower layers: each layer
+//! boxes a future and copies the request, and a refusal costs its sender nothing. Two limits are no
+//! layers either: the requests at once, since a layer would free its place at the answer's head and a
+//! stream lasts long after; and the time for a body, since tower-http's begins anew with each piece.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, Uri};
-use axum::middleware::{Next, from_fn_with_state, map_response_with_state};
-use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
-use tower::ServiceBuilder;
-use tower_http::request_id::{
-    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
-use uuid::Uuid;
+use axum::http::{StatusCode, Uri};
+use axum::response::IntoResponse;
+use axum::routing::{MethodFilter, MethodRouter, get, on, post};
 
+use super::ids;
 use super::{App, reload};
 use crate::ask::Kind;
 use crate::refusal::Refusal;
@@ -37,27 +34,47 @@ fn open() -> Routes {
     ]
 }
 
+/// A route behind the door.
+fn behind<A, F, R>(method: MethodFilter, answer: A) -> MethodRouter<Arc<App>>
+where
+    A: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = R> + Send,
+    R: IntoResponse,
+{
+    on(method, move |State(app): State<Arc<App>>, mut request: Request| async move {
+        let admitted = match app.admit(request.headers()) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return refusal.into_response(),
+        };
+        request.extensions_mut().insert(admitted);
+        // A device gateway brings the id of its own request.
+        let headers = request.headers_mut();
+        let id = headers.entry(REQUEST_ID).or_insert_with(ids::next).clone();
+        let mut response = answer(app, request).await.into_response();
+        response.headers_mut().entry(REQUEST_ID).or_insert(id);
+        response
+    })
+}
+
 /// What takes a token, where there is one.
 fn guarded() -> Routes {
+    use MethodFilter as Method;
     let answer = |kind| {
-        post(move |State(app): State<Arc<App>>, request: Request| async move {
+        behind(Method::POST, move |app: Arc<App>, request| async move {
             app.answer(request, kind).await
         })
     };
-    let decide = |State(app): State<Arc<App>>, request: Request| async move {
-        app.decide_only(request).await
-    };
-    let grade =
-        |State(app): State<Arc<App>>, request: Request| async move { app.outcome(request).await };
+    let decide = |app: Arc<App>, request| async move { app.decide_only(request).await };
+    let grade = |app: Arc<App>, request| async move { app.outcome(request).await };
     vec![
         ("/v1/chat/completions", answer(Kind::Chat)),
         ("/v1/completions", answer(Kind::Completion)),
         ("/v1/responses", answer(Kind::Responses)),
-        ("/v1/route", post(decide)),
-        ("/v1/outcomes", post(grade)),
-        ("/v1/models", get(|State(app): State<Arc<App>>| async move { app.models() })),
-        ("/v1/promise", get(|State(app): State<Arc<App>>| async move { app.told().await })),
-        ("/metrics", get(|State(app): State<Arc<App>>| async move { app.scrape() })),
+        ("/v1/route", behind(Method::POST, decide)),
+        ("/v1/outcomes", behind(Method::POST, grade)),
+        ("/v1/models", behind(Method::GET, |app: Arc<App>, _| async move { app.models() })),
+        ("/v1/promise", behind(Method::GET, |app: Arc<App>, _| async move { app.told().await })),
+        ("/metrics", behind(Method::GET, |app: Arc<App>, _| async move { app.scrape() })),
     ]
 }
 
@@ -66,12 +83,7 @@ pub fn router(app: &Arc<App>) -> Router {
     let of = |routes: Routes| {
         routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
     };
-    let before = ServiceBuilder::new()
-        .layer(from_fn_with_state(Arc::clone(app), door))
-        .layer(SetRequestIdLayer::new(REQUEST_ID, Ids))
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID));
     of(guarded())
-        .route_layer(before)
         .merge(of(open()))
         .fallback(|| async {
             let paths: Vec<&str> = guarded().iter().chain(&open()).map(|(path, _)| *path).collect();
@@ -84,34 +96,5 @@ pub fn router(app: &Arc<App>) -> Router {
                 format!("{path}: expected the method that the header allow names, got another");
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", words)
         })
-        .layer(map_response_with_state(Arc::clone(app), count))
         .with_state(Arc::clone(app))
-}
-
-async fn door(
-    State(app): State<Arc<App>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Refusal> {
-    let admitted = app.admit(request.headers())?;
-    request.extensions_mut().insert(admitted);
-    Ok(next.run(request).await)
-}
-
-async fn count(State(app): State<Arc<App>>, response: Response) -> Response {
-    if let Some(refusal) = response.extensions().get::<Refusal>() {
-        app.metrics.refusal(refusal.code);
-    }
-    response
-}
-
-/// 122 random bits for a request that brings no id of a device gateway.
-#[derive(Clone, Copy)]
-struct Ids;
-
-impl MakeRequestId for Ids {
-    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
-        let id = Uuid::new_v4().simple().to_string();
-        HeaderValue::from_str(&id).ok().map(RequestId::new)
-    }
 }

@@ -3,14 +3,12 @@
 //! In: a request, hostile until shown otherwise. Out: whether a device gateway asks, and a [`Job`]; or a
 //! refusal.
 
-use std::error::Error;
-
-use axum::body::{Body, HttpBody, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap};
 use bytes::Bytes;
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +16,7 @@ use super::App;
 use crate::ask::{Ask, Kind, Target};
 use crate::brain::{Brain, Point};
 use crate::context::Context;
+use crate::heavy::{LONG, away};
 use crate::job::Job;
 use crate::refusal::Refusal;
 use crate::wire::{self, Deferral, Why, Wish};
@@ -71,11 +70,16 @@ impl App {
             let words = format!("content-encoding: expected a body as it is, got {coding:?}");
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding", words));
         }
-        let body = self.read(body).await?;
+        let pieces = self.read(body).await?;
         let read = Instant::now();
         let brain = self.brain();
         let misfit = deferral.as_mut().map_or(Ok(None), |d| fit(&brain, d))?;
-        let ask = Ask::read(body, kind)?;
+        let ask = if pieces.len() <= LONG {
+            Ask::read(pieces.joined(), kind)?
+        } else {
+            let read = away(move || Ask::read(pieces.joined(), kind)).await;
+            read.unwrap_or_else(|| Err(Refusal::internal("the reader of bodies stopped")))?
+        };
         let point = point(&brain, &ask.target, &wish).map_err(|r| misfit.unwrap_or(r))?;
         let id = head.headers.get(wire::REQUEST_ID).and_then(|id| id.to_str().ok());
         let id = id.unwrap_or_default().to_string();
@@ -92,26 +96,70 @@ impl App {
         Ok(Job { id, brain, ask, kind, point, wish, deferral, context, read })
     }
 
-    pub(super) async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+    /// All of a body, in the pieces in which it came.
+    pub(super) async fn read(&self, body: Body) -> Result<Pieces, Refusal> {
         let most = self.limits.body_bytes;
-        let too_large = || {
-            let words =
-                format!("body: expected at most {most} bytes (limits.body_bytes), got more");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", words)
-        };
         if body.size_hint().lower() > most as u64 {
-            return Err(too_large());
+            return Err(Refusal::body_too_large(most));
         }
-        let Ok(read) = timeout(self.limits.body, to_bytes(body, most)).await else {
+        timeout(self.limits.body, Pieces::of(body, most)).await.unwrap_or_else(|_| {
             let words = format!("body: expected all of it within {:?}", self.limits.body);
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_slow", words));
-        };
-        read.map_err(|e| {
-            if e.source().is_some_and(<dyn Error>::is::<LengthLimitError>) {
-                return too_large();
-            }
-            Refusal::bad("body_cut", "body: expected as many bytes as announced, got fewer")
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_slow", words))
         })
+    }
+}
+
+/// Bytes of a piece that is worth keeping by itself.
+const PIECE: usize = 1 << 12;
+
+/// A body as it came; small pieces after the first are put together, since each costs more than it holds.
+#[derive(Default)]
+pub(super) struct Pieces {
+    whole: Vec<Bytes>,
+    small: Vec<u8>,
+    len: usize,
+}
+
+impl Pieces {
+    async fn of(mut body: Body, most: usize) -> Result<Self, Refusal> {
+        let mut pieces = Self::default();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
+                Refusal::bad("body_cut", "body: expected as many bytes as announced, got fewer")
+            })?;
+            let Ok(piece) = frame.into_data() else { continue };
+            pieces.len += piece.len();
+            if pieces.len > most {
+                return Err(Refusal::body_too_large(most));
+            }
+            if piece.len() < PIECE && !pieces.whole.is_empty() {
+                pieces.small.extend_from_slice(&piece);
+                continue;
+            }
+            pieces.gather();
+            pieces.whole.push(piece);
+        }
+        pieces.gather();
+        Ok(pieces)
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.whole.push(std::mem::take(&mut self.small).into());
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// In one: not copied where it came in one.
+    pub(super) fn joined(mut self) -> Bytes {
+        match self.whole.len() {
+            0 => Bytes::new(),
+            1 => self.whole.remove(0),
+            _ => Bytes::from(self.whole.concat()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod front;
+mod ids;
 mod intake;
 mod outcomes;
 mod reload;
@@ -30,6 +31,7 @@ use crate::device::Device;
 use crate::edge::Edge;
 use crate::endpoint::Proof;
 use crate::energy::Meter;
+use crate::heavy::{LONG, away};
 use crate::log::{Log, LogFile};
 use crate::metrics::Metrics;
 use crate::promise::Promise;
@@ -263,7 +265,10 @@ impl App {
         decision["lam"] = job.point.map(|p| p.lam).into();
         decision["alpha"] = job.point.map(|p| p.alpha).into();
         decision["router"] = job.brain.hash().into();
-        let text = job.ask.texts.routable().map(|text| hex(&Sha256::digest(text)));
+        let texts = Arc::clone(&job.ask.texts);
+        let hash = move || texts.routable().map(|text| hex(&Sha256::digest(text)));
+        let long = job.ask.texts.len() > LONG;
+        let text = if long { away(hash).await.flatten() } else { hash() };
         decision["text_sha256"] = text.into();
         Ok(json(&decision))
     }

@@ -7,6 +7,7 @@ mod messages;
 mod target;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -60,7 +61,7 @@ pub struct Ask {
     /// Who is to answer.
     pub target: Target,
     /// What is embedded and counted.
-    pub texts: Texts,
+    pub texts: Arc<Texts>,
     /// Whether the answer is to be streamed.
     pub stream: bool,
     /// Output tokens asked for at most.
@@ -213,7 +214,7 @@ impl Ask {
         };
         let at = model.get().as_ptr() as usize - body.as_ptr() as usize;
         let model_at = at..at + model.get().len();
-        Ok(Self { body, model_at, target, texts, stream, max_output_tokens })
+        Ok(Self { body, model_at, target, texts: Arc::new(texts), stream, max_output_tokens })
     }
 
     /// The body with another model's name in place of the one that came; every other byte stays.

@@ -3,8 +3,10 @@
 //! In: a client's bytes. Out: the same bytes, a head only when all of it has come and is good. In place of
 //! a bad head, and of all that follows it, stands a request of our own, so that hyper answers it in its
 //! turn, after what came before, and ends the connection. hyper alone answers a bad head with no
-//! body, bounds its buffer and not the head, and takes a bare LF or two equal lengths.
+//! body, bounds its buffer and not the head, and takes a bare LF or two equal lengths. A head that
+//! announces a body larger than any may be is a bad one: nothing of the body is read.
 
+use std::future::poll_fn;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +23,8 @@ pub const REFUSED: &str = "/cr2fast-refused";
 const STANDS_FOR_IT: &[u8] = b"POST /cr2fast-refused HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// Bytes after a bad head that are read for nothing, so that the answer is not lost to a reset.
 const MAX_DRAINED: usize = 1 << 20;
+/// Bytes of a first request that are waited for before anybody answers it.
+const MAX_WAITED: usize = 1 << 16;
 
 /// Why a connection's last request was refused.
 #[derive(Clone, Debug, Default)]
@@ -44,13 +48,23 @@ enum State {
     Broken,
 }
 
-/// The connection.
+/// How much a head and a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Bytes of a head.
+    pub header_bytes: usize,
+    /// Bytes of a body.
+    pub body_bytes: usize,
+}
+
+/// What has been read of a connection.
 #[derive(Debug)]
-pub struct Guard<S> {
-    stream: S,
-    header_bytes: usize,
+pub struct Reading {
+    most: Most,
     slot: Slot,
     state: State,
+    /// Whether a request has come whole, or one that comes no further before it is heard.
+    heard: bool,
     /// What is no whole head yet.
     held: Vec<u8>,
     /// What may pass, from here on.
@@ -59,19 +73,47 @@ pub struct Guard<S> {
     drained: usize,
 }
 
-impl<S> Guard<S> {
-    /// One whose heads have so many bytes at most.
-    pub fn new(stream: S, header_bytes: usize, slot: Slot) -> Self {
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// With a request that is all here, or too long to wait for.
+    Request,
+    /// With something to refuse, or a request that breaks off.
+    Refused,
+    /// With nothing.
+    Nothing,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Guard<S> {
+    stream: S,
+    reading: Reading,
+}
+
+impl Reading {
+    /// Nothing yet; what is refused is left in the slot.
+    pub fn new(most: Most, slot: Slot) -> Self {
         Self {
-            stream,
-            header_bytes,
+            most,
             slot,
             state: State::Head(0),
+            heard: false,
             held: Vec::new(),
             out: Vec::new(),
             passed: 0,
             drained: 0,
         }
+    }
+
+    /// Why the connection's last request was refused.
+    pub fn slot(&self) -> Slot {
+        self.slot.clone()
+    }
+
+    /// Whether a whole head is among what was read.
+    pub fn has_head(&self) -> bool {
+        !self.out.is_empty()
     }
 
     /// How many of these bytes may pass; the rest is no whole head yet, or never passes.
@@ -81,11 +123,12 @@ impl<S> Guard<S> {
             let rest = &bytes[at..];
             let left = rest.len() as u64;
             match &mut self.state {
-                State::Head(seen) => match head_of(rest, seen, self.header_bytes) {
+                State::Head(seen) => match head_of(rest, seen, self.most) {
                     Ok(None) => break,
-                    Ok(Some((n, state))) => {
-                        at += n;
-                        self.state = state;
+                    Ok(Some(next)) => {
+                        at += next.end;
+                        self.state = next.state;
+                        self.heard |= next.heard;
                     }
                     Err(refusal) => {
                         *self.slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
@@ -98,6 +141,7 @@ impl<S> Guard<S> {
                     at += n as usize;
                     if *length == 0 {
                         self.state = State::Head(0);
+                        self.heard = true;
                     }
                 }
                 State::Chunked(chunks) => match chunks.step(rest) {
@@ -105,6 +149,7 @@ impl<S> Guard<S> {
                     Step::End(n) => {
                         at += n;
                         self.state = State::Head(0);
+                        self.heard = true;
                     }
                     Step::Broken(n) => {
                         at += n;
@@ -116,24 +161,52 @@ impl<S> Guard<S> {
         }
         at
     }
+
+    /// Keep new bytes, of which `whole` may pass, after those that are held.
+    fn keep(&mut self, new: &[u8], whole: Option<usize>) {
+        self.held.extend_from_slice(new);
+        let whole = whole.unwrap_or_else(|| {
+            let held = std::mem::take(&mut self.held);
+            let whole = self.look(&held);
+            self.held = held;
+            whole
+        });
+        self.out.extend(self.held.drain(..whole));
+        match self.state {
+            State::Refused => {
+                self.out.extend_from_slice(STANDS_FOR_IT);
+                self.held = Vec::new();
+            }
+            State::Broken => self.held = Vec::new(),
+            _ => {}
+        }
+    }
+}
+
+/// A head, and what follows it.
+struct Next {
+    end: usize,
+    state: State,
+    /// Whether it is to be heard at once.
+    heard: bool,
 }
 
 /// The end of a head and what follows it; none where more has to come.
 fn head_of(
     bytes: &[u8],
     seen: &mut usize,
-    most: usize,
-) -> std::result::Result<Option<(usize, State)>, Refusal> {
+    most: Most,
+) -> std::result::Result<Option<Next>, Refusal> {
     // An empty line before a request is passed over, as hyper does (RFC 9112, section 2.2).
     if bytes.starts_with(b"\r\n") {
-        return Ok(Some((2, State::Head(0))));
+        return Ok(Some(Next { end: 2, state: State::Head(0), heard: false }));
     }
     // No more than may stand there is looked at; a head that is too long is not read to its end.
-    let looked = &bytes[..bytes.len().min(most)];
+    let looked = &bytes[..bytes.len().min(most.header_bytes)];
     let first = *seen == 0;
     let Some(end) = head::end(looked, (*seen).min(looked.len()))? else {
-        if bytes.len() > most {
-            return Err(head::too_long(most));
+        if bytes.len() > most.header_bytes {
+            return Err(head::too_long(most.header_bytes));
         }
         if first && bytes != b"\r" {
             head::may_become_one(bytes)?;
@@ -141,26 +214,61 @@ fn head_of(
         *seen = bytes.len();
         return Ok(None);
     };
-    Ok(Some((
-        end,
-        match head::read(&bytes[..end])? {
-            Framing::Length(0) => State::Head(0),
-            Framing::Length(n) => State::Length(n),
-            Framing::Chunked => State::Chunked(Chunks::new()),
-        },
-    )))
+    let (framing, waits) = head::read(&bytes[..end])?;
+    Ok(Some(match framing {
+        Framing::Length(0) => Next { end, state: State::Head(0), heard: true },
+        Framing::Length(n) if n > most.body_bytes as u64 => {
+            return Err(Refusal::body_too_large(most.body_bytes));
+        }
+        Framing::Length(n) => Next { end, state: State::Length(n), heard: waits },
+        Framing::Chunked => Next { end, state: State::Chunked(Chunks::new()), heard: waits },
+    }))
+}
+
+impl<S> Guard<S> {
+    /// A connection of which so much was read.
+    pub fn new(stream: S, reading: Reading) -> Self {
+        Self { stream, reading }
+    }
+
+    /// The stream, and what was read of it.
+    pub fn into_parts(self) -> (S, Reading) {
+        (self.stream, self.reading)
+    }
 }
 
 impl<S: AsyncRead + Unpin> Guard<S> {
+    /// Read until it is known how the connection begins.
+    pub async fn first(&mut self) -> First {
+        let mut bytes = [0; 4096];
+        loop {
+            let reading = &self.reading;
+            if reading.heard || reading.out.len() >= MAX_WAITED {
+                return First::Request;
+            }
+            if matches!(reading.state, State::Refused | State::Broken) {
+                return First::Refused;
+            }
+            let mut buf = ReadBuf::new(&mut bytes);
+            let read = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut buf)).await;
+            if read.is_err() || buf.filled().is_empty() {
+                // Of a head that never came whole, nobody need know.
+                let head = self.reading.has_head();
+                return if head { First::Refused } else { First::Nothing };
+            }
+            self.reading.keep(buf.filled(), None);
+        }
+    }
+
     /// Read what follows a bad head, for nothing.
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let mut bytes = [0; 4096];
-        while self.drained < MAX_DRAINED {
+        while self.reading.drained < MAX_DRAINED {
             let mut buf = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             match buf.filled().len() {
                 0 => break,
-                n => self.drained += n,
+                n => self.reading.drained += n,
             }
         }
         // The connection ends with the answer that is under way.
@@ -176,16 +284,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     ) -> Poll<Result<()>> {
         let this = self.get_mut();
         loop {
-            if this.passed < this.out.len() {
-                let n = (this.out.len() - this.passed).min(buf.remaining());
-                buf.put_slice(&this.out[this.passed..this.passed + n]);
-                this.passed += n;
-                if this.passed == this.out.len() {
-                    (this.out, this.passed) = (Vec::new(), 0);
+            let reading = &mut this.reading;
+            if reading.passed < reading.out.len() {
+                let n = (reading.out.len() - reading.passed).min(buf.remaining());
+                buf.put_slice(&reading.out[reading.passed..reading.passed + n]);
+                reading.passed += n;
+                if reading.passed == reading.out.len() {
+                    (reading.out, reading.passed) = (Vec::new(), 0);
                 }
                 return Poll::Ready(Ok(()));
             }
-            match this.state {
+            match reading.state {
                 State::Refused => return this.drain(cx),
                 State::Broken => return Poll::Ready(Ok(())),
                 _ => {}
@@ -197,30 +306,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                 // The end. Of a head that never came whole, hyper need not know.
                 return Poll::Ready(Ok(()));
             }
-            let whole = if this.held.is_empty() {
-                let whole = this.look(new);
+            if reading.held.is_empty() {
+                let whole = reading.look(new);
                 if whole == new.len() {
                     return Poll::Ready(Ok(())); // the usual case
                 }
-                this.held.extend_from_slice(new);
-                whole
+                reading.keep(new, Some(whole));
             } else {
-                let mut held = std::mem::take(&mut this.held);
-                held.extend_from_slice(new);
-                let whole = this.look(&held);
-                this.held = held;
-                whole
-            };
-            buf.set_filled(before);
-            this.out.extend(this.held.drain(..whole));
-            match this.state {
-                State::Refused => {
-                    this.out.extend_from_slice(STANDS_FOR_IT);
-                    this.held = Vec::new();
-                }
-                State::Broken => this.held = Vec::new(),
-                _ => {}
+                reading.keep(new, None);
             }
+            buf.set_filled(before);
         }
     }
 }

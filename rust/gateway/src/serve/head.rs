@@ -75,8 +75,8 @@ fn no_head(e: Error, bytes: &[u8]) -> Refusal {
     Refusal::bad("head", format!("head: expected {what}, got something else"))
 }
 
-/// How the body of a whole head's request is framed.
-pub fn read(bytes: &[u8]) -> Result<Framing, Refusal> {
+/// How the body of a whole head's request is framed, and whether it comes only once it is asked for.
+pub fn read(bytes: &[u8]) -> Result<(Framing, bool), Refusal> {
     let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = Request::new(&mut fields);
     match request.parse(bytes) {
@@ -87,7 +87,7 @@ pub fn read(bytes: &[u8]) -> Result<Framing, Refusal> {
     let method = request.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
     let path = request.path.and_then(|path| path.parse::<Uri>().ok());
     let (Some(_), Some(_)) = (method, path) else { return Err(no_head(Error::Token, bytes)) };
-    let (mut length, mut chunked, mut hosts) = (None, false, 0);
+    let (mut length, mut chunked, mut hosts, mut waits) = (None, false, 0, false);
     for field in request.headers.iter() {
         let (name, value) = (field.name, field.value.trim_ascii());
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
@@ -98,6 +98,8 @@ pub fn read(bytes: &[u8]) -> Result<Framing, Refusal> {
         }
         if name.eq_ignore_ascii_case("host") {
             hosts += 1;
+        } else if name.eq_ignore_ascii_case("expect") {
+            waits = true;
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if chunked {
                 return Err(framing("transfer-encoding: expected it once, got it twice"));
@@ -128,5 +130,5 @@ pub fn read(bytes: &[u8]) -> Result<Framing, Refusal> {
     if hosts > 1 {
         return Err(Refusal::bad("head", "host: expected it once, got it twice"));
     }
-    Ok(if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) })
+    Ok((if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) }, waits))
 }

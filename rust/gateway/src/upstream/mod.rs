@@ -10,7 +10,7 @@ mod health;
 mod queueing;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -195,6 +195,7 @@ pub struct Upstream {
     address: Address,
     deadlines: Deadlines,
     max_answer: usize,
+    uris: Mutex<Vec<(&'static str, Uri)>>,
     client: HttpClient,
     /// Whether it is left alone.
     pub breaker: Arc<Breaker>,
@@ -216,6 +217,7 @@ impl Upstream {
             address,
             deadlines,
             max_answer,
+            uris: Mutex::default(),
             client: http_client(deadlines.connect, trust),
             breaker: Breaker::new(breaker),
             health: Health::default(),
@@ -313,11 +315,22 @@ impl Upstream {
         Ok(Answer { head, content, head_s, first_content_s: seconds(), local })
     }
 
+    /// Where a path is: parsed once, since requests come in numbers and paths do not.
+    fn uri(&self, path: &'static str) -> Uri {
+        let mut known = self.uris.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, uri)) = known.iter().find(|(one, _)| *one == path) {
+            return uri.clone();
+        }
+        let uri = format!("{}{path}", self.address.base);
+        let uri: Uri = uri.parse().expect("the base was checked with the configuration");
+        known.push((path, uri.clone()));
+        uri
+    }
+
     fn request(&self, question: &Question) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(question.body.clone()));
         *request.method_mut() = Method::POST;
-        let uri = format!("{}{}", self.address.base, question.path);
-        *request.uri_mut() = uri.parse().expect("the base was checked with the configuration");
+        *request.uri_mut() = self.uri(question.path);
         let headers = request.headers_mut();
         headers.clone_from(&question.headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -77,6 +77,67 @@ async fn broken_requests_end_in_an_error_or_a_closed_connection() {
 }
 
 #[tokio::test]
+async fn those_inside_need_not_lift_a_finger_for_what_is_refused_at_the_door() {
+    use std::io::{Read, Write};
+    let (_world, local, gateway) = setup().await;
+    let address = gateway.url.strip_prefix("http://").unwrap();
+    let good = chat("small", "hello");
+    assert_eq!(ask(&gateway.url, &good).await.status, 200);
+    let asked = local.count();
+    // Until the end of the loop nothing is awaited: this thread, which serves, does not come to it.
+    let say = |bytes: &str, and_no_more: bool| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(bytes.as_bytes());
+        if and_no_more {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut got = String::new();
+        let _ = stream.read_to_string(&mut got);
+        got
+    };
+    let length = |n: u64| head(&format!("content-length: {n}\r\n"));
+    for (bytes, no_more, status) in [
+        (String::new(), true, ""),
+        ("POST /v1".into(), true, ""),
+        ("POST /v1".into(), false, ""),
+        (length(99_999_999_999) + &"x".repeat(1 << 14), false, "HTTP/1.1 413"),
+        (length(100_001), false, "HTTP/1.1 413"),
+        (length(5_000) + "{\"model\"", true, "HTTP/1.1 400"),
+        (head("transfer-encoding: chunked\r\n") + "zz\r\n\u{1}\u{2}", false, "HTTP/1.1 400"),
+        (head("x : 1\r\n") + &good, false, "HTTP/1.1 400"),
+        (head(&format!("x: {}\r\n", "a".repeat(50_000))), false, "HTTP/1.1 431"),
+        ("\u{16}\u{3}\u{1}".into(), false, "HTTP/1.1 400"),
+    ] {
+        let got = say(&bytes, no_more);
+        let shown: String = bytes.chars().take(120).collect();
+        assert_eq!(&got[..got.len().min(12)], status, "{shown:?}: {got}");
+        assert_eq!(answers(&got).len(), usize::from(!status.is_empty()), "{shown:?}: {got}");
+    }
+    assert_eq!(local.count(), asked);
+    assert_eq!(ask(&gateway.url, &good).await.body, ANSWER);
+    let metrics = crate::common::client::get(&gateway.url, "/metrics").await.body;
+    assert!(metrics.contains("cr2fast_refusals_total{code=\"body_too_large\"} 2"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_to_be_asked_for_is_asked_for() {
+    let (_world, _local, gateway) = setup().await;
+    let good = chat("small", "hello");
+    let url = gateway.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(url).await.unwrap();
+    let more =
+        format!("expect: 100-continue\r\ncontent-length: {}\r\nconnection: close\r\n", good.len());
+    stream.write_all(head(&more).as_bytes()).await.unwrap();
+    let mut first = [0; 25];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(good.as_bytes()).await.unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).await.unwrap();
+    assert!(got.starts_with("HTTP/1.1 200") && got.ends_with(ANSWER), "{got}");
+}
+
+#[tokio::test]
 async fn both_framings_at_once_are_one_request_at_most() {
     let (_world, local, gateway) = setup().await;
     let good = chat("small", "hello");

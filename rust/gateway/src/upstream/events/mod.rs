@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// An event that does not end within this many bytes is none of a language model's.
 const MAX_EVENT: usize = 1 << 20;
@@ -306,27 +307,30 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// What an answer in one piece is.
 pub fn look_at_whole(body: &[u8]) -> (Event, Option<Usage>) {
     #[derive(Deserialize)]
-    struct Whole {
-        #[serde(default)]
-        error: Value,
-        #[serde(default)]
-        object: Value,
-        #[serde(default)]
+    struct Whole<'a> {
+        /// Null is none.
+        error: Option<IgnoredAny>,
+        #[serde(borrow)]
+        object: Option<&'a RawValue>,
         choices: Option<Vec<IgnoredAny>>,
-        #[serde(default)]
         output: Option<Vec<IgnoredAny>>,
-        #[serde(default, deserialize_with = "usable")]
-        usage: Option<Usage>,
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
     }
     if !body.trim_ascii_start().starts_with(b"{") {
         return (Event::Garbage, None);
     }
     let Ok(whole) = serde_json::from_slice::<Whole>(body) else { return (Event::Garbage, None) };
     let answers = whole.choices.is_some_and(|c| !c.is_empty()) || whole.output.is_some();
-    if !answers || !whole.error.is_null() || whole.object.as_str() == Some("error") {
+    let is_error = |raw: &RawValue| {
+        serde_json::from_str::<Cow<str>>(raw.get()).is_ok_and(|object| object == "error")
+    };
+    if !answers || whole.error.is_some() || whole.object.is_some_and(is_error) {
         return (Event::Error, None);
     }
-    (Event::Content, whole.usage)
+    // As `usable` has it.
+    let object = whole.usage.map(RawValue::get).filter(|text| text.starts_with('{'));
+    (Event::Content, object.and_then(|text| serde_json::from_str(text).ok()))
 }
 
 /// Counts that are whole numbers; others tell nothing, and spoil no answer.
