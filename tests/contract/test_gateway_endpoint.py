@@ -177,6 +177,45 @@ def test_it_decides_as_python_does(
     assert seen == {True, False}
 
 
+def test_a_chat_is_as_long_as_python_counts_and_the_endpoint_is_asked_once(
+    tmp_path: Path, router: cr2fast.Router, served: Served
+) -> None:
+    device(tmp_path, router, served.url, "http://127.0.0.1:1")
+    one, selector = router.device(lam=1.0, alpha=0.5), router.edge(1.0)
+    state = router.two_stage(1.0, 0.5).typical_state
+    first, answer = "Answer in one word, whatever you are asked.", "f(x) = " + "0.25 漢字 " * 300
+    parts = ["Why?", "Be brief."]
+    long = "both ends " + "x y " * 10_000 + "count"
+    chats: list[tuple[list[str], Any]] = [
+        ([first], "Is the sky blue?"),
+        ([first, "Prove it.", answer], "Go on, please."),
+        ([answer], [{"type": "text", "text": part} for part in parts]),
+        ([], "alone"),
+        ([answer], long),
+    ]
+    with running(tmp_path) as (_, connection):
+        for count in (served.count, None):
+            served.count = count
+            by_endpoint = cr2fast.EndpointEncoder(served.url, "minilm", router=router)
+            for before, last in chats:
+                chat = [{"role": "assistant", "content": text} for text in before]
+                chat.append({"role": "user", "content": last})
+                asked = len(served.asked)
+                body = {"model": "cr2fast", "messages": chat}
+                status, told, _ = post(connection, "/v1/route", body)
+                assert status == 200, told
+                chosen = selector.select_text(chat, by_endpoint, state=state)
+                assert len(served.asked) == asked + 2, "once by each of the two"
+                n = told["n_input_tokens_estimated"]
+                own = last if isinstance(last, str) else "\n".join(parts)
+                assert n == by_endpoint.count_turns([*before, own], own)
+                margin = one.route_text(chat, by_endpoint).margin
+                assert np.float32(told["margin"]) == np.float32(margin)
+                x = router.inputs(by_endpoint.encode(chat)[None], [own])[0]
+                by_number = [selector.select(x, float(m), state).utility for m in (n, 2 * n)]
+                assert by_number[0] == chosen.utility != by_number[1]
+
+
 @pytest.mark.parametrize("rule", ["edge", "device"])
 def test_without_an_embedding_requests_go_where_the_rule_says(
     tmp_path: Path, router: cr2fast.Router, served: Served, rule: str

@@ -138,7 +138,8 @@ class EndpointEncoder:
         self.info = EncoderInfo(f"{model} at an endpoint, {self.max_chars} characters{as_it_came}")
         self._lock = Lock()
         self._kept: OrderedDict[bytes, Vector] = OrderedDict()
-        self._counts: OrderedDict[bytes, int] = OrderedDict()
+        # As the endpoint counted, of so many bytes.
+        self._counts: OrderedDict[bytes, tuple[int | None, int]] = OrderedDict()
         self._width: int | None = None
         self._cache_id: str | None = None
         self._router = router
@@ -219,11 +220,31 @@ class EndpointEncoder:
         of its bytes, rounded up.
         """
         string = text_of(text)
-        with self._lock:
-            known = self._counts.get(_key(string))
-        return self._one(string)[1] if known is None else known
+        return self.count_turns([string], string)
 
-    def _one(self, text: str) -> tuple[Vector, int]:
+    def count_turns(self, turns: Sequence[str], embedded: str | None) -> int:
+        """Tokens of a chat's texts, of which the endpoint counts the one that is embedded.
+
+        The others have as many per byte, so that a chat asks the endpoint once, as the gateway
+        does.
+
+        Parameters
+        ----------
+        turns : sequence of str
+            The texts of all turns.
+        embedded : str or None
+            The text of the last user turn; None where no text is embedded: the tokens are then a
+            quarter of the bytes, rounded up.
+        """
+        n_bytes = sum(len(turn.encode()) for turn in turns)
+        if embedded is None:
+            return endpoint_tokens(None, 0, n_bytes)
+        with self._lock:
+            known = self._counts.get(_key(embedded))
+        counted, sent = self._one(embedded)[1] if known is None else known
+        return endpoint_tokens(counted, sent, n_bytes)
+
+    def _one(self, text: str) -> tuple[Vector, tuple[int | None, int]]:
         key = _key(text)
         with self._lock:
             if key in self._kept and key in self._counts:
@@ -235,7 +256,7 @@ class EndpointEncoder:
             vector, counted = endpoint_answer(body, self._width, self.normalize)
         except Cr2Error as error:
             raise Cr2Error(f"encoder: {self.url}: {error}") from None
-        tokens = endpoint_tokens(counted, len(sent.encode()), len(text.encode()))
+        tokens = counted, len(sent.encode())
         with self._lock:
             if self._width is None:
                 self._width = len(vector)

@@ -88,7 +88,8 @@ def of_messages(messages: Any) -> Asked:
                 if kind in _TEXTS and isinstance(text, str):
                     texts.append(text)
                 only_text = only_text and kind in _TEXTS
-        counted += texts
+        # As the gateway counts: what a turn says is one text.
+        counted += ["\n".join(texts)] if texts else []
         # What the last user turn says is for the one rule of messages.py to find.
         same = [{"type": "text", "text": t} for t in texts]
         plain.append({"role": turn["role"], "content": content if content is None else same})

@@ -158,11 +158,15 @@ class Planner:
 
     def encode(self, asked: Asked) -> tuple[npt.NDArray[np.float32] | None, int]:
         """The row of a text, None where there is none to decide by, and L_in by the tokenizer."""
-        n = sum(self.encoder.count_tokens(text) for text in asked.counted)
-        if asked.embedded is None:
-            return None, n
-        x = self.encoder.encode(asked.embedded)
-        return self.router.inputs(x[None], [asked.embedded])[0], n
+        x = None
+        if asked.embedded is not None:
+            x = self.encoder.encode(asked.embedded)
+            x = self.router.inputs(x[None], [asked.embedded])[0]
+        # An endpoint counts what it embeds; the rest has as many tokens per byte.
+        turns = getattr(self.encoder, "count_turns", None)
+        if turns is not None:
+            return x, turns(asked.counted, asked.embedded)
+        return x, sum(self.encoder.count_tokens(text) for text in asked.counted)
 
     def hops(
         self, wish: Wish, encoded: tuple[npt.NDArray[np.float32] | None, int]

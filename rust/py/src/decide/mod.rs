@@ -51,15 +51,21 @@ fn of_text<T: Send>(
     let n_input = if let Some(n) = n_input_tokens {
         n
     } else {
+        let turns = if history.is_some() { encoder.getattr_opt("count_turns")? } else { None };
         let count = encoder.getattr("count_tokens").map_err(|_| {
             PyTypeError::new_err(
                 "n_input_tokens: expected it with an encoder that has no `count_tokens`, got none",
             )
         })?;
-        match history {
-            None => count.call1((text,))?.extract()?,
-            Some(turns) => {
-                let counts = turns.iter().map(|turn| count.call1((&**turn,))?.extract::<f64>());
+        match (history, turns) {
+            (None, _) => count.call1((text,))?.extract()?,
+            // An endpoint counts what it embeds; the other turns have as many tokens per byte.
+            (Some(all), Some(turns)) => {
+                let all: Vec<&str> = all.iter().map(|turn| &**turn).collect();
+                turns.call1((all, &*one_text(text)?))?.extract()?
+            }
+            (Some(all), None) => {
+                let counts = all.iter().map(|turn| count.call1((&**turn,))?.extract::<f64>());
                 counts.sum::<PyResult<f64>>()?
             }
         }

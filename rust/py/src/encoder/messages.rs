@@ -69,28 +69,18 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
     if content.is_instance_of::<PyString>() {
         return string(&content, what);
     }
-    let mut parts = Vec::new();
-    if let Some(items) = sequence(&content) {
-        for part in items.try_iter()? {
-            let part = part?;
-            if part.cast::<PyMapping>().is_ok() && get(&part, "type")?.eq("text")? {
-                let text = get(&part, "text")?;
-                if text.is_instance_of::<PyString>() {
-                    parts.push(string(&text, what)?.to_string());
-                }
-            }
-        }
-    }
+    let parts = texts_of_parts(&content, what)?;
     if parts.is_empty() {
         return Err(Cr2Error::new_err(format!(
             "{what}: expected text in the last user turn, got a content of type {} without any",
             name(&content)
         )));
     }
-    string(PyString::new(obj.py(), &parts.join("\n")).as_any(), what)
+    joined(obj.py(), &parts, what)
 }
 
-/// The texts of all turns of a chat, however old; `None` of what is no chat.
+/// The texts of all turns of a chat, however old, one per turn that has any, as the gateway counts them;
+/// `None` of what is no chat.
 pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
     if obj.is_instance_of::<PyString>() || !is_chat(obj) {
         return Ok(None);
@@ -101,8 +91,9 @@ pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
         if content.is_instance_of::<PyString>() {
             out.push(string(&content, "text")?);
         } else {
-            for part in texts_of_parts(&content)? {
-                out.push(part);
+            let parts = texts_of_parts(&content, "text")?;
+            if !parts.is_empty() {
+                out.push(joined(obj.py(), &parts, "text")?);
             }
         }
     }
@@ -110,18 +101,24 @@ pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
 }
 
 /// The texts of a content that is a list of parts.
-fn texts_of_parts(content: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
+fn texts_of_parts(content: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<PyBackedStr>> {
     let mut out = Vec::new();
     for part in sequence(content).map(|items| items.try_iter()).transpose()?.into_iter().flatten() {
         let part = part?;
         if part.cast::<PyMapping>().is_ok() && field(&part, "type")?.eq("text")? {
             let text = field(&part, "text")?;
             if text.is_instance_of::<PyString>() {
-                out.push(string(&text, "text")?);
+                out.push(string(&text, what)?);
             }
         }
     }
     Ok(out)
+}
+
+/// The parts of one content as the text that they are together.
+fn joined(py: Python<'_>, parts: &[PyBackedStr], what: &str) -> PyResult<PyBackedStr> {
+    let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+    string(PyString::new(py, &parts.join("\n")).as_any(), what)
 }
 
 fn field<'py>(message: &Bound<'py, PyAny>, key: &str) -> PyResult<Bound<'py, PyAny>> {
