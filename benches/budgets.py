@@ -121,7 +121,13 @@ def timing(lam: float) -> None:
     part = problem.table.take(range(3000)).embed(static)
     train, calibration, test = part.split(seed=0)
     router = cr2fast.fit(
-        train, problem.costs, progress=False, lam_range=(0.1, 20.0), teacher_epochs=1, gate_epochs=1
+        train,
+        problem.costs,
+        features=False,
+        progress=False,
+        lam_range=(0.1, 20.0),
+        teacher_epochs=1,
+        gate_epochs=1,
     )
     router.calibrate(calibration, lams=[lam], alphas=[ALPHA])
     two, device, edge = router.two_stage(lam, ALPHA), router.device(lam, ALPHA), router.edge(lam)
