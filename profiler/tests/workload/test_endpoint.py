@@ -68,7 +68,12 @@ def test_a_stream_without_usage_is_counted_by_a_second_request(api: str) -> None
         ({"bad": "error_in_200"}, Rejected.ERROR_IN_200, "out of memory"),
         ({"bad": "json_error_in_200"}, Rejected.ERROR_IN_200, "out of memory"),
         ({"bad": "not_json"}, Rejected.MALFORMED, "not JSON"),
-        ({"bad": "empty"}, Rejected.EMPTY, "no content"),
+        ({"bad": "empty"}, Rejected.EMPTY, "no content, though usage counts"),
+        (
+            {"bad": "empty", "stream_usage": False},
+            Rejected.EMPTY,
+            "no content: .*--api completions.*ignore_eos",
+        ),
         ({"bad": "cut_off"}, Rejected.CUT_OFF, "closed|incomplete|ended"),
         ({"bad": "ignored_max_tokens"}, Rejected.IGNORED_MAX_TOKENS, "asked for 6 tokens, got 11"),
         ({"usage": False}, Rejected.NO_USAGE, "no token counts"),

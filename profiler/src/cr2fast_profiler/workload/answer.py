@@ -130,13 +130,15 @@ class Answer:
             )
         if not self.pieces and not self._reasoning():
             said = self.usage.get("completion_tokens") if self.usage else None
-            hidden = (
+            why = (
                 f", though usage counts {said!r:.20} tokens; does the model think out of sight? "
                 "Then ask for longer answers"
+                if said not in (None, 0, 1)  # some servers count the token that ends an answer
+                else ": the model ended it at once. A base model may take no part in a chat: "
+                "--api completions. Or make it go on (where the server knows it, --extra "
+                "'{\"ignore_eos\": true}')"
             )
-            raise RejectedRequest(
-                Rejected.EMPTY, f"the answer has no content{hidden if said else ''}"
-            )
+            raise RejectedRequest(Rejected.EMPTY, f"the answer has no content{why}")
 
     def exchange(self, start_ns: int, max_tokens: int, aside_ns: int | None = None) -> Exchange:
         """The whole, checked."""
