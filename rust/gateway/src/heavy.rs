@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 use std::thread::available_parallelism;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -28,6 +29,14 @@ pub async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         work()
     };
     spawn_blocking(work).await.ok()
+}
+
+/// Drop a value there: what holds many pieces takes long to take apart.
+pub fn drop_away<T: Send + 'static>(value: T) {
+    // Outside of any runtime nobody waits.
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn_blocking(move || drop(value));
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::heavy::drop_away;
 use crate::refusal::Refusal;
 
 pub use messages::Texts;
@@ -50,6 +51,9 @@ impl Kind {
         }
     }
 }
+
+/// Texts of a request that are worth the way to another thread to be dropped.
+const MANY_TEXTS: usize = 1_000;
 
 /// A body, read.
 #[derive(Clone, Debug)]
@@ -225,6 +229,14 @@ impl Ask {
         }
         let (before, after) = (&self.body[..self.model_at.start], &self.body[self.model_at.end..]);
         Bytes::from([before, name.as_bytes(), after].concat())
+    }
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        if self.texts.all.len() > MANY_TEXTS {
+            drop_away(std::mem::take(&mut self.texts));
+        }
     }
 }
 
