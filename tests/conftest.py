@@ -12,9 +12,10 @@ import cr2fast
 from cr2fast.datasets import make_routing_problem
 
 settings.register_profile("fast", max_examples=60, deadline=None)
-settings.register_profile(
-    "ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+# The same cases in every run, so that a change is judged by what it changes; "chance" draws new ones.
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=300, derandomize=True, **SLOW)
+settings.register_profile("chance", max_examples=300, **SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # Most tests route at a cost weight of their own, which the range of the data need not hold.

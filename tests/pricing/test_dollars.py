@@ -278,6 +278,13 @@ ODD = st.sampled_from(
 )  # fmt: skip
 
 
+def holds(node, key):
+    """Whether an object or an array of a document has such a key or index."""
+    if isinstance(node, dict):
+        return key in node
+    return isinstance(node, list) and isinstance(key, int) and key < len(node)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(sorted(places(WHOLE), key=str)), ODD), min_size=1, max_size=3
@@ -288,12 +295,10 @@ def test_whatever_a_table_holds_it_is_read_or_refused_in_short(edits, schema):
     table = copy.deepcopy(WHOLE) | {"schema": schema}
     for path, value in edits:
         node = table
+        # An edit before may have put another value where this one would go.
         for key in path[:-1]:
-            fits = isinstance(node, dict) or (isinstance(node, list) and isinstance(key, int))
-            node = node.get(key) if isinstance(node, dict) else (
-                node[key] if fits and key < len(node) else None
-            )  # fmt: skip
-        if isinstance(node, dict) or (isinstance(node, list) and path[-1] < len(node)):
+            node = node[key] if holds(node, key) else None
+        if isinstance(node, dict) or holds(node, path[-1]):
             node[path[-1]] = value
     try:
         costs = read(table)
