@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::refusal::Refusal;
 
+/// Bytes of a text per token of a model, at most; prose has four to five.
+const MOST_BYTES: u64 = 8;
+
 /// The texts of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
@@ -29,6 +32,14 @@ impl Texts {
     /// Bytes of all texts.
     pub fn len(&self) -> usize {
         self.all.iter().map(String::len).sum()
+    }
+
+    /// Tokens that a model's context must hold for these texts, of which an encoder counted so many.
+    ///
+    /// An encoder counts a word that is too long for its vocabulary as one, and with it all of a text in a
+    /// script without spaces. No model reads a text at much more than [`MOST_BYTES`] a token.
+    pub fn in_context(&self, counted: u64) -> u64 {
+        counted.max(self.len() as u64 / MOST_BYTES)
     }
 
     /// Whether there is no text at all.

@@ -120,6 +120,9 @@ async fn what_text_does_not_decide_and_what_is_too_long_goes_to_the_edge() {
     assert_eq!(reply.place().2, "too-long");
     let much = format!("{{\"max_tokens\": 1000, {}", &chat("cr2fast", &accepted)[1..]);
     assert_eq!(ask(&gateway.url, &much).await.place().2, "too-long");
+    // An encoder counts what has no spaces as one word.
+    let whole = chat("cr2fast", &"สวัสดี".repeat(500));
+    assert_eq!(ask(&gateway.url, &whole).await.place().2, "too-long");
     assert_eq!(local.count(), 0);
 }
 
