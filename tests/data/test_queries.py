@@ -68,6 +68,10 @@ def test_an_encoder_embeds_and_counts_what_is_not_there():
         QueryTable.read(TEXTS)
     with pytest.raises(cr2fast.Cr2Error, match="at least one prompt"):
         QueryTable.read([], encoder=Counts())
+    # Embeddings that are to be made anew need what they are of.
+    held = pl.DataFrame({"embedding": [[1.0, 2.0]], "n_input_tokens": [3]})
+    with pytest.raises(cr2fast.Cr2Error, match="'text'"):
+        QueryTable.read(held, encoder=Counts(), embed=True)
 
 
 @pytest.mark.parametrize("name", ["messages", "input", "prompt", "request.messages"])

@@ -304,8 +304,10 @@ def given(args: argparse.Namespace) -> str:
     words = ["--log", str(args.log)] if logged else ["--data", str(args.data)]
     for ours, theirs in getattr(args, "column", []):
         words += ["--column", f"{ours}={theirs}"]
-    if args.encoder and (logged or args.embed):
+    if args.encoder:
         words += ["--encoder", str(args.encoder)]
+    elif args.encoder_id:
+        words += ["--encoder-id", args.encoder_id]
     return shlex.join([*words, "--embed"] if args.embed else words)
 
 

@@ -181,6 +181,8 @@ def whole(own: pl.DataFrame, what: str, maker: Maker, drop: bool) -> tuple[pl.Da
                 + ("" if maker.encodes else "; pass encoder=cr2fast.Encoder.load(...)")
             )
     embedded = "embedding" in own.columns and not maker.anew
+    if not embedded and "text" not in own.columns:
+        raise names.missing("text", own.columns, what)
     needed_here = [c for c in COLUMNS if c in own.columns and c not in ("text", "embedding")]
     own, notes = without_nulls(own, [*needed_here, "embedding" if embedded else "text"], what, drop)
     if not embedded:
