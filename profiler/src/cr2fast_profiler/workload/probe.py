@@ -20,12 +20,14 @@ TOO_FEW = (Rejected.EMPTY, Rejected.IGNORED_MAX_TOKENS)
 """What a server that thinks out of sight, or makes no answer so short, says to FEW."""
 SHORT = 0.85
 """Of the tokens asked for, below which a length was not got."""
+TRIES = 5
+"""Answers looked at where they are short: a small model stops early by chance, a bound always."""
 ALIKE = 1.1
 """Lengths within this factor are one and the same."""
 
 
 def probe(target: Target, grid: Grid, rng: np.random.Generator) -> Prompts:
-    """Two short requests, and one as long as the grid's longest.
+    """Two short requests, and one as long as the grid's longest, again where its answer is short.
 
     Parameters
     ----------
@@ -48,8 +50,7 @@ def probe(target: Target, grid: Grid, rng: np.random.Generator) -> Prompts:
     for l_in, _ in grid.cells:
         prompts.make(l_in, rng)  # refuses a cell that is too short, before anything is written
     ins, outs = sorted({i for i, _ in grid.cells}), sorted({o for _, o in grid.cells})
-    # Twice where an answer is short: a model may stop early once.
-    for _ in range(2):
+    for _ in range(TRIES):
         got = _ask(target, prompts.make(ins[-1], rng), outs[-1])
         _refuse_cut_prompts(target, got.n_input_tokens, ins)
         if got.n_output_tokens >= SHORT * outs[-1] or got.n_output_tokens > ALIKE * outs[0]:
