@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import cr2fast
 from cr2fast import _core
 from cr2fast.datasets import make_routing_problem
-from cr2fast.traffic import RouteBatches, label, replay
+from cr2fast.traffic import RouteBatches, label, recalibrate, replay
 from testing import oracle, seen, traffic
 from testing.artifacts import put, rewritten
 
@@ -340,6 +340,20 @@ def test_a_log_is_read_by_its_own_features_or_by_its_texts(problem, routed, tmp_
     assert np.abs(other.margins(rows, [LAM])[0] - margins(other)).max() > 1e-3
     with pytest.raises(cr2fast.Cr2Error, match="scaled by its own"):
         replay(log, plain, LAM, ALPHA, logged_by=router)
+
+
+def test_training_is_found_in_a_log_by_its_texts(problem, routed, tmp_path):
+    router, test = routed
+    both = [problem[0].split(seed=0)[0].take(range(20)), test]
+    rows = np.concatenate([router.inputs(part) for part in both])
+    tokens = np.concatenate([part.n_input_tokens for part in both])
+    records = traffic.records(router, rows, tokens, LAM, ALPHA)
+    texts = [text for part in both for text in part.extra["text"]]
+    for record, text in zip(records, texts, strict=True):
+        record["text"] = text
+    log = traffic.write(tmp_path / "decisions.jsonl", records)
+    found = recalibrate(log, router)
+    assert found.report.dropped == found.left_out["that training had seen"] == 20
 
 
 def test_own_columns_beside_the_text(problem):

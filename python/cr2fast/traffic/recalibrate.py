@@ -295,11 +295,15 @@ def _between(value: float, what: str) -> float:
 
 def _queries(traffic: Traffic, router: Router) -> QueryTable:
     tokens = traffic.n_input_tokens
+    # By their texts, where the log has them, training's queries are found in it: rows with features
+    # are not the embeddings that training kept.
+    texts = traffic.frame["text"].to_list() if "text" in traffic.frame.columns else None
     return QueryTable(
         query_ids=tuple(traffic.frame["id"].to_list()),
         embeddings=traffic.embeddings,
         n_input_tokens=np.minimum(tokens, np.iinfo(np.uint32).max).astype(np.uint32),
         encoder=router.encoder,
+        extra={} if texts is None else {"text": texts},
     )
 
 
