@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.messages import text_of
 from testing.gateways import BINARY, running, wait
 from testing.letters import LETTERS, letters
+from testing.routers import small
 
 ROOT = Path(__file__).parents[2]
 LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.1)
@@ -54,20 +54,7 @@ class Running:
 
 
 def fitted(encoder: cr2fast.StaticEncoder, seed: int) -> cr2fast.Router:
-    problem = make_routing_problem(n=400, d=D, models=3, seed=seed)
-    table = replace(problem.table, encoder=encoder.info)
-    train, calibration, _ = table.split()
-    router = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=16,
-        teacher_epochs=2,
-        gate_epochs=2,
-        progress=False,
-    )
-    router.calibrate(calibration, alphas=ALPHAS, lams=LAMS)
-    return router
+    return small(encoder.info, D, alphas=ALPHAS, lams=LAMS, seed=seed)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.datasets import make_routing_problem
 from testing.gateways import BINARY, running
+from testing.routers import small
 from testing.texts import TEXTS
 
 pytestmark = pytest.mark.skipif(
@@ -83,19 +82,7 @@ def minilm() -> cr2fast.Encoder:
 
 def fitted(info: cr2fast.EncoderInfo) -> cr2fast.Router:
     """A router without probes."""
-    problem = make_routing_problem(n=400, d=384, models=3, seed=5)
-    train, calibration, _ = replace(problem.table, encoder=info).split()
-    made = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=16,
-        teacher_epochs=2,
-        gate_epochs=2,
-        progress=False,
-    )
-    made.calibrate(calibration, alphas=(0.05, 0.5), lams=[0.1, 1.0])
-    return made
+    return small(info, 384, alphas=(0.05, 0.5), lams=[0.1, 1.0])
 
 
 @pytest.fixture(scope="module")

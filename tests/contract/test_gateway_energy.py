@@ -7,16 +7,14 @@ import http.server
 import json
 import re
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import cr2fast
-from cr2fast.datasets import make_routing_problem
 from cr2fast.traffic import read_log
 from testing.gateways import BINARY, running, wait
 from testing.letters import letters
+from testing.routers import small
 
 pytest.importorskip("cr2fast_profiler", reason="the profiler is not installed (make installs it)")
 
@@ -86,18 +84,7 @@ def good_readings(address: tuple[str, int]) -> int:
 def device(folder: Path, local: str, agent: str) -> str:
     """A device's file and router; gives the name of its model."""
     encoder = letters(D)
-    problem = make_routing_problem(n=400, d=D, models=3, seed=5)
-    train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
-    router = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=8,
-        teacher_epochs=1,
-        gate_epochs=1,
-        progress=False,
-    )
-    router.calibrate(calibration, alphas=(0.05,), lams=[1.0])
+    router = small(encoder.info, D, alphas=(0.05,), lams=[1.0])
     encoder.save(folder / "static.safetensors")
     router.save(folder / "router.safetensors")
     (folder / "device.toml").write_text(

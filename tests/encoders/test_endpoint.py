@@ -6,14 +6,13 @@ import http.server
 import json
 import pickle
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.probes import PROBES
+from testing.routers import small
 
 D = 8
 
@@ -75,19 +74,7 @@ def endpoint():
 
 
 def fitted(info):
-    problem = make_routing_problem(n=300, d=D, models=3, seed=2)
-    train, calibration, _ = replace(problem.table, encoder=info).split()
-    router = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=8,
-        teacher_epochs=1,
-        gate_epochs=1,
-        progress=False,
-    )
-    router.calibrate(calibration, alphas=(0.1,), lams=[0.1, 1.0])
-    return router
+    return small(info, D, alphas=(0.1,), lams=[0.1, 1.0])
 
 
 def test_what_it_says_is_what_is_embedded(endpoint):

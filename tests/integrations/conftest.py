@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-import cr2fast
-from cr2fast.datasets import make_routing_problem
 from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
+from testing.routers import small
 
 D = 24
 
@@ -22,19 +19,7 @@ def letters_encoder():
 
 @pytest.fixture(scope="session")
 def text_router(letters):
-    problem = make_routing_problem(n=400, d=D, models=3, seed=5)
-    train, calibration, _ = replace(problem.table, encoder=letters.info).split()
-    router = cr2fast.fit(
-        train,
-        problem.costs,
-        lam_range=(0.1, 20.0),
-        hidden=16,
-        teacher_epochs=2,
-        gate_epochs=2,
-        progress=False,
-    )
-    router.calibrate(calibration, alphas=(0.05, 0.1), lams=[0.1, 1.0, 20.0])
-    return router
+    return small(letters.info, D, alphas=(0.05, 0.1), lams=[0.1, 1.0, 20.0])
 
 
 @pytest.fixture(scope="session")
