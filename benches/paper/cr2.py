@@ -25,7 +25,7 @@ CONFIGS = [
     for weight in (1.0, 2.0)
     for rows in ROWS
 ]
-# What becomes of a deferred query. The gate is the same, so each is tried with every configuration.
+# What becomes of a deferred query. The fit is the same, so each is tried with every configuration.
 EDGE_ONLY, INCLUSIVE, FALLBACK = "edge-only", "inclusive", "fallback"
 PATHS = (EDGE_ONLY, INCLUSIVE, FALLBACK)
 LOCAL_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -56,6 +56,11 @@ def fit(train, costs, config, mode, seed, teacher=None, **options):
         smoother_share=SHARE if smoothed and config["smoother"] else 0.0,
         lam_range=LAM_RANGE, teacher=teacher, progress=False, **options,
     )  # fmt: skip
+
+
+def fit_key(config):
+    """What two configurations of one fit share: the deferral path is no part of it."""
+    return tuple(sorted((k, v) for k, v in config.items() if k != "path"))
 
 
 def has_texts(table):

@@ -137,7 +137,7 @@ def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
     routers, teachers = {}, {}
     for mode in MODES:
         config = chosen[f"CR², {mode}"]
-        key = tuple(sorted(config.items()))
+        key = cr2.fit_key(config)
         router = cr2.fit(train, pricer.costs, config, mode, seed, teachers.get(key))
         teachers.setdefault(key, router)
         routers[mode, "chosen"] = router
@@ -152,7 +152,7 @@ def prepare(train, calibration, costs, chosen, seed, tick, ablations=True):
         other = {"smoothed": "paper", "paper": "smoothed"}[config["recipe"]]
         for name, changes in {f"{other} recipe": {"recipe": other}, **cr2.PARTS}.items():
             changed = config | changes
-            key = tuple(sorted(changed.items()))
+            key = cr2.fit_key(changed)
             routers[mode, name] = cr2.fit(
                 train, pricer.costs, changed, mode, seed, teachers.get(key)
             )
