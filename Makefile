@@ -153,7 +153,7 @@ PAPER = .venv-paper/bin/python -m benches.paper.run
 	.venv-paper/bin/pip install -q --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
-paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA and every pool in it, five seeds (half an hour per pool; goes on where it stopped)
+paper: .venv-paper/.built  ## the paper's experiments on CR2FAST_DATA and every pool in it, five seeds (half an hour to an hour per pool; goes on where it stopped)
 	$(PAPER) --out target/paper
 
 paper-quick: .venv-paper/.built  ## the same on few queries, one seed, nothing chosen (minutes)

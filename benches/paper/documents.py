@@ -192,7 +192,8 @@ def _pool(results, folder):
             "CR² with one thing changed: mean of the cost at the eight accuracies, and how much "
             "cheaper CR² is as chosen. The first rows leave out parts of the teacher, with the "
             "95 % interval of a paired bootstrap; the others change the gate's losses, the recipe "
-            "or the rule that sets the thresholds. Only thresholds by CRC hold the risk at α.", "",
+            "or the rule that sets the thresholds. Only thresholds by CRC come with a promise, "
+            "for each (λ, α) by itself and on the mean over calibration sets.", "",
             *parts, "",
         ]  # fmt: skip
     return lines

@@ -109,8 +109,8 @@ def one_pool(name, data, seeds, scope, out):
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog="A run with five seeds takes about half an hour per pool on two cores, --quick two "
-        "minutes.",
+        epilog="A run with five seeds takes half an hour to an hour per pool on two cores, --quick "
+        "two minutes.",
     )
     parser.add_argument(
         "--data",

@@ -210,7 +210,7 @@ def claims(out):
             (mode, f"at least 5 % cheaper on average than {KNN}", "5 %",
              f"{knn['mean']:.1%} (95 % interval {knn['mean_low']:.1%} to {knn['mean_high']:.1%})",
              knn["mean"] >= 0.05),
-            (mode, "of what full information saves over the best single model, kept", "98 %",
+            (mode, "of what full information saves over the unit model, kept", "98 %",
              f"{m['recovered']:.1%}" if m["recovered"] == m["recovered"] else "nothing to keep",
              not m["recovered"] < 0.98),
             # The risk may lie at α itself, where an interval lies above it once in forty times.

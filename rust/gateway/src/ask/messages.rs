@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::refusal::Refusal;
 
-/// Bytes of a text per token of a model, at most; prose has four to five.
+/// Bytes per token above which a count is not believed; English prose has four to five.
 const MOST_BYTES: u64 = 8;
 
 /// The texts of a request.
@@ -36,8 +36,8 @@ impl Texts {
 
     /// Tokens that a model's context must hold for these texts, of which an encoder counted so many.
     ///
-    /// An encoder counts a word that is too long for its vocabulary as one, and with it all of a text in a
-    /// script without spaces. No model reads a text at much more than [`MOST_BYTES`] a token.
+    /// An encoder counts a word of more than 100 characters as one token, and so a whole text without spaces.
+    /// Hardly a text has more than [`MOST_BYTES`] bytes per token of a model.
     pub fn in_context(&self, counted: u64) -> u64 {
         counted.max(self.len() as u64 / MOST_BYTES)
     }
