@@ -26,7 +26,7 @@ pub use base::ids::{Named, Seen};
 pub use base::limits::{MAX_CENTRES, MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;
 pub use calibration::alarm::{MAX_WEIGHT, RiskAlarm};
-pub use calibration::counts::{CellCounts, MarginCounts};
+pub use calibration::counts::{cells::CellCounts, margins::MarginCounts};
 pub use calibration::crc::{
     accepts, allowed as allowed_false_acceptances, empirical_risk, thresholds as crc_thresholds,
 };
@@ -42,8 +42,9 @@ pub use calibration::typicality::{Typicality, p_value as typicality_p_value};
 pub use choice::{choices, margin as choice_margin, margins as choice_margins};
 pub use decide::budget::Budget;
 pub use decide::device::{Beside, Besides, Decision, DeviceRouter, Whose};
-pub use decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
+pub use decide::edge::{Batch, EdgeSelector, Query, Selection};
 pub use decide::expected::Expected;
+pub use decide::rule::Rule;
 pub use decide::two_stage::{Call, Choice, TwoStage};
 pub use encoder::endpoint::{
     Embedded, MAX_CHARS as ENDPOINT_CHARS, answer as endpoint_answer, cut as endpoint_text,

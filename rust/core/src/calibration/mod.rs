@@ -5,6 +5,7 @@ pub mod counts;
 pub mod crc;
 pub mod grid;
 pub mod groups;
+mod line;
 pub mod longest;
 pub mod promise;
 pub mod rolling;

@@ -10,6 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::calibration::longest::longest;
 use crate::choice::{best, margin, utility};
 use crate::decide::budget::Budget;
+use crate::decide::rule::Rule;
 use crate::encoder::identity::EncoderInfo;
 use crate::features::inputs::{Features, check_width};
 use crate::networks::length::LengthPredictor;
@@ -17,71 +18,6 @@ use crate::networks::teacher::Teacher;
 use crate::pricing::cost::{CostTable, Quantity, Request, check_costs};
 use crate::pricing::link::LinkState;
 use crate::router::Router;
-
-/// Which models a deferred query may go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// The edge models: the deployed default.
-    EdgeOnly,
-    /// Every model: may send the query back to the device.
-    Inclusive,
-    /// One fixed edge model; made by [`Rule::fallback`].
-    Fallback(Fallback),
-}
-
-/// Index of an edge model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fallback(usize);
-
-impl Rule {
-    /// The rule that sends every query to one edge model.
-    pub fn fallback(models: &[String], name: &str) -> Result<Self> {
-        match models.iter().position(|m| m == name) {
-            Some(k) if k > 0 => Ok(Self::Fallback(Fallback(k))),
-            _ => {
-                let edge = models.get(1..).unwrap_or_default();
-                Err(Error::argument(
-                    "fallback",
-                    format!("one of the edge models {edge:?}"),
-                    format!("{name:?}"),
-                ))
-            }
-        }
-    }
-
-    /// The rule of a name; `fallback` names the one model of the rule "fallback".
-    pub fn named(models: &[String], name: &str, fallback: Option<&str>) -> Result<Self> {
-        match (name, fallback) {
-            ("edge-only", None) => Ok(Self::EdgeOnly),
-            ("inclusive", None) => Ok(Self::Inclusive),
-            ("fallback", Some(model)) => Self::fallback(models, model),
-            (name, fallback) => Err(Error::argument(
-                "rule",
-                "\"edge-only\", \"inclusive\", or \"fallback\" with fallback=<edge model>",
-                match fallback {
-                    None => format!("{name:?} without fallback"),
-                    Some(model) => format!("{name:?} with fallback={model:?}"),
-                },
-            )),
-        }
-    }
-
-    /// The model of a fallback.
-    pub(super) fn model(self) -> Option<usize> {
-        match self {
-            Self::Fallback(Fallback(k)) => Some(k),
-            Self::EdgeOnly | Self::Inclusive => None,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::EdgeOnly => "edge-only",
-            Self::Inclusive => "inclusive",
-            Self::Fallback(_) => "fallback",
-        }
-    }
-}
 
 /// A selected model, with the numbers behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -393,15 +329,11 @@ impl EdgeSelector {
 
     fn candidates(&self, available: Option<&[bool]>) -> Result<Vec<usize>> {
         let m = self.teacher.weights().models;
-        let allowed = match self.rule {
-            Rule::EdgeOnly => 1..m,
-            Rule::Inclusive => 0..m,
-            Rule::Fallback(Fallback(k)) => k.min(m - 1)..(k + 1).min(m),
-        };
         if let Some(mask) = available {
             check_len("available (one flag a model, the device's first)", m, mask.len())?;
         }
-        let up: Vec<usize> = allowed.filter(|k| available.is_none_or(|a| a[*k])).collect();
+        let up = self.rule.allows(m).filter(|k| available.is_none_or(|a| a[*k]));
+        let up: Vec<usize> = up.collect();
         if up.is_empty() {
             return Err(Error::argument(
                 "available",

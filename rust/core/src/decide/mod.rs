@@ -5,4 +5,5 @@ pub mod device;
 pub mod edge;
 pub mod expected;
 mod file;
+pub mod rule;
 pub mod two_stage;

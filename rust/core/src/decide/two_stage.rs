@@ -11,7 +11,8 @@ use crate::base::checks::{check_len, check_tokens};
 use crate::base::error::{Error, Result};
 use crate::decide::budget::Budget;
 use crate::decide::device::{Decision, DeviceRouter};
-use crate::decide::edge::{Batch, EdgeSelector, Query, Rule, Selection};
+use crate::decide::edge::{Batch, EdgeSelector, Query, Selection};
+use crate::decide::rule::Rule;
 use crate::pricing::link::LinkState;
 use crate::router::Router;
 
