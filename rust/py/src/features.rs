@@ -3,12 +3,12 @@
 //! In: texts; embeddings with texts, or with features. Out: NumPy arrays.
 
 use cr2fast_core::{Features, TEXT_FEATURES};
-use numpy::PyArray2;
+use numpy::{Ix2, PyArray2};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::base::arrays::{matrix_f32, out2, same_shape};
+use crate::base::arrays::{View, matrix_f32, out2, same_shape};
 use crate::base::errors::{Cr2Error, core};
 use crate::encoder::messages::{MANY, texts as strings_of};
 
@@ -47,15 +47,35 @@ fn text_features<'py>(
     out2(py, values, strings.len(), TEXT_FEATURES.len())
 }
 
+/// What a router reads: the width of its rows, and the features in them.
+pub type Reads<'a> = (usize, Option<&'a Features>);
+
+/// Rows (N, width) float32; embeddings alone are refused where the router also looks at features.
+pub fn check_width<'py>(
+    obj: &Bound<'py, PyAny>,
+    (width, features): Reads,
+) -> PyResult<View<'py, f32, Ix2>> {
+    let x = matrix_f32(obj, "embeddings")?;
+    if x.shape()[1] != width {
+        cr2fast_core::check_width(features, x.shape()[1]).map_err(core)?;
+        return Err(Cr2Error::new_err(format!(
+            "embeddings: expected shape (N, {width}), got {:?}; are these another encoder's?",
+            x.shape()
+        )));
+    }
+    Ok(x)
+}
+
 /// Rows (N, d + F) of embeddings and texts, or features; the embeddings where there are no features.
 pub fn inputs<'py>(
     py: Python<'py>,
-    (features, d): (Option<&Features>, usize),
+    (width, features): Reads,
     embeddings: &Bound<'py, PyAny>,
     texts: Option<&Bound<'py, PyAny>>,
     values: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let x = matrix_f32(embeddings, "embeddings")?;
+    let d = features.map_or(width, Features::embedding_dim);
     if features.is_some_and(|of| x.shape()[1] == of.dim()) {
         return Err(Cr2Error::new_err(format!(
             "embeddings: expected shape (N, {d}), got {:?}, as of rows that inputs has made already",
@@ -118,7 +138,7 @@ pub fn inputs<'py>(
             )));
         }
     };
-    let (values, width) = (x.slice(), of.dim());
+    let values = x.slice();
     let out = py.detach(|| of.rows(values, &all)).map_err(core)?;
     out2(py, out, n, width)
 }

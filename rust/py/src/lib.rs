@@ -48,7 +48,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<calibration::rolling::RollingThreshold>()?;
     m.add_class::<router::Router>()?;
     m.add_class::<decide::device::DeviceRouter>()?;
-    m.add_class::<decide::device::Decision>()?;
+    m.add_class::<decide::decision::Decision>()?;
     m.add_class::<decide::edge::EdgeSelector>()?;
     m.add_class::<decide::selection::Selection>()?;
     m.add_class::<decide::selection::Selections>()?;

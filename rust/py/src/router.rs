@@ -1,18 +1,19 @@
 //! `_core.Router`: the immutable artifact behind `cr2fast.Router`.
 
 use cr2fast_core::{
-    EncoderInfo, Features, Grid, Grouping, Judge, LINK, LINK_FEATURES, Lengths, Named,
-    OnInfeasible, Precision, Probes, Promise, Router as CoreRouter, Split, Typicality, shown,
+    EncoderInfo, Grid, Grouping, Judge, LINK, LINK_FEATURES, Lengths, Named, Precision, Probes,
+    Promise, Router as CoreRouter, Split, Typicality, shown,
 };
-use numpy::{PyArray1, PyArray2, PyArrayMethods, ToPyArray};
+use numpy::{Ix2, PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::base::arrays::{View, matrix_f32, matrix_u64, out1, out2, real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::{args, levels};
+use crate::calibration::run::{described, infeasible, reported};
 use crate::encoder::info;
-use crate::features::{describe, inputs};
+use crate::features::{Reads, check_width, describe, inputs};
 use crate::pricing::{CostTable, LinkStates, link_states};
 
 /// A fitted, perhaps calibrated router.
@@ -78,8 +79,7 @@ impl Router {
         texts: Option<&Bound<'py, PyAny>>,
         features: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let of = (self.0.features().map(AsRef::as_ref), self.0.embedding_dim());
-        inputs(py, of, embeddings, texts, features)
+        inputs(py, self.reads(), embeddings, texts, features)
     }
 
     #[getter]
@@ -173,29 +173,7 @@ impl Router {
     #[getter]
     fn calibration<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(c) = self.0.calibration() else { return Ok(None) };
-        let rows = c.lams.len();
-        let out = PyDict::new(py);
-        out.set_item("lams", c.lams.to_pyarray(py))?;
-        out.set_item("alphas", c.alphas.to_pyarray(py))?;
-        out.set_item("thresholds", out2(py, c.thresholds.clone(), rows, c.alphas.len())?)?;
-        out.set_item("n", c.n)?;
-        out.set_item("judge", &c.judge)?;
-        out.set_item("lengths", &c.lengths)?;
-        out.set_item("delta", c.delta)?;
-        out.set_item("length_factors", c.length_factors.to_pyarray(py))?;
-        out.set_item("defer_atypical", c.defer_atypical)?;
-        out.set_item("quantiles", out2(py, c.quantiles.clone(), rows, c.quantiles.len() / rows)?)?;
-        let groups = c.groups.as_ref().map(|g| -> PyResult<_> {
-            let out = PyDict::new(py);
-            out.set_item("names", &g.names)?;
-            out.set_item("n", &g.counts)?;
-            let cube = [g.names.len(), rows, c.alphas.len()];
-            out.set_item("thresholds", out1(py, &g.thresholds).reshape(cube)?)?;
-            out.set_item("unknown", if g.pooled { "pooled" } else { "defer" })?;
-            Ok(out)
-        });
-        out.set_item("groups", groups.transpose()?)?;
-        Ok(Some(out))
+        described(py, c).map(Some)
     }
 
     fn check_models(&self, what: &str, models: Vec<String>) -> PyResult<()> {
@@ -354,14 +332,12 @@ impl Router {
         if let Some(y) = &y {
             same_shape("outcomes", &shape, y.shape())?;
         }
-        let n_output = n_output_tokens.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
-        if let Some((_, got)) = &n_output {
-            same_shape("n_output_tokens", &shape, got)?;
-        }
-        let recorded = recorded.map(|o| real(o, "n_output_tokens", 2)).transpose()?;
-        if let Some((_, got)) = &recorded {
-            same_shape("n_output_tokens", &shape, got)?;
-        }
+        let tokens = |given: &Bound<'py, PyAny>| {
+            let (values, got) = real(given, "n_output_tokens", 2)?;
+            same_shape("n_output_tokens", &shape, &got).map(|()| values)
+        };
+        let n_output = n_output_tokens.map(tokens).transpose()?;
+        let recorded = recorded.map(tokens).transpose()?;
         let content = content.map(|c| matrix_u64(c, "content")).transpose()?;
         let kept = content.as_ref().map_or(&[][..], View::slice);
         let split = Split {
@@ -369,72 +345,30 @@ impl Router {
             n_input_tokens: &n_input,
             queries: Named { ids: &ids, kept, asked: &[] },
             judge: y.as_ref().map_or(Judge::Teacher, |y| Judge::Outcomes(y.slice())),
-            lengths: n_output.as_ref().map_or(Lengths::Predicted, |(o, _)| Lengths::Known(o)),
-            recorded: recorded.as_ref().map(|(o, _)| o.as_slice()),
+            lengths: n_output.as_ref().map_or(Lengths::Predicted, |o| Lengths::Known(o)),
+            recorded: recorded.as_deref(),
             states: states.map(|s| s.0.as_slice()),
             seed,
             defer_atypical,
             groups: groups.as_ref().map(|(names, of)| Grouping { names, of, pooled }),
         };
-        let grid = Grid { lams, alphas, on_infeasible: self::on_infeasible(on_infeasible)? };
+        let grid = Grid { lams, alphas, on_infeasible: infeasible(on_infeasible)? };
         let promise = delta.map_or(Promise::Each, |delta| Promise::AtOnce { delta });
         let (router, report) =
             py.detach(|| self.0.calibrate(&split, &grid, promise, threads)).map_err(core)?;
-        let cells = (grid.lams.len(), report.allowed.len());
-        let out = PyDict::new(py);
-        out.set_item("allowed", report.allowed)?;
-        out.set_item("empirical_risk", out2(py, report.empirical_risk, cells.0, cells.1)?)?;
-        out.set_item("local_rate", out2(py, report.local_rate, cells.0, cells.1)?)?;
-        out.set_item("left_out", report.left_out)?;
-        if let (Some(g), Some((names, _))) = (report.groups, &groups) {
-            let cube = [names.len(), cells.0, cells.1];
-            let within = PyDict::new(py);
-            let allowed: Vec<_> = g.allowed.chunks(cells.1).map(<[_]>::to_vec).collect();
-            within.set_item("allowed", allowed)?;
-            within.set_item("empirical_risk", out1(py, &g.empirical_risk).reshape(cube)?)?;
-            within.set_item("local_rate", out1(py, &g.local_rate).reshape(cube)?)?;
-            out.set_item("groups", within)?;
-        }
+        let out = reported(py, report, grid.lams.len())?;
         Ok((Self(router), out))
     }
 }
 
-fn on_infeasible(name: &str) -> PyResult<OnInfeasible> {
-    match name {
-        "raise" => Ok(OnInfeasible::Raise),
-        "defer" => Ok(OnInfeasible::Defer),
-        "leave out" => Ok(OnInfeasible::LeaveOut),
-        other => Err(Cr2Error::new_err(format!(
-            "on_infeasible: expected \"raise\", \"defer\" or \"leave out\", got \"{}\"",
-            shown(other)
-        ))),
-    }
-}
-
 impl Router {
-    fn embeddings<'py>(
-        &self,
-        obj: &Bound<'py, PyAny>,
-    ) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
-        check_width(obj, (self.0.dim(), self.0.features().map(AsRef::as_ref)))
+    fn reads(&self) -> Reads<'_> {
+        (self.0.dim(), self.0.features().map(AsRef::as_ref))
     }
-}
 
-/// (N, d) float32 with the router's d; embeddings alone are refused where it also looks at features.
-pub fn check_width<'py>(
-    obj: &Bound<'py, PyAny>,
-    (d, features): (usize, Option<&Features>),
-) -> PyResult<crate::base::arrays::View<'py, f32, numpy::Ix2>> {
-    let x = matrix_f32(obj, "embeddings")?;
-    let width = x.shape()[1];
-    if width != d {
-        cr2fast_core::check_width(features, width).map_err(core)?;
-        return Err(Cr2Error::new_err(format!(
-            "embeddings: expected shape (N, {d}), got {:?}; are these another encoder's?",
-            x.shape()
-        )));
+    fn embeddings<'py>(&self, obj: &Bound<'py, PyAny>) -> PyResult<View<'py, f32, Ix2>> {
+        check_width(obj, self.reads())
     }
-    Ok(x)
 }
 
 /// Read an artifact, and refuse another encoder's.

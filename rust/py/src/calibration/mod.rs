@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod counts;
 pub mod rolling;
+pub mod run;
 
 use cr2fast_core::{Promise, shown};
 use numpy::PyArray2;

@@ -6,6 +6,7 @@ use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::base::errors::{Cr2Error, core};
+use crate::decide::{column, indices, known};
 
 /// Both stages and the names of their models, as choices keep them.
 pub(super) struct Parts {
@@ -39,17 +40,35 @@ pub(super) struct Parts {
 #[pyclass(frozen, module = "cr2fast")]
 pub struct Choice {
     /// What to ask for what is not known yet; none in a choice that came from another process.
-    pub(super) two: Option<Arc<Parts>>,
-    pub(super) model: String,
-    pub(super) place: String,
-    pub(super) made: cr2fast_core::Choice,
-    pub(super) embedding: Vec<f32>,
-    pub(super) n_input_tokens: f64,
-    pub(super) state: Option<cr2fast_core::LinkState>,
-    pub(super) expected: OnceLock<cr2fast_core::Selection>,
+    two: Option<Arc<Parts>>,
+    model: String,
+    place: String,
+    made: cr2fast_core::Choice,
+    embedding: Vec<f32>,
+    n_input_tokens: f64,
+    state: Option<cr2fast_core::LinkState>,
+    expected: OnceLock<cr2fast_core::Selection>,
 }
 
 impl Choice {
+    /// What was chosen for a query.
+    pub(super) fn new(
+        two: &Arc<Parts>,
+        (made, embedding, n_input_tokens): (cr2fast_core::Choice, Vec<f32>, f64),
+        state: Option<cr2fast_core::LinkState>,
+    ) -> Self {
+        Self {
+            two: Some(Arc::clone(two)),
+            model: two.models[made.model].clone(),
+            place: two.places[made.model].into(),
+            made,
+            embedding,
+            n_input_tokens,
+            state,
+            expected: OnceLock::new(),
+        }
+    }
+
     fn expected(&self) -> PyResult<cr2fast_core::Selection> {
         if let Some(known) = self.made.selection.as_ref().or(self.expected.get()) {
             return Ok(*known);
@@ -224,18 +243,46 @@ impl Choice {
 ///     one kept, about which stage two was not asked, and where the cost table cannot tell.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Choices {
-    pub(super) models: Vec<String>,
-    pub(super) index: Py<PyArray1<i64>>,
-    pub(super) local: Py<PyArray1<bool>>,
-    pub(super) forced: Py<PyArray1<bool>>,
-    pub(super) margin: Py<PyArray1<f32>>,
-    pub(super) threshold: f32,
-    pub(super) thresholds: Py<PyArray1<f32>>,
-    pub(super) accuracy: Py<PyArray1<f64>>,
-    pub(super) cost: Py<PyArray1<f64>>,
-    pub(super) latency_s: Py<PyArray1<f64>>,
-    pub(super) energy_j: Py<PyArray1<f64>>,
-    pub(super) usd: Py<PyArray1<f64>>,
+    models: Vec<String>,
+    index: Py<PyArray1<i64>>,
+    local: Py<PyArray1<bool>>,
+    forced: Py<PyArray1<bool>>,
+    margin: Py<PyArray1<f32>>,
+    threshold: f32,
+    thresholds: Py<PyArray1<f32>>,
+    accuracy: Py<PyArray1<f64>>,
+    cost: Py<PyArray1<f64>>,
+    latency_s: Py<PyArray1<f64>>,
+    energy_j: Py<PyArray1<f64>>,
+    usd: Py<PyArray1<f64>>,
+}
+
+impl Choices {
+    /// Choices of the core's, among models of these names.
+    pub fn new(
+        py: Python<'_>,
+        models: &[String],
+        threshold: f32,
+        all: &[cr2fast_core::Choice],
+    ) -> Self {
+        let of = |f: fn(&cr2fast_core::Selection) -> Option<f64>| {
+            known(py, all.iter().map(|c| c.selection.as_ref().and_then(f)))
+        };
+        Self {
+            models: models.to_vec(),
+            index: indices(py, all.iter().map(|c| c.model)),
+            local: column(py, all.iter().map(|c| c.model == 0)),
+            forced: column(py, all.iter().map(|c| c.forced)),
+            margin: column(py, all.iter().map(|c| c.decision.margin)),
+            threshold,
+            thresholds: column(py, all.iter().map(|c| c.decision.threshold)),
+            accuracy: of(|s| Some(s.accuracy.into())),
+            cost: of(|s| Some(s.cost.into())),
+            latency_s: of(|s| s.latency_s),
+            energy_j: of(|s| s.energy_j),
+            usd: of(|s| s.usd),
+        }
+    }
 }
 
 /// (N,) float64.

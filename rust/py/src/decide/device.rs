@@ -1,6 +1,6 @@
-//! `DeviceRouter` and `Decision`.
+//! `DeviceRouter`.
 
-use cr2fast_core::{EncoderInfo, Features, row_of_text};
+use cr2fast_core::row_of_text;
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -9,94 +9,13 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::base::arrays::{out1, vector_f32};
 use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
-use crate::encoder::messages::{MANY, ONE, one_text, texts as strings_of};
+use crate::decide::decision::Decision;
+use crate::decide::encode;
+use crate::encoder::messages::{MANY, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
-use crate::features::{describe, inputs};
+use crate::features::{Reads, check_width, describe, inputs};
 use crate::pricing::{LinkState, link_states, state};
-use crate::router::{Router, check_width, open};
-
-/// Accept or defer, with the numbers behind it.
-///
-/// Attributes
-/// ----------
-/// local : bool
-///     True: answer on the device.
-/// margin, threshold : float
-///     Compared: local is margin >= threshold. The threshold is +inf to defer all, -inf to accept all.
-/// score : float
-///     sigmoid(margin / T), in [0, 1]; for people.
-/// p_value : float or None
-///     How typical the query is of the calibration split, in (0, 1], where that was asked for: of
-///     queries like those of the split a fraction u at most has a p-value of u or less. With
-///     `defer_atypical`, local also needs a p-value above that level.
-#[pyclass(frozen, eq, module = "cr2fast")]
-#[derive(PartialEq)]
-pub struct Decision(cr2fast_core::Decision);
-
-/// The fields of [`Decision`], in their order.
-type Fields = (bool, f32, f32, f64, Option<f64>);
-
-#[pymethods]
-impl Decision {
-    #[getter]
-    fn local(&self) -> bool {
-        self.0.local
-    }
-
-    #[getter]
-    fn margin(&self) -> f32 {
-        self.0.margin
-    }
-
-    #[getter]
-    fn threshold(&self) -> f32 {
-        self.0.threshold
-    }
-
-    #[getter]
-    fn score(&self) -> f64 {
-        self.0.score
-    }
-
-    #[getter]
-    fn p_value(&self) -> Option<f64> {
-        self.0.p_value
-    }
-
-    #[staticmethod]
-    fn _restore(
-        local: bool,
-        margin: f32,
-        threshold: f32,
-        score: f64,
-        p_value: Option<f64>,
-    ) -> Self {
-        Self(cr2fast_core::Decision { local, margin, threshold, score, p_value })
-    }
-
-    fn __copy__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __deepcopy__(slf: Py<Self>, _memo: &Bound<'_, PyAny>) -> Py<Self> {
-        slf
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Fields)> {
-        let d = slf.get().0;
-        Ok((slf.getattr("_restore")?, (d.local, d.margin, d.threshold, d.score, d.p_value)))
-    }
-
-    fn __repr__(&self) -> String {
-        let d = self.0;
-        let local = if d.local { "True" } else { "False" };
-        let typical = d.p_value.map_or_else(String::new, |p| format!(", p_value={p:.6}"));
-        format!(
-            "Decision(local={local}, margin={}, threshold={}, score={:.6}{typical})",
-            d.margin, d.threshold, d.score
-        )
-    }
-}
+use crate::router::{Router, open};
 
 /// Stage one, on the device, at one calibrated operating point (λ, α).
 ///
@@ -120,27 +39,10 @@ impl DeviceRouter {
         let alpha = usual(router, alpha);
         cr2fast_core::DeviceRouter::new(router, lam, alpha).map(Self).map_err(core)
     }
-}
 
-/// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
-pub fn encode<'py>(
-    expected: &EncoderInfo,
-    encoder: &Bound<'py, PyAny>,
-    texts: &Bound<'py, PyAny>,
-    many: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (id, sha256) = encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
-        PyTypeError::new_err(format!(
-            "encoder: expected an Encoder (with `info` and `encode`), got {}",
-            encoder.get_type()
-        ))
-    })?;
-    expected.check(&EncoderInfo { id, sha256 }).map_err(core)?;
-    let out = encoder.call_method1("encode", (texts,))?;
-    if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
-        return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
+    fn reads(&self) -> Reads<'_> {
+        (self.0.dim(), self.0.features())
     }
-    Ok(out)
 }
 
 #[pymethods]
@@ -259,10 +161,7 @@ impl DeviceRouter {
         texts: Option<&Bound<'py, PyAny>>,
         features: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let own = &self.0;
-        let d = own.features().map_or(own.dim(), Features::embedding_dim);
-        let of = (own.features(), d);
-        inputs(py, of, embeddings, texts, features)
+        inputs(py, self.reads(), embeddings, texts, features)
     }
 
     /// Decide one query.
@@ -308,7 +207,7 @@ impl DeviceRouter {
         embeddings: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = args::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
+        let x = check_width(embeddings, self.reads())?;
         let values = x.slice();
         let out = py.detach(|| self.0.p_values(values, threads)).map_err(core)?;
         Ok(out1(py, &out))
@@ -325,7 +224,7 @@ impl DeviceRouter {
         groups: Option<&Bound<'py, PyAny>>,
         states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
-        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
+        let x = check_width(embeddings, self.reads())?;
         let (groups, states) = (group_names(groups)?, link_states(states, x.shape()[0])?);
         let (values, besides) = (x.slice(), (groups.as_deref(), states.as_deref()));
         let out = py.detach(|| self.0.route_batch(values, besides, threads)).map_err(core)?;
@@ -425,7 +324,7 @@ impl DeviceRouter {
         #[pyo3(from_py_with = args::threads)] threads: usize,
         states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let x = check_width(embeddings, (self.0.dim(), self.0.features()))?;
+        let x = check_width(embeddings, self.reads())?;
         let states = link_states(states, x.shape()[0])?;
         let values = x.slice();
         let out = py.detach(|| self.0.margins(values, states.as_deref(), threads)).map_err(core)?;

@@ -1,18 +1,18 @@
 //! `EdgeSelector` and `Selection`.
 
-use cr2fast_core::{Batch, Features, Query, Rule, shown};
-use numpy::{PyArray1, PyArray2};
+use cr2fast_core::{Batch, Query, Rule, shown};
+use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::base::arrays::{out1, real, same_shape, vector_f32};
+use crate::base::arrays::{real, same_shape, vector_f32};
 use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::args;
 use crate::decide::selection::{Selection, Selections};
 use crate::decide::{budget, of_text};
-use crate::features::inputs;
+use crate::features::{Reads, check_width, inputs};
 use crate::pricing::{LinkState, LinkStates, state, state_given};
-use crate::router::{Router, check_width, open};
+use crate::router::{Router, open};
 
 /// Stage two, at the edge: the allowed model of greatest utility p - λ·c (equations 33-35).
 ///
@@ -21,10 +21,6 @@ use crate::router::{Router, check_width, open};
 pub struct EdgeSelector {
     inner: cr2fast_core::EdgeSelector,
     models: Vec<String>,
-}
-
-pub fn rule(models: &[String], name: &str, fallback: Option<String>) -> PyResult<Rule> {
-    Rule::named(models, name, fallback.as_deref()).map_err(core)
 }
 
 impl EdgeSelector {
@@ -39,22 +35,13 @@ impl EdgeSelector {
         Ok(Self { inner, models: router.models().to_vec() })
     }
 
-    fn selection(&self, s: cr2fast_core::Selection) -> Selection {
-        Selection {
-            model: self.models[s.model].clone(),
-            utility: s.utility,
-            accuracy: s.accuracy,
-            cost: s.cost,
-            latency_s: s.latency_s,
-            energy_j: s.energy_j,
-            usd: s.usd,
-        }
+    fn reads(&self) -> Reads<'_> {
+        (self.inner.dim(), self.inner.features())
     }
-}
 
-/// (N,) numbers, NaN for `None`.
-pub fn some(py: Python<'_>, xs: impl Iterator<Item = Option<f64>>) -> Py<PyArray1<f64>> {
-    out1(py, &xs.map(|x| x.unwrap_or(f64::NAN)).collect::<Vec<_>>()).unbind()
+    fn selection(&self, s: &cr2fast_core::Selection) -> Selection {
+        Selection::new(&self.models, s)
+    }
 }
 
 /// A time per model, s, from a mapping of names or a sequence of M numbers.
@@ -227,7 +214,7 @@ impl EdgeSelector {
             budget: budget(max_latency_s, max_energy_j, max_usd),
         };
         let s = py.detach(|| self.inner.select(&query)).map_err(core)?;
-        Ok(self.selection(s))
+        Ok(self.selection(&s))
     }
 
     /// Rows that it reads, float32 (N, d + F): embeddings (N, d) with the features of their `texts`,
@@ -241,10 +228,7 @@ impl EdgeSelector {
         texts: Option<&Bound<'py, PyAny>>,
         features: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let own = &self.inner;
-        let d = own.features().map_or(own.dim(), Features::embedding_dim);
-        let of = (own.features(), d);
-        inputs(py, of, embeddings, texts, features)
+        inputs(py, self.reads(), embeddings, texts, features)
     }
 
     /// Select for one prompt.
@@ -302,7 +286,7 @@ impl EdgeSelector {
             n_input_tokens,
             select,
         )?;
-        Ok(self.selection(s))
+        Ok(self.selection(&s))
     }
 
     /// Select for N deferred queries: the arguments of :meth:`select` with a leading axis.
@@ -321,7 +305,7 @@ impl EdgeSelector {
         #[pyo3(from_py_with = args::max_energy_j)] max_energy_j: Option<f64>,
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
     ) -> PyResult<Selections> {
-        let x = check_width(embeddings, (self.inner.dim(), self.inner.features()))?;
+        let x = check_width(embeddings, self.reads())?;
         let mask = self::available(&self.models, available)?;
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
@@ -338,17 +322,7 @@ impl EdgeSelector {
             budget: budget(max_latency_s, max_energy_j, max_usd),
         };
         let s = py.detach(|| self.inner.select_batch(&batch, threads)).map_err(core)?;
-        let index: Vec<i64> = s.iter().map(|s| i64::try_from(s.model).unwrap_or(0)).collect();
-        Ok(Selections {
-            models: self.models.clone(),
-            index: out1(py, &index).unbind(),
-            utility: out1(py, &s.iter().map(|s| s.utility).collect::<Vec<_>>()).unbind(),
-            accuracy: out1(py, &s.iter().map(|s| s.accuracy).collect::<Vec<_>>()).unbind(),
-            cost: out1(py, &s.iter().map(|s| s.cost).collect::<Vec<_>>()).unbind(),
-            latency_s: some(py, s.iter().map(|s| s.latency_s)),
-            energy_j: some(py, s.iter().map(|s| s.energy_j)),
-            usd: some(py, s.iter().map(|s| s.usd)),
-        })
+        Ok(Selections::new(py, &self.models, &s))
     }
 
     /// The same from the bytes of :meth:`to_bytes`.

@@ -1,15 +1,17 @@
 //! Decisions: the device accepts or defers, the edge selects; or both in one call.
 
 use cr2fast_core::{Budget, EncoderInfo, Features, Result, row_of_text};
+use numpy::{Element, PyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::base::arrays::vector_f32;
 use crate::base::errors::core;
-use crate::encoder::messages::{one_text, turns};
+use crate::encoder::messages::{MANY, ONE, one_text, turns};
 use crate::encoder::static_encoder::StaticEncoder;
 
 pub mod choice;
+pub mod decision;
 pub mod device;
 pub mod edge;
 pub mod selection;
@@ -20,8 +22,45 @@ pub fn budget(latency_s: Option<f64>, energy_j: Option<f64>, usd: Option<f64>) -
     Budget { latency_s, energy_j, usd }
 }
 
-/// Call `decide` with the row (the embedding, and features where there are any) and L_in of one text or chat; without `n_input_tokens`, L_in is
-/// counted, over all turns of a chat. With a static encoder nothing in it holds the GIL.
+/// (N,) values.
+fn column<T: Element>(py: Python<'_>, xs: impl Iterator<Item = T>) -> Py<PyArray1<T>> {
+    PyArray1::from_iter(py, xs).unbind()
+}
+
+/// (N,) numbers, NaN for `None`.
+fn known(py: Python<'_>, xs: impl Iterator<Item = Option<f64>>) -> Py<PyArray1<f64>> {
+    column(py, xs.map(|x| x.unwrap_or(f64::NAN)))
+}
+
+/// (N,) models.
+fn indices(py: Python<'_>, models: impl Iterator<Item = usize>) -> Py<PyArray1<i64>> {
+    column(py, models.map(|m| i64::try_from(m).expect("few models")))
+}
+
+/// Embeddings of `texts` by an encoder that is the router's: (d,) of one, (N, d) of a list.
+fn encode<'py>(
+    expected: &EncoderInfo,
+    encoder: &Bound<'py, PyAny>,
+    texts: &Bound<'py, PyAny>,
+    many: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (id, sha256) = encoder.getattr("info").and_then(|info| info.extract()).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "encoder: expected an Encoder (with `info` and `encode`), got {}",
+            encoder.get_type()
+        ))
+    })?;
+    expected.check(&EncoderInfo { id, sha256 }).map_err(core)?;
+    let out = encoder.call_method1("encode", (texts,))?;
+    if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
+        return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
+    }
+    Ok(out)
+}
+
+/// Call `decide` with the row (the embedding, and features where there are any) and L_in of one text or
+/// chat; without `n_input_tokens`, L_in is counted, over all turns of a chat. With a static encoder
+/// nothing in it holds the GIL.
 fn of_text<T: Send>(
     (expected, features): (&EncoderInfo, Option<&Features>),
     text: &Bound<'_, PyAny>,
@@ -47,7 +86,7 @@ fn of_text<T: Send>(
         };
         return py.detach(run).map_err(core);
     }
-    let x = device::encode(expected, encoder, text, false)?;
+    let x = encode(expected, encoder, text, false)?;
     let n_input = if let Some(n) = n_input_tokens {
         n
     } else {

@@ -3,6 +3,8 @@
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
+use crate::decide::{column, indices, known};
+
 /// A selected model, with the numbers behind it.
 ///
 /// Attributes
@@ -19,13 +21,28 @@ use pyo3::prelude::*;
 #[pyclass(frozen, eq, get_all, module = "cr2fast")]
 #[derive(PartialEq)]
 pub struct Selection {
-    pub(super) model: String,
-    pub(super) utility: f64,
-    pub(super) accuracy: f32,
-    pub(super) cost: f32,
-    pub(super) latency_s: Option<f64>,
-    pub(super) energy_j: Option<f64>,
-    pub(super) usd: Option<f64>,
+    model: String,
+    utility: f64,
+    accuracy: f32,
+    cost: f32,
+    latency_s: Option<f64>,
+    energy_j: Option<f64>,
+    usd: Option<f64>,
+}
+
+impl Selection {
+    /// A selection of the core's, among models of these names.
+    pub fn new(models: &[String], s: &cr2fast_core::Selection) -> Self {
+        Self {
+            model: models[s.model].clone(),
+            utility: s.utility,
+            accuracy: s.accuracy,
+            cost: s.cost,
+            latency_s: s.latency_s,
+            energy_j: s.energy_j,
+            usd: s.usd,
+        }
+    }
 }
 
 /// The fields of [`Selection`], in their order.
@@ -80,14 +97,30 @@ impl Selection {
 ///     As of :class:`Selection`; NaN where the cost table cannot tell.
 #[pyclass(frozen, get_all, module = "cr2fast")]
 pub struct Selections {
-    pub(super) models: Vec<String>,
-    pub(super) index: Py<PyArray1<i64>>,
-    pub(super) utility: Py<PyArray1<f64>>,
-    pub(super) accuracy: Py<PyArray1<f32>>,
-    pub(super) cost: Py<PyArray1<f32>>,
-    pub(super) latency_s: Py<PyArray1<f64>>,
-    pub(super) energy_j: Py<PyArray1<f64>>,
-    pub(super) usd: Py<PyArray1<f64>>,
+    models: Vec<String>,
+    index: Py<PyArray1<i64>>,
+    utility: Py<PyArray1<f64>>,
+    accuracy: Py<PyArray1<f32>>,
+    cost: Py<PyArray1<f32>>,
+    latency_s: Py<PyArray1<f64>>,
+    energy_j: Py<PyArray1<f64>>,
+    usd: Py<PyArray1<f64>>,
+}
+
+impl Selections {
+    /// Selections of the core's, among models of these names.
+    pub fn new(py: Python<'_>, models: &[String], all: &[cr2fast_core::Selection]) -> Self {
+        Self {
+            models: models.to_vec(),
+            index: indices(py, all.iter().map(|s| s.model)),
+            utility: column(py, all.iter().map(|s| s.utility)),
+            accuracy: column(py, all.iter().map(|s| s.accuracy)),
+            cost: column(py, all.iter().map(|s| s.cost)),
+            latency_s: known(py, all.iter().map(|s| s.latency_s)),
+            energy_j: known(py, all.iter().map(|s| s.energy_j)),
+            usd: known(py, all.iter().map(|s| s.usd)),
+        }
+    }
 }
 
 /// The fields of [`Selections`], in their order.

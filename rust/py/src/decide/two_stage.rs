@@ -1,22 +1,22 @@
 //! `TwoStage`, `Choice` and `Choices`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use cr2fast_core::{Call, Features, OVERRUN};
+use cr2fast_core::{Call, OVERRUN, Rule};
 use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::base::arrays::{out1, real, same_shape, vector_f32};
+use crate::base::arrays::{real, same_shape, vector_f32};
 use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
 use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
-use crate::decide::edge::{available, rule, some, waiting};
+use crate::decide::edge::{available, waiting};
 use crate::decide::{budget, of_text};
-use crate::features::inputs;
+use crate::features::{Reads, check_width, inputs};
 use crate::pricing::{LinkState, link_states, state};
-use crate::router::{Router, check_width, open};
+use crate::router::{Router, open};
 
 /// Both stages at one calibrated operating point (λ, α): place and model in one call.
 ///
@@ -37,7 +37,7 @@ impl TwoStage {
         fallback: Option<String>,
     ) -> PyResult<Self> {
         let alpha = usual(router, alpha);
-        let rule = rule(router.models(), name, fallback)?;
+        let rule = Rule::named(router.models(), name, fallback.as_deref()).map_err(core)?;
         Ok(Self::of(cr2fast_core::TwoStage::new(router, lam, alpha, rule).map_err(core)?))
     }
 
@@ -47,21 +47,8 @@ impl TwoStage {
         Self(Arc::new(Parts { inner, models, places }))
     }
 
-    fn choice(
-        &self,
-        (made, embedding, n_input_tokens): (cr2fast_core::Choice, Vec<f32>, f64),
-        state: Option<LinkState>,
-    ) -> Choice {
-        Choice {
-            two: Some(Arc::clone(&self.0)),
-            model: self.0.models[made.model].clone(),
-            place: self.0.places[made.model].into(),
-            made,
-            embedding,
-            n_input_tokens,
-            state: state.map(|s| s.0),
-            expected: OnceLock::new(),
-        }
+    fn reads(&self) -> Reads<'_> {
+        (self.0.inner.device().dim(), self.0.inner.device().features())
     }
 }
 
@@ -157,10 +144,7 @@ impl TwoStage {
         texts: Option<&Bound<'py, PyAny>>,
         features: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let own = self.0.inner.device();
-        let d = own.features().map_or(own.dim(), Features::embedding_dim);
-        let of = (own.features(), d);
-        inputs(py, of, embeddings, texts, features)
+        inputs(py, self.reads(), embeddings, texts, features)
     }
 
     /// Choose for one query.
@@ -221,7 +205,7 @@ impl TwoStage {
         };
         let values = x.slice();
         let made = py.detach(|| self.0.inner.route(values, n_input_tokens, &call)).map_err(core)?;
-        Ok(self.choice((made, values.to_vec(), n_input_tokens), state))
+        Ok(Choice::new(&self.0, (made, values.to_vec(), n_input_tokens), call.state))
     }
 
     /// Choose for N queries: the arguments of :meth:`route` with a leading axis.
@@ -255,13 +239,11 @@ impl TwoStage {
         #[pyo3(from_py_with = args::max_usd)] max_usd: Option<f64>,
         groups: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Choices> {
-        let device = self.0.inner.device();
-        let x = check_width(embeddings, (device.dim(), device.features()))?;
+        let x = check_width(embeddings, self.reads())?;
         let mask = self::available(&self.0.models, available)?;
         let (n_in, shape) = real(n_input_tokens, "n_input_tokens", 1)?;
         same_shape("n_input_tokens", &x.shape()[..1], &shape)?;
         let call = Call {
-            state: None,
             available: mask.as_deref(),
             budget: budget(max_latency_s, max_energy_j, max_usd),
             ..Call::default()
@@ -273,25 +255,7 @@ impl TwoStage {
         let made = py
             .detach(|| self.0.inner.route_batch(values, &n_in, states, groups, &call, threads))
             .map_err(core)?;
-        let index: Vec<i64> = made.iter().map(|c| i64::try_from(c.model).unwrap_or(0)).collect();
-        let of = |f: fn(&cr2fast_core::Selection) -> Option<f64>| {
-            some(py, made.iter().map(|c| c.selection.as_ref().and_then(f)))
-        };
-        Ok(Choices {
-            models: self.0.models.clone(),
-            local: out1(py, &index.iter().map(|m| *m == 0).collect::<Vec<_>>()).unbind(),
-            index: out1(py, &index).unbind(),
-            forced: out1(py, &made.iter().map(|c| c.forced).collect::<Vec<_>>()).unbind(),
-            margin: out1(py, &made.iter().map(|c| c.decision.margin).collect::<Vec<_>>()).unbind(),
-            threshold: self.threshold(),
-            thresholds: out1(py, &made.iter().map(|c| c.decision.threshold).collect::<Vec<_>>())
-                .unbind(),
-            accuracy: of(|s| Some(s.accuracy.into())),
-            cost: of(|s| Some(s.cost.into())),
-            latency_s: of(|s| s.latency_s),
-            energy_j: of(|s| s.energy_j),
-            usd: of(|s| s.usd),
-        })
+        Ok(Choices::new(py, &self.0.models, self.threshold(), &made))
     }
 
     /// Choose for one prompt.
@@ -341,7 +305,7 @@ impl TwoStage {
             n_input_tokens,
             route,
         )?;
-        Ok(self.choice(made, state))
+        Ok(Choice::new(&self.0, made, xi))
     }
 
     /// :meth:`route_text` for an event loop: a coroutine; the work is done on a thread of the loop's
