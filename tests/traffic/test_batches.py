@@ -6,18 +6,20 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import cr2fast
 from cr2fast import Cr2Error, OperatingPointError
-from cr2fast.traffic import RouteBatches, columns, route_shards
+from cr2fast.datasets import make_routing_problem
+from cr2fast.traffic import RouteBatches, columns
+from testing.letters import LETTERS, letters
+from testing.routers import small
 
 LAM, ALPHA = 1.0, 0.05
 
@@ -259,102 +261,9 @@ def test_polars_streams_through_it(route, x, expected):
     assert out["id"].to_list() == np.flatnonzero(expected[1]).tolist()
 
 
-@pytest.fixture
-def files(tmp_path, x):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for k, part in enumerate(np.array_split(x, 5)):
-        pq.write_table(BATCHES["table"](part), folder / f"{k}.parquet")
-    pq.write_table(BATCHES["table"](x[:0]), folder / "5.parquet")
-    return sorted(folder.iterdir())
-
-
-def read(folder):
-    return pa.concat_tables(pq.read_table(p) for p in sorted(folder.glob("*.parquet")))
-
-
-def test_shards_are_written_whole_and_a_second_run_writes_none(route, files, tmp_path, expected):
-    done = route_shards(files, tmp_path / "out", route, batch_rows=33)
-    assert (done.written, done.there, done.rows) == (6, 0, len(expected[0]))
-    assert (
-        column(read(tmp_path / "out"), "margin").astype(np.float32).tobytes()
-        == expected[0].tobytes()
-    )
-    again = route_shards(files, tmp_path / "out", route)
-    assert (again.written, again.there, again.rows) == (0, 6, 0)
-
-
-KILLED = """
-import os, pickle, signal, sys
-from pathlib import Path
-from cr2fast.traffic import route_shards
-route, files, out = pickle.loads(sys.stdin.buffer.read())
-calls = [0]
-class Killed(type(route)):
-    def __call__(self, batch):
-        calls[0] += 1
-        if calls[0] == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(batch)
-route.__class__ = Killed
-route_shards(files, out, route, batch_rows=33)
-"""
-
-
-def test_kill_nine_loses_one_shard_at_most(route, files, tmp_path, expected):
-    out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED],
-        input=pickle.dumps((route, files, out)),
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -9
-    # 100 rows a file are four calls: the kill came in the second file's last.
-    whole = sorted(p.name for p in out.glob("*.parquet"))
-    assert whole == ["0.parquet"]
-    left = list(out.glob(".*.part"))
-    assert [p.name for p in left] == [".1.parquet.part"]
-    again = route_shards(files, out, route, batch_rows=33)
-    assert (again.written, again.there) == (5, 1)
-    assert not list(out.glob(".*.part"))
-    assert column(read(out), "margin").astype(np.float32).tobytes() == expected[0].tobytes()
-
-
-def test_a_folder_of_other_decisions_is_not_added_to(route, artifact, files, tmp_path):
-    out = tmp_path / "out"
-    route_shards(files[:1], out, route)
-    with pytest.raises(Cr2Error, match="name another folder"):
-        route_shards(files, out, RouteBatches(artifact, LAM, 0.1))
-    (out / "_cr2fast.json").write_text("{")
-    with pytest.raises(Cr2Error, match="name another folder"):
-        route_shards(files, out, route)
-    with pytest.raises(Cr2Error, match="distinct names"):
-        route_shards([files[0], Path("x") / files[0].name], tmp_path / "new", route)
-
-
 def test_texts_are_decided_by_an_encoder(tmp_path):
-    from dataclasses import replace
-
-    from cr2fast.datasets import make_routing_problem
-
-    letters = "abcdefghij"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), 16)).astype(np.float32), tokens,
-        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
-    )  # fmt: skip
-    problem = make_routing_problem(n=300, d=16, models=2, seed=0)
-    train, calibration, _ = replace(problem.table, encoder=encoder.info).split()
-    options = {
-        "teacher_epochs": 1,
-        "gate_epochs": 1,
-        "hidden": 8,
-        "lam_range": (0.1, 20.0),
-        "progress": False,
-    }
-    router = cr2fast.fit(train, problem.costs, **options)
-    router.calibrate(calibration, alphas=(0.1,), lams=[1.0])
+    encoder = letters(16)
+    router = small(encoder.info, 16, alphas=(0.1,), lams=[1.0])
     path, static = tmp_path / "router.safetensors", tmp_path / "static.safetensors"
     router.save(path)
     encoder.save(static)
@@ -372,27 +281,17 @@ def test_texts_are_decided_by_an_encoder(tmp_path):
     assert holes(pa.table({"prompt": pa.array([None], pa.string())}))["local"].to_pylist() == [
         False
     ]
-    other = cr2fast.fit(problem.table.split()[0], problem.costs, **options)
-    other.calibrate(problem.table.split()[1], alphas=(0.1,), lams=[1.0])
+    other = small(cr2fast.EncoderInfo(), 16, alphas=(0.1,), lams=[1.0])
     other.save(tmp_path / "other.safetensors")
     with pytest.raises(Cr2Error, match="encoder"):
         RouteBatches(tmp_path / "other.safetensors", 1.0, 0.1, static)
 
 
 def test_a_router_that_looks_at_the_text_gets_its_features(tmp_path):
-    from dataclasses import replace
-
-    from cr2fast.datasets import make_routing_problem
-
-    letters = "abcdefghij"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    encoder = cr2fast.StaticEncoder.from_vectors(
-        np.random.default_rng(0).normal(size=(len(tokens), 16)).astype(np.float32), tokens,
-        id="letters", source=("none", "0" * 64), max_tokens=64, truncation="head-tail", record="{}",
-    )  # fmt: skip
+    encoder = letters(16)
     problem = make_routing_problem(n=300, d=16, models=2, seed=0)
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(list(letters), rng.integers(1, 9))) + f" {i}?" for i in range(300)]
+    texts = [" ".join(rng.choice(list(LETTERS), rng.integers(1, 9))) + f" {i}?" for i in range(300)]
     table = replace(problem.table, encoder=encoder.info, extra={"text": texts})
     train, calibration, test = table.split()
     router = cr2fast.fit(
