@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import cr2fast
-from testing.gateways import BINARY, running
+from testing.gateways import BINARY, TOKEN, running
 from testing.routers import small
 from testing.texts import TEXTS
 
@@ -31,7 +31,7 @@ Vector = Any
 class Served:
     """Embeddings and answers of a model, on one port; it does as it is told."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, *, down: bool = False) -> None:
         outer = self
         self.embed: Callable[[str], Vector] | None = None
         self.count: Callable[[str], int] | None = None
@@ -56,11 +56,20 @@ class Served:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        address = ("127.0.0.1", 0)
+        self.server = http.server.ThreadingHTTPServer(address, Handler, bind_and_activate=False)
         self.server.daemon_threads = True
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.thread: threading.Thread | None = None
+        # Down, it refuses connections and keeps its port, which nobody else can then take.
+        self.server.server_bind()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if not down:
+            self.start()
+
+    def start(self) -> None:
+        self.server.server_activate()
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
 
     def said(self, text: str) -> bytes:
         assert self.embed is not None
@@ -71,7 +80,8 @@ class Served:
         return json.dumps(told).encode()
 
     def stop(self) -> None:
-        self.server.shutdown()
+        if self.thread is not None:
+            self.server.shutdown()
         self.server.server_close()
 
 
@@ -253,33 +263,28 @@ def test_without_an_embedding_requests_go_where_the_rule_says(
         models.stop()
 
 
+def said(command: str, config: Path) -> subprocess.CompletedProcess[str]:
+    """What a gateway says that does not begin to serve."""
+    env = {**os.environ, "EDGE_TOKEN": TOKEN}
+    return subprocess.run(
+        [BINARY, command, config], capture_output=True, text=True, env=env, check=False
+    )
+
+
 def test_another_encoder_is_refused_with_how_far_it_is(
     tmp_path: Path, router: cr2fast.Router, minilm: cr2fast.Encoder, served: Served
 ) -> None:
     device(tmp_path, router, served.url, "http://127.0.0.1:1")
     served.embed = lambda text: minilm.encode(f"query: {text}")
-    env = {**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"}
     for command in ("device", "check"):
-        told = subprocess.run(
-            [BINARY, command, tmp_path / "device.toml"],
-            capture_output=True,
-            text=True,
-            env=env,
-            check=False,
-        )
+        told = said(command, tmp_path / "device.toml")
         assert told.returncode == 1
         assert "device.toml:8: encoder.url: expected all-MiniLM-L6-v2 int8" in told.stderr
         assert "away from the router's (at most 5e-3, relative)" in told.stderr
         assert "fit and calibrate with this one" in told.stderr
     # The last digits differ between processors, and half precision is near enough.
     served.embed = lambda text: minilm.encode(text).astype(np.float16)
-    told = subprocess.run(
-        [BINARY, "check", tmp_path / "device.toml"],
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-    )
+    told = said("check", tmp_path / "device.toml")
     assert told.returncode == 0, told.stderr
     assert "its vectors of 4 probes are within" in told.stdout
     device(
@@ -288,13 +293,7 @@ def test_another_encoder_is_refused_with_how_far_it_is(
         served.url,
         "http://127.0.0.1:1",
     )
-    told = subprocess.run(
-        [BINARY, "check", tmp_path / "device.toml"],
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-    )
+    told = said("check", tmp_path / "device.toml")
     assert told.returncode == 1
     assert "router.with_probes(encoder).save(path)" in told.stderr
 
@@ -308,13 +307,9 @@ def ready(connection: http.client.HTTPConnection) -> tuple[int, str]:
 def test_it_starts_before_its_endpoint_and_believes_only_the_right_one(
     tmp_path: Path, router: cr2fast.Router, minilm: cr2fast.Encoder
 ) -> None:
-    reserved = Served()
-    port, url = reserved.port, reserved.url
-    reserved.stop()
-    models = Served()
-    device(tmp_path, router, url, models.url, "device")
+    served, models = Served(down=True), Served()
+    device(tmp_path, router, served.url, models.url, "device")
     expected = router.device(lam=1.0, alpha=0.5).route_text("hello", minilm)
-    served = None
     try:
         with running(tmp_path) as (process, connection):
             assert ask(connection, "hello")["why"] == "no-embedding"
@@ -322,8 +317,8 @@ def test_it_starts_before_its_endpoint_and_believes_only_the_right_one(
             assert status == 200
             assert words.startswith("ready, without embeddings: got no vector of probe 1")
             # Another model came up on the port.
-            served = Served(port)
             served.embed = lambda text: -minilm.encode(text)
+            served.start()
             assert ask(connection, "hello")["why"] == "no-embedding"
             process.send_signal(signal.SIGHUP)
             assert process.stderr is not None
@@ -344,8 +339,7 @@ def test_it_starts_before_its_endpoint_and_believes_only_the_right_one(
             assert ready(connection)[0] == 200
     finally:
         models.stop()
-        if served is not None:
-            served.stop()
+        served.stop()
 
 
 def test_the_edge_takes_the_devices_embedding_and_embeds_for_others(
@@ -363,13 +357,7 @@ def test_the_edge_takes_the_devices_embedding_and_embeds_for_others(
         '[health]\nevery_ms = 0\n[access]\ndevice_token_env = "EDGE_TOKEN"\n'
     )
     (tmp_path / "edge.toml").write_text(edge % "")
-    told = subprocess.run(
-        [BINARY, "check", tmp_path / "edge.toml"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"},
-        check=False,
-    )
+    told = said("check", tmp_path / "edge.toml")
     assert "expected not_text beside it" in told.stderr
     (tmp_path / "edge.toml").write_text(edge % f'not_text = "{router.models[1]}"\n')
     selector = router.edge(1.0)
