@@ -197,7 +197,8 @@ def lines_of(path: Path, n: int, process: subprocess.Popen[str]) -> list[dict[st
     lines: list[str] = []
 
     def written() -> bool:
-        lines[:] = path.read_text().splitlines() if path.exists() else []
+        # What follows the last newline is a line on its way.
+        lines[:] = path.read_text().split("\n")[:-1] if path.exists() else []
         return len(lines) >= n
 
     wait(process, written)

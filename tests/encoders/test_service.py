@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -251,10 +252,7 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(post, service):
 
 
 def test_over_http(path, encoder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", "0"]
     env = os.environ | {"ROUTER": str(path), "LAM": str(LAM), "ALPHA": str(ALPHA)}
     server = subprocess.Popen(command, cwd=EXAMPLES, env=env, stderr=subprocess.PIPE, text=True)
 
@@ -270,6 +268,7 @@ def test_over_http(path, encoder):
         while not any("Uvicorn running" in line for line in said):
             said.append(server.stderr.readline())
             assert said[-1], "".join(said)
+        port = int(re.search(r"http://127.0.0.1:(\d+)", said[-1])[1])
         got = post(json.dumps({"prompt": WHO}).encode())
         expected = cr2fast.DeviceRouter.load(path, LAM, ALPHA).route_text(WHO, encoder)
         assert (got["local"], got["margin"]) == (expected.local, expected.margin)
