@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, settings
 import cr2fast
 from cr2fast.datasets import make_routing_problem
 
-settings.register_profile("fast", max_examples=60, deadline=None)
-# The same cases in every run, so that a change is judged by what it changes; "chance" draws new ones.
+# A busy machine may be slow at any of it.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=60, **SLOW)
+# The same cases in every run, so that a change is judged by what it changes; "chance" draws new ones.
 settings.register_profile("ci", max_examples=300, derandomize=True, **SLOW)
 settings.register_profile("chance", max_examples=300, **SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

@@ -3,16 +3,17 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from synthetic import Truth
 
 from cr2fast_profiler import files
 
-# As in the tests of cr2fast: "ci" draws the same cases in every run, "chance" new ones.
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.register_profile("chance", deadline=None)
-if (profile := os.environ.get("HYPOTHESIS_PROFILE")) in ("ci", "chance"):
-    settings.load_profile(profile)
+# As in the tests of cr2fast: a busy machine may be slow; "ci" draws the same cases in every run, and
+# the others new ones.
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, **SLOW)
+settings.register_profile("chance", **SLOW)
+settings.load_profile("ci" if os.environ.get("HYPOTHESIS_PROFILE") == "ci" else "chance")
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def device(
     (folder / "device.toml").write_text(
         f'listen = "127.0.0.1:0"\nnot_text = "{not_text}"\n'
         '[router]\npath = "router.safetensors"\nlam = 1.0\nalpha = 0.5\n'
-        f'[encoder]\nurl = "{encoder}/v1"\nmodel = "minilm"\ntimeout_ms = 5000\n'
+        f'[encoder]\nurl = "{encoder}/v1"\nmodel = "minilm"\ntimeout_ms = 60000\n'
         f'[local]\nurl = "{local}"\n'
         f'[edge]\nurl = "{local}"\ntoken_env = "EDGE_TOKEN"\n'
         "[breaker]\nfailures = 1000\nopen_ms = 1\nmax_open_ms = 1\n"
@@ -353,7 +353,7 @@ def test_the_edge_takes_the_devices_embedding_and_embeds_for_others(
     edge = (
         'listen = "127.0.0.1:0"\n%s'
         '[router]\npath = "router.safetensors"\nlam = 1.0\nalpha = 0.5\n'
-        f'[encoder]\nurl = "{served.url}"\nmodel = "minilm"\ntimeout_ms = 5000\n{edge_models}'
+        f'[encoder]\nurl = "{served.url}"\nmodel = "minilm"\ntimeout_ms = 60000\n{edge_models}'
         '[health]\nevery_ms = 0\n[access]\ndevice_token_env = "EDGE_TOKEN"\n'
     )
     (tmp_path / "edge.toml").write_text(edge % "")

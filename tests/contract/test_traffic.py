@@ -64,7 +64,12 @@ def served(tmp_path_factory):
     )
     log = '[log]\npath = "{}.jsonl"\nembedding = true\nflush_ms = 50\n'
     (folder / "edge.toml").write_text(
-        common + models + '[access]\ndevice_token_env = "DEVICE_TOKEN"\n' + log.format("edge")
+        common
+        + models
+        + '[access]\ndevice_token_env = "DEVICE_TOKEN"\n'
+        + log.format("edge")
+        # The stubs answer no questions after their health, and would soon be passed over.
+        + "[health]\nevery_ms = 0\n"
     )
     edge, at_edge = started("edge", folder / "edge.toml")
     (folder / "device.toml").write_text(

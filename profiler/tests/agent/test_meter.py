@@ -19,6 +19,8 @@ from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Trac
 
 TOKEN = "a-token-of-enough-characters"
 SHAPE = Shape(1e9, 1e-3)
+# For answers over this machine's sockets, which may be busy.
+WAIT_S = 60.0
 
 
 class Scripted:
@@ -56,7 +58,7 @@ def agent(remote):
 
 @pytest.fixture
 def meter(agent, remote):
-    m = AgentMeter(agent.url, TOKEN, clock=remote.clock)
+    m = AgentMeter(agent.url, TOKEN, WAIT_S, clock=remote.clock)
     yield m
     m.close()
 
@@ -86,7 +88,7 @@ def test_remote_joules_never_pass_for_local_ones(meter):
 
 def test_another_host_is_told_from_this_one(agent, monkeypatch):
     monkeypatch.setattr(module, "host_id", lambda: "0" * 16)
-    other = AgentMeter(agent.url, TOKEN)
+    other = AgentMeter(agent.url, TOKEN, WAIT_S)
     assert not other.same_host
     other.close()
 
@@ -120,7 +122,7 @@ def test_remote_faults_and_nan_are_carried_over(meter, remote):
 def test_a_domain_untrusted_at_the_opening_starts_later(remote):
     remote.joules[0] = math.nan
     with Agent("127.0.0.1", 0, TOKEN, remote) as running:
-        m = AgentMeter(running.url, TOKEN)
+        m = AgentMeter(running.url, TOKEN, WAIT_S)
         assert np.isnan(m.read()[1][0])
         remote.joules[0] = 50.0
         assert m.read()[1].tolist() == [0.0, 0.0, 0.0]
@@ -142,22 +144,24 @@ def test_a_decrease_is_a_reset_of_that_domain(meter, remote):
 
 def test_a_dead_agent_is_lost_and_found_again(remote, monkeypatch):
     monkeypatch.setattr(module, "RETRY_S", 0.0)
-    first = Agent("127.0.0.1", 0, TOKEN, remote)
-    m = AgentMeter(first.url, TOKEN)
+    clock, source = remote.clock, EnergySource(remote, remote.clock)
+    network = Network(clock, TOKEN, SHAPE, SHAPE, routes={"/energy": source.answer})
+    m = AgentMeter(network.URL, TOKEN, clock=clock, sockets=network.socket)
     readings = [m.read()]
-    first.close()
+    network.kill()
     readings += [m.read(), m.read()]
     assert all(np.isnan(j).all() for _, j in readings[1:])
     assert {f.reason for f in m.faults} == {Reason.LOST}
     assert len(m.faults) == 3, "an outage is one fault for each domain"
     again = Scripted(1.0, 1.0, 1.0)
-    with Agent("127.0.0.1", first.port, TOKEN, again):
-        readings.append(m.read())
-        assert np.isnan(readings[-1][1]).all(), "what was used in between is not known"
-        assert {f.reason for f in m.faults[3:]} == {Reason.RESET}
-        again.joules += 4.0
-        readings.append(m.read())
-        assert readings[-1][1].tolist() == [4.0, 4.0, 4.0]
+    network.dead = False
+    network.server.routes = {"/energy": EnergySource(again, clock).answer}
+    readings.append(m.read())
+    assert np.isnan(readings[-1][1]).all(), "what was used in between is not known"
+    assert {f.reason for f in m.faults[3:]} == {Reason.RESET}
+    again.joules += 4.0
+    readings.append(m.read())
+    assert readings[-1][1].tolist() == [4.0, 4.0, 4.0]
     m.close()
     t_ns = np.array([t for t, _ in readings])
     assert (np.diff(t_ns) > 0).all()
@@ -189,7 +193,7 @@ def test_a_lost_agent_is_not_asked_at_every_reading(remote):
 def test_a_wrong_token_has_a_remedy(agent):
     for token in (None, "another-token-that-is-wrong"):
         with pytest.raises(MeterError, match="401.*CR2FAST_PROFILE_TOKEN") as e:
-            AgentMeter(agent.url, token)
+            AgentMeter(agent.url, token, WAIT_S)
         assert e.value.unavailable.reason is Reason.PERMISSION
         assert "another-token" not in str(e.value)
 
@@ -208,7 +212,7 @@ def test_an_agent_without_a_meter_gives_its_reason():
         Agent("127.0.0.1", 0, None, none) as running,
         pytest.raises(MeterError, match="has no meter: rapl: readable by root only; run it as"),
     ):
-        AgentMeter(running.url)
+        AgentMeter(running.url, None, WAIT_S)
 
 
 GOOD = {
@@ -245,7 +249,7 @@ def answering(value):
 
 
 def test_a_right_answer_is_taken():
-    m = AgentMeter(answering(GOOD))
+    m = AgentMeter(answering(GOOD), None, WAIT_S)
     assert m.host == "edge"
     assert not m.same_host
     assert m.poll_s == 0.1
@@ -274,16 +278,16 @@ def test_a_right_answer_is_taken():
 )
 def test_answers_of_no_agent_are_refused(change):
     with pytest.raises(MeterError, match="expected the joules of an agent"):
-        AgentMeter(answering({**GOOD, **change}))
+        AgentMeter(answering({**GOOD, **change}), None, WAIT_S)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"joules": NaN}', "{", json.dumps(GOOD)[:-2]])
 def test_other_text_is_refused(text):
     with pytest.raises(MeterError, match="give the address of a `cr2fast-profile agent`"):
-        AgentMeter(answering(text))
+        AgentMeter(answering(text), None, WAIT_S)
 
 
 def test_infinite_joules_are_refused():
     text = json.dumps(GOOD).replace("1.5", "1e999")
     with pytest.raises(MeterError, match="a finite number"):
-        AgentMeter(answering(text))
+        AgentMeter(answering(text), None, WAIT_S)

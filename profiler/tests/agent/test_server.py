@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,15 +66,15 @@ def client(agent):
 
 def raw(agent, message):
     """Send bytes as they are, return all that comes back."""
+    data = b""
     with socket.create_connection(("127.0.0.1", agent.port)) as s:
-        s.sendall(message)
-        s.shutdown(socket.SHUT_WR)
-        data = b""
-        try:
+        # Who refuses before the end of a message hangs up on what comes after it.
+        with suppress(OSError):
+            s.sendall(message)
+            s.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
             while chunk := s.recv(65_536):
                 data += chunk
-        except ConnectionResetError:
-            pass
     return data
 
 

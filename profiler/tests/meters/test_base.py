@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import Domain, Fault, Reason, Trace
@@ -85,7 +85,6 @@ def test_domains_with_their_own_ticks_add_up():
     assert trace([0, 1], [0, 0]).tick_s() is None
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.01, 0.1),
     st.floats(0, 0.1),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes.clock import FakeClock
 from fakes.powercap_tree import EACCES, EIO, ENODATA, ENOENT, RANGE_UJ, Opener, PowercapTree
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import MeterError, Reason, Trace
@@ -134,7 +134,6 @@ def test_garbage_in_a_counter_is_lost(tree, clock):
     assert meter.faults[0].reason is Reason.LOST
 
 
-@settings(deadline=None)
 @given(
     st.integers(10**6, 10**9),
     st.integers(0, 10**9),

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from fakes.clock import VirtualClock
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cr2fast_profiler.errors import RunError
@@ -142,7 +142,6 @@ def test_a_flat_stretch_keeps_both_ends():
     assert len(readings) == 7
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 1.0, np.nan])), min_size=2))
 def test_what_is_kept_interpolates_as_all_readings_do(steps):
     readings = Readings((GPU,))

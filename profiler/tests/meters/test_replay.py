@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fakes.clock import FakeClock
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cr2fast_profiler.meters.base import Domain, Fault, MeterError, Reason, Trace
@@ -37,7 +37,6 @@ def test_round_trip_is_exact(tmp_path):
     same(read_trace(path), sample())
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(-(10**15), 10**15))
 def test_round_trip_of_any_joules(tmp_path_factory, steps, start):
     path = tmp_path_factory.mktemp("replay") / "trace.csv"
