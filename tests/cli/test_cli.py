@@ -63,7 +63,7 @@ def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, 
     assert code == 0
     assert f"precision    {precision}\n" in out
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "2"]) == 2
-    assert "delta: expected a number in (0, 1)" in capsys.readouterr().err
+    assert "--simultaneous: expected a number in (0, 1)" in capsys.readouterr().err
 
 
 def test_fit_calibrate_evaluate_agree_with_python(routed, folder, capsys):

@@ -133,7 +133,7 @@ def test_embeddings_of_the_log_are_used_checked_or_made_anew(log, known, table, 
     fit = ("fit", "--log", path, "-o", tmp_path / "r.safetensors", *EPOCHS)
     code, _, err = run(capsys, *fit, "--encoder", "known")
     assert code == 2
-    assert "--encoder: expected the one behind the embeddings" in err
+    assert "--encoder: expected embeddings that known gives the texts" in err
     code, _, err = run(capsys, *fit, "--encoder", "known", "--embed")
     assert code == 0, err
     assert cr2fast.Router.load(tmp_path / "r.safetensors").encoder == known.info
@@ -246,7 +246,7 @@ def rewritten(log, folder, change):
         (lambda r: {k: v for k, v in r.items() if k != "prompt_tokens"}, WITH, "a column for prompt_tokens, tried"),
         (lambda r: r | {"prompt_tokens": None}, WITH, "prompt_tokens and completion_tokens of every call with dollars"),
         (lambda r: r, (*WITH, "--local", "tiny"), r"got none of \['tiny'\]"),
-        (lambda r: r, (*WITH, "--edge", "device-s"), "--local, --edge: models: expected a local and"),
+        (lambda r: r, (*WITH, "--edge", "device-s"), "--local, --edge: expected a local and"),
         (lambda r: r, (*WITH, "--column", "scores=score"), "--column: expected some of .* nearest: score"),
         (lambda r: r, ("--embed",), "--embed needs --encoder"),
         (lambda r: r, (*WITH, "--split", "0.5,0.6"), "--split: expected three fractions, or four"),

@@ -12,11 +12,21 @@ import cr2fast
 from cr2fast import cli
 from cr2fast.cli import traffic
 from cr2fast.traffic import replay
+from tests.conftest import QUICK
 
 
 def run(capsys, *args):
     code = cli.main([str(a) for a in args])
     return (code, *capsys.readouterr())
+
+
+@pytest.fixture
+def other(problem, splits, tmp_path):
+    """Another router's file, of the same embeddings."""
+    router = cr2fast.fit(splits[0], problem.costs, hidden=16, seed=5, **QUICK)
+    router.calibrate(splits[1], alphas=(0.05,), lams=[1.0])
+    router.save(tmp_path / "other.safetensors")
+    return tmp_path / "other.safetensors"
 
 
 def test_replay_prints_a_line_per_point_below_what_was_logged(log, artifact, router, capsys):
@@ -114,6 +124,35 @@ def test_watch_looks_and_says_what_it_found(log, artifact, capsys, tmp_path):
     code, _, err = run(capsys, *base, "--window-h", "-1")
     assert code == 2
     assert "--window-h: expected a number of seconds" in err
+    code, _, err = run(capsys, *base, "--looks", "0")
+    assert code == 2
+    assert "--looks: expected a number of looks, at least 1, got 0" in err
+
+
+def test_a_watch_that_refuses_to_the_last_ends_with_an_error(
+    log, artifact, capsys, tmp_path, other
+):
+    base = ("--state", tmp_path / "s", "--lam", "1", "--alpha", "0.05", "--looks", "1")
+    always = ("--window-h", "1000000")
+    # Another router's log is read with the flag that the refusal names.
+    code, out, _ = run(capsys, "watch", log, "--router", other, *base, *always)
+    assert code == 2
+    assert "refused: log: expected rows of this router" in out
+    assert "pass the routers that wrote them with --logged-by" in out
+    code, out, err = run(capsys, "watch", log, "--router", other, *base, *always, "--json")
+    assert code == 2
+    assert json.loads(out) == json.loads(err)
+    assert json.loads(out)["verdict"] == "refused"
+    code, out, _ = run(
+        capsys, "watch", log, "--router", other, *base, *always, "--logged-by", artifact
+    )
+    assert code == 0, out
+    assert "Not counted: 500 new requests at this point" in out
+    # Nothing in the window, or no log at all.
+    code, out, _ = run(capsys, "watch", log, "--router", artifact, *base, "--window-h", "0.1")
+    assert (code, "No request of the window" in out) == (2, True)
+    code, out, _ = run(capsys, "watch", tmp_path / "none", "--router", artifact, *base)
+    assert (code, "no file at" in out) == (2, True)
 
 
 def test_a_gateway_is_told_by_its_process_id(tmp_path, monkeypatch):

@@ -135,7 +135,9 @@ def test_budgets_and_models_that_were_down_are_replayed(tmp_path, router, record
 
 
 def test_a_log_of_another_router_is_refused_unless_its_router_is_given(log, router, other):
-    with pytest.raises(Cr2Error, match=r"margins that its gate does not give; pass logged_by="):
+    with pytest.raises(
+        Cr2Error, match=r"margins that its gate does not give; pass the routers .* logged_by="
+    ):
         replay(log, other, 1.0, 0.05)
     again = replay(log, other, 1.0, 0.05, logged_by=router)
     assert again.changed > 0
@@ -244,5 +246,5 @@ def test_another_problem_altogether(tmp_path, router, records):
     stranger = cr2fast.fit(strange.table.split(seed=0)[0], strange.costs, hidden=16, **QUICK)
     stranger.calibrate(strange.table.split(seed=0)[1], alphas=(0.05,))
     path = traffic.write(tmp_path / "d.jsonl", records)
-    with pytest.raises(Cr2Error, match="pass logged_by="):
+    with pytest.raises(Cr2Error, match="pass the routers .* logged_by="):
         replay(path, stranger, 1.0, 0.05)

@@ -194,6 +194,29 @@ def test_requests_that_an_earlier_router_decided_are_not_held_against_this_one(
     traffic.write(tmp_path / "d.jsonl", rows)
     look = watch(tmp_path, serving).look(at(30_000))
     assert (look.verdict, look.points[0].n) == ("kept", 0)
+    assert look.points[0].others == 3000
+    assert "Not counted: 3000 new requests at this point that another threshold" in str(look)
+
+
+def test_a_rolling_threshold_counts_as_it_served(world, serving, tmp_path):
+    _, later, still, _ = world
+    rows = logged(serving, later, still)
+    router = cr2fast.Router.load(serving)
+    for i, row in enumerate(rows):
+        # It moves: ever lower, so that ever more is kept local; then the gateway's alarm defers all.
+        row["threshold"] = float(np.float32(row["threshold"] - 0.001 * i))
+        local = row["margin"] >= row["threshold"]
+        if i >= 2500:
+            row["threshold"], local = "inf", False
+        row["place"], row["why"] = ("device", "accepted") if local else ("edge", "deferred")
+        row["model"] = router.models[0 if local else 1]
+    log = traffic.write(tmp_path / "d.jsonl", rows)
+    point = (look := watch(tmp_path, serving).look(at(30_000))).points[0]
+    assert (point.new, point.moved, point.others) == (2500, 2499, 500)
+    expected = label(log, router, LAM)["false_acceptance"][:2500]
+    assert point.risk == pytest.approx(expected.mean())
+    assert point.alarmed
+    assert "A rolling threshold served 2499 of the new ones. Not counted: 500" in str(look)
 
 
 def damage(rows, how):

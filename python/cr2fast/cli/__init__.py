@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cr2fast._core import Cr2Error
 from cr2fast.cli.parser import parser
+from cr2fast.cli.words import in_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Cr2Error, OSError, ImportError, TypeError) as error:
-        print(f"cr2fast {args.command}: error: {error}", file=sys.stderr)
+        text = in_flags(str(error), args.sub)
+        print(f"cr2fast {args.command}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         _ignore_interrupts()
         print(f"cr2fast {args.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return int(getattr(args, "status", 0))
 
 
 def script() -> int:

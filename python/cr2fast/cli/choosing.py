@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,8 @@ def choose(args: argparse.Namespace) -> Any:
         point = result.choose(**wishes, delta=args.delta, clip=args.clip)
     except InfeasibleWishError as error:
         raise InfeasibleWishError(
-            _in_flags(str(error).removeprefix("choose: ")), error.binding, error.nearest
+            str(error).removeprefix("choose: "), error.binding, error.nearest
         ) from None
-    except Cr2Error as error:
-        raise Cr2Error(_in_flags(str(error))) from None
     inputs.say(args, str(point))
     if args.write:
         point.write(args.write)
@@ -138,10 +135,3 @@ def started(args: argparse.Namespace) -> OperatingPoint | None:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _in_flags(text: str) -> str:
-    """Keywords as flags; `delta` and `clip` too where they begin the message."""
-    for name in _WISHES:
-        text = re.sub(rf"\b{name}\b", _flag(name), text)
-    return re.sub(r"^(delta|clip):", r"--\1:", text).replace("raise delta", "raise --delta")

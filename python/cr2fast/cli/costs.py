@@ -108,20 +108,16 @@ def costs(args: argparse.Namespace) -> Any:
 def _of_log(args: argparse.Namespace) -> CostTable:
     from cr2fast.data import calls, source
 
-    def made() -> CostTable:
-        raw, columns = source.frame(args.log, "log"), dict(args.column)
-        local, edge = inputs.models(args, calls.read(raw, columns, ("model",)))
-        return CostTable.from_log(
-            raw,
-            local=local,
-            edge=edge,
-            columns=columns,
-            shares=dict(args.shares) if args.shares else None,
-            reference_model=args.reference,
-        )
-
-    table: CostTable = inputs.in_flags(made)
-    return table
+    raw, columns = source.frame(args.log, "log"), dict(args.column)
+    local, edge = inputs.models(args, calls.read(raw, columns, ("model",)))
+    return CostTable.from_log(
+        raw,
+        local=local,
+        edge=edge,
+        columns=columns,
+        shares=dict(args.shares) if args.shares else None,
+        reference_model=args.reference,
+    )
 
 
 def _of_prices(args: argparse.Namespace) -> CostTable:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,6 @@ from cr2fast._core import Cr2Error
 from cr2fast._util.checks import explained
 from cr2fast.cli.options import PARTS
 
-# What the library calls its keywords, as a user of the command line types them.
-_IN_FLAGS = (
-    (r"pass columns=\{'(\w+)': <its name>\}", r"pass --column \1=<its name>"),
-    (r"^columns: ", "--column: "),
-    (r"; pass encoder=cr2fast\.Encoder\.load\(\.\.\.\)", "; pass --encoder SOURCE (minilm, say)"),
-    (r"; pass incomplete='drop' to leave [a-z ]+ out", "; leave them out of the file"),
-    (r"^fractions: ", "--split: "),
-    (r"^seed: ", "--split-seed: seed: "),
-    (r"^edge: ", "--edge: "),
-    (r"^local: ", "--local: "),
-    (r"^models: ", "--local, --edge: models: "),
-)
 # The bearer token of an embeddings endpoint.
 TOKEN_ENV = "CR2FAST_ENCODER_TOKEN"
 UNKNOWN_HASH = "its files are not known, so encoders are compared by name only"
@@ -51,17 +37,12 @@ def problem(args: argparse.Namespace) -> Any:
         raise Cr2Error("--embed needs --encoder SOURCE, the encoder to embed the texts with")
     if getattr(args, "log", None) is not None:
         router = Router.load(args.router) if hasattr(args, "router") else None
-        return in_flags(lambda: _logged(args, router))
+        return _logged(args, router)
     for flag in ("local", "edge", "column"):
         if getattr(args, flag, None):
             raise Cr2Error(f"--{flag} is for --log FILE; with --data the cost table names models")
     source = _maker(args) if args.encoder else EncoderInfo(args.encoder_id or "unknown")
-    found = in_flags(
-        lambda: load_folder(args.data, args.costs, source, embed=args.embed, **making(args))
-    )
-    if args.encoder and not args.embed:
-        _check_embeddings(found.table, source)
-    return found
+    return load_folder(args.data, args.costs, source, embed=args.embed, **making(args))
 
 
 def making(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +74,7 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
     # What is quick to check comes before the embeddings.
     if costs is None:
         costs = _billed(args, raw, local, edge)
-    made = _maker(args) if args.encoder else _encoder_of(router)
+    made = _maker(args) if args.encoder else encoder_of(router)
     known = (columns.get("embedding"), *names.GUESSES["embedding"])
     theirs = [c for c in raw.columns if c in known]
     if args.embed:
@@ -102,8 +83,6 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
     table = RoutingTable.read_log(
         raw, local=local, edge=edge, columns=columns, encoder=made, **making(args)
     )
-    if theirs and args.encoder and not args.embed:
-        _check_embeddings(table, made)
     for text in table.notes:
         note(args, f"{args.log}: {text}")
     return RoutingProblem(table, costs)
@@ -143,7 +122,7 @@ def models(args: argparse.Namespace, frame: Any, costs: Any = None) -> tuple[str
     return local, edge
 
 
-def _encoder_of(router: Any) -> Any:
+def encoder_of(router: Any) -> Any:
     """MiniLM, where that made the router's embeddings: its name need not be typed again."""
     if router is None:
         return None
@@ -160,20 +139,35 @@ def queries(args: argparse.Namespace, router: Any) -> Any:
 
     if args.embed and not args.encoder:
         raise Cr2Error("--embed needs --encoder SOURCE, the encoder to embed the texts with")
-    made = _maker(args) if args.encoder else _encoder_of(router)
-    found = in_flags(
-        lambda: QueryTable.read(
-            args.queries,
-            encoder=made,
-            columns=dict(args.column),
-            incomplete="drop",
-            embed=args.embed,
-            **making(args),
-        )
+    made = _maker(args) if args.encoder else encoder_of(router)
+    found = QueryTable.read(
+        args.queries,
+        encoder=made,
+        columns=dict(args.column),
+        incomplete="drop",
+        embed=args.embed,
+        **making(args),
     )
+    found = _with_texts(args, found, router)
     for text in found.notes:
         note(args, f"{args.queries}: {text}")
     return found
+
+
+def _with_texts(args: argparse.Namespace, found: Any, router: Any) -> Any:
+    """The queries that have the text that the router's features are made of, said aloud."""
+    features, texts = router.features, found.extra.get("text")
+    if features is None or not features["text"] or found.embeddings.shape[1] == router.dim:
+        return found
+    there = np.array([t is not None for t in texts or ()], bool)
+    if texts is None or there.all() or not there.any():
+        return found
+    note(
+        args,
+        f"{args.queries}: {int((~there).sum())} rows without a text left out, since this router "
+        f"looks at the text; the promise is about queries like the others",
+    )
+    return found.take(there)
 
 
 class _Texts:
@@ -200,7 +194,7 @@ def training_texts(args: argparse.Namespace) -> list[str]:
     maker: Any = _Texts()
     table: Any
     if args.log is not None:
-        said = in_flags(lambda: calls.read(args.log, dict(args.column), ("text",)))["text"]
+        said = calls.read(args.log, dict(args.column), ("text",))["text"]
         prompts = said.drop_nulls().unique(maintain_order=True).to_list()
         table = QueryTable.read(prompts, encoder=maker, cache=False, progress=False)
     elif args.data is not None:
@@ -209,17 +203,6 @@ def training_texts(args: argparse.Namespace) -> list[str]:
         return []
     texts: list[str] = part(args, table, "training").extra["text"]
     return texts
-
-
-def in_flags(run: Callable[[], Any]) -> Any:
-    """What `run` gives; its errors name flags in place of keywords."""
-    try:
-        return run()
-    except (Cr2Error, TypeError) as error:
-        text = str(error)
-        for pattern, flag in _IN_FLAGS:
-            text = re.sub(pattern, flag, text)
-        raise type(error)(text) from None
 
 
 def encoder(source: str, router: Path | None = None) -> Any:
@@ -265,22 +248,6 @@ def probed(args: argparse.Namespace, router: Any) -> Any:
     return router.with_probes(made)
 
 
-def _check_embeddings(table: Any, source: Any) -> None:
-    """Refuse to record an encoder that did not make the embeddings, as far as texts can tell."""
-    if "text" not in table.extra:
-        return
-    for i in np.linspace(0, len(table) - 1, 16).astype(int).tolist():
-        x = table.embeddings[i]
-        made = source.encode(table.extra["text"][i])
-        cosine = float(x @ made / np.linalg.norm(x)) if x.shape == made.shape else np.nan
-        if not cosine > 0.99:
-            raise Cr2Error(
-                f"--encoder: expected the one behind the embeddings, got {source.info.id}, whose "
-                f"vector of {table.query_ids[i]} has cosine {cosine:.3f} with the table's; pass "
-                f"--embed to embed the texts anew"
-            )
-
-
 def part(args: argparse.Namespace, table: Any, name: str) -> Any:
     """The part of the data that a command may see, by its name in :data:`options.PARTS`."""
     names = [p for p in PARTS if len(args.split) == len(PARTS) or p != "validation"]
@@ -295,7 +262,12 @@ def part(args: argparse.Namespace, table: Any, name: str) -> Any:
         )
     logged = getattr(args, "log", None) is not None
     cut = table.split_by_content if logged else table.split
-    return in_flags(lambda: cut(args.split, args.split_seed)[names.index(name)])
+    try:
+        return cut(args.split, args.split_seed)[names.index(name)]
+    except Cr2Error as error:
+        if str(error).startswith("seed: "):
+            raise Cr2Error(f"--split-{error}") from None
+        raise
 
 
 def given(args: argparse.Namespace) -> str:

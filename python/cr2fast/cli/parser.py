@@ -93,7 +93,7 @@ def _command(
     sub: argparse.ArgumentParser = subparsers.add_parser(
         name, help=about, description=about, epilog=epilog, formatter_class=_RAW
     )
-    sub.set_defaults(run=run)
+    sub.set_defaults(run=run, sub=sub)
     sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return sub
 

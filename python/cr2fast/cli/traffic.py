@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cr2fast._core import Cr2Error
 from cr2fast.cli import inputs, options
+from cr2fast.cli.words import in_flags
 
 # A maker of subcommands: name, what runs, what it does, epilog.
 Command = Callable[..., argparse.ArgumentParser]
@@ -34,8 +35,6 @@ alarm is raised, the window of the log is whole, and new thresholds pass a check
 else each look says why not. With --json each look is a line on stderr, the last one the document on
 stdout.
 """
-# Keywords of the library that are flags here under another name.
-_FLAGS = {"window_s": "window-h", "every_s": "every"}
 
 
 def add_replay(command: Command) -> None:
@@ -157,7 +156,7 @@ def add_watch(command: Command) -> None:
         help="a file with the gateway's process id, which is sent SIGHUP after a new router",
     )
     _check(sub)
-    sub.add_argument("--seed", type=int, default=0, help="seed of link states")
+    _written_by(sub)
 
 
 def _check(sub: argparse.ArgumentParser) -> None:
@@ -178,6 +177,11 @@ def _log(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("log", nargs="+", metavar="LOG", help="decision logs: paths or patterns")
     sub.add_argument("--since", metavar="TIME", help="from this time on (ISO 8601, UTC)")
     sub.add_argument("--until", metavar="TIME", help="before this time")
+    _written_by(sub)
+
+
+def _written_by(sub: argparse.ArgumentParser) -> None:
+    """Whose decisions a log holds, and the encoder that tells whose texts."""
     sub.add_argument(
         "--logged-by",
         type=Path,
@@ -186,6 +190,12 @@ def _log(sub: argparse.ArgumentParser) -> None:
         metavar="R",
         help="a router whose decisions the log holds, where its gate is another one; may be given "
         "several times",
+    )
+    sub.add_argument(
+        "--encoder",
+        metavar="SOURCE",
+        help="the router's encoder, to check that the log's texts belong to their rows: minilm, a "
+        "folder, the file of a static one, or URL#MODEL (default: MiniLM where it is the router's)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of link states")
 
@@ -206,17 +216,14 @@ def replay(args: argparse.Namespace) -> Any:
 
     router = Router.load(args.router)
     points = [(lam, alpha) for lam in args.lam for alpha in args.alpha or (None,)]
-    found = in_flags(
-        lambda: replays(
-            opened(args),
-            router,
-            points,
-            rule=args.deferred,
-            fallback=args.fallback,
-            logged_by=[Router.load(path) for path in args.logged_by],
-            link=args.link,
-            seed=args.seed,
-        )
+    found = replays(
+        opened(args),
+        router,
+        points,
+        rule=args.deferred,
+        fallback=args.fallback,
+        link=args.link,
+        **_writers(args, router),
     )
     inputs.say(args, table(found))
     return [r.to_dict() for r in found]
@@ -229,16 +236,13 @@ def recalibrate(args: argparse.Namespace) -> Any:
 
     inputs.writable(args.out)
     router = Router.load(args.router)
-    done = in_flags(
-        lambda: run(
-            opened(args),
-            router,
-            held=args.held,
-            level=args.level,
-            logged_by=[Router.load(path) for path in args.logged_by],
-            link=args.link,
-            seed=args.seed,
-        )
+    done = run(
+        opened(args),
+        router,
+        held=args.held,
+        level=args.level,
+        link=args.link,
+        **_writers(args, router),
     )
     inputs.say(args, str(done))
     if not (done.good or args.force):
@@ -254,31 +258,49 @@ def recalibrate(args: argparse.Namespace) -> Any:
 def watch(args: argparse.Namespace) -> Any:
     """Look, say what was found, and look again."""
     from cr2fast._util.jsontext import json_ready
+    from cr2fast.router import Router
     from cr2fast.traffic.watch import Watch
 
-    watched = in_flags(
-        lambda: Watch(
-            args.log,
-            args.router,
-            args.state,
-            [(args.lam, args.alpha)],
-            delta=args.delta,
-            window_s=args.window_h * 3600,
-            min_queries=args.min_queries,
-            held=args.held,
-            level=args.level,
-            max_unread=args.max_unread,
-            gap_s=args.gap_s,
-            reload=None if args.reload_pid is None else lambda _: _hang_up(args.reload_pid),
-            seed=args.seed,
-        )
+    if args.looks is not None and args.looks < 1:
+        raise Cr2Error(f"--looks: expected a number of looks, at least 1, got {args.looks}")
+    watched = Watch(
+        args.log,
+        args.router,
+        args.state,
+        [(args.lam, args.alpha)],
+        delta=args.delta,
+        window_s=args.window_h * 3600,
+        min_queries=args.min_queries,
+        held=args.held,
+        level=args.level,
+        max_unread=args.max_unread,
+        gap_s=args.gap_s,
+        reload=None if args.reload_pid is None else lambda _: _hang_up(args.reload_pid),
+        **_writers(args, Router.load(args.router)),
     )
     last = None
     for look in watched.run(args.every, args.looks):
-        last = look.to_dict()
+        told = replace(look, why=tuple(in_flags(text, args.sub) for text in look.why))
+        last = told.to_dict()
         # A line per look as it happens, for whoever reads along.
-        print(json.dumps(json_ready(last)) if args.json else look, flush=True, file=_stream(args))
+        print(json.dumps(json_ready(last)) if args.json else told, flush=True, file=_stream(args))
+        # A script that looks once has to be told, too, that nothing was watched.
+        args.status = 2 if look.verdict == "refused" else 0
     return last
+
+
+def _writers(args: argparse.Namespace, router: Any) -> dict[str, Any]:
+    """Whose decisions the log holds, and what checks its texts; the seed of what is drawn."""
+    from cr2fast.router import Router
+
+    made = inputs.encoder_of(router) if args.encoder is None else None
+    if args.encoder is not None:
+        made = inputs.encoder(args.encoder, args.router)
+    return {
+        "logged_by": [Router.load(path) for path in args.logged_by],
+        "encoder": made if hasattr(made, "encode") else None,
+        "seed": args.seed,
+    }
 
 
 def _stream(args: argparse.Namespace) -> Any:
@@ -297,19 +319,3 @@ def _hang_up(path: Path) -> None:
     if number <= 1:
         raise Cr2Error(f"--reload-pid: expected a process id in {path}, got {number}")
     os.kill(number, signal.SIGHUP)
-
-
-def in_flags(run: Callable[[], Any]) -> Any:
-    """What `run` gives; its errors name flags in place of keywords."""
-    try:
-        return run()
-    except Cr2Error as error:
-        text = str(error)
-        for name in (
-            "logged_by", "since", "until", "link", "fallback", "held", "level", "state", "delta",
-            "window_s", "every_s", "min_queries", "max_unread", "gap_s",
-        ):  # fmt: skip
-            flag = f"--{_FLAGS.get(name, name.replace('_', '-'))}"
-            text = re.sub(rf"(?<![\w-]){name}=", f"{flag} ", text)
-            text = re.sub(rf"^{name}: ", f"{flag}: ", text)
-        raise type(error)(text) from None

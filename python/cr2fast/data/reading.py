@@ -21,6 +21,7 @@ from cr2fast._util.optional import require
 from cr2fast._util.progress import Shows, check_shows
 from cr2fast.data import calls, names, source
 from cr2fast.data import columns as kinds
+from cr2fast.data.belonging import check_texts
 from cr2fast.data.embedding import Cache, embed
 from cr2fast.encoders.info import EncoderInfo
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # What is read of a query; all other columns are kept as they are.
 COLUMNS = ("query_id", "text", "category", "embedding", "n_input_tokens")
+
+
+_ANEW = "pass embed=True to embed the texts anew, or encoder=EncoderInfo(...) to record a name only"
 
 
 class Read(NamedTuple):
@@ -184,7 +188,10 @@ def whole(own: pl.DataFrame, what: str, maker: Maker, drop: bool) -> tuple[pl.Da
     if not embedded and "text" not in own.columns:
         raise names.missing("text", own.columns, what)
     needed_here = [c for c in COLUMNS if c in own.columns and c not in ("text", "embedding")]
-    own, notes = without_nulls(own, [*needed_here, "embedding" if embedded else "text"], what, drop)
+    needed_here.append("embedding" if embedded else "text")
+    if embedded and "n_input_tokens" not in own.columns:
+        needed_here.append("text")  # to be counted
+    own, notes = without_nulls(own, needed_here, what, drop)
     if not embedded:
         return own, notes
     x, wrong = kinds.embeddings(own["embedding"])
@@ -231,9 +238,12 @@ def fields(own: pl.DataFrame, maker: Maker) -> Read:
     texts = own["text"].to_list() if "text" in own.columns else None
     if "embedding" in own.columns and not maker.anew:
         x = np.ascontiguousarray(own["embedding"].to_numpy(), dtype=np.float32)
+        ids = _ids(own, texts, x)
+        if texts is not None and maker.encodes:
+            check_texts(texts, x, ids, maker.encoder, "encoder", _ANEW)
     else:
         x = embed(maker.encoder, texts or [], cache=maker.cache, progress=maker.progress)
-    ids = _ids(own, texts, x)
+        ids = _ids(own, texts, x)
     if "n_input_tokens" in own.columns:
         counts = kinds.tokens(own["n_input_tokens"], "queries.n_input_tokens", ids)
     else:

@@ -229,7 +229,7 @@ def _statement(grid: Grid, wishes: tuple[Wish, ...], delta: float | None, clip: 
         for w in relative
     )
     if delta is None:
-        return f"Kept on these {n} queries; no promise about others (delta= makes one).{about}"
+        return f"Kept on these {n} queries; no promise about others (a delta makes one).{about}"
     listed = "; ".join(
         f"accuracy at least {100 * w.asked:.4g} % of {grid.big_model[0]}'s"
         if w.name == "relative_accuracy"

@@ -8,9 +8,9 @@ state only (equations 46-48, 62), no answer. So each request is labelled, wherev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from cr2fast.router import Router
 from cr2fast.traffic import files
 from cr2fast.traffic.lines import LINK
 from cr2fast.traffic.log import DecisionLog, open_log
-from cr2fast.traffic.rows import rows_of
+from cr2fast.traffic.rows import NO_TEXT, rows_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,6 +33,8 @@ Log = DecisionLog | files.Paths
 Link = Literal["measured", "logged", "table"]
 # Where a margin and a threshold decided, whichever place answered in the end.
 ROUTED = ("accepted", "deferred", "edge-down", "device-down", "budget", "returned")
+# Why a routed row is left out, as counts name it.
+NO_EMBEDDING = "no embedding or token count"
 # Rows per router of a log whose margins are computed again.
 _CHECKED = 512
 
@@ -51,12 +53,15 @@ class Traffic:
         L_in as the gateway estimated it when it decided or, where it did not, as a model counted.
     left_out : dict of str to int
         Other rows, by why: named models, images, texts too long for the device; no embedding.
+    lost : dict of str to str
+        "accepted" or "deferred" where all such requests were left out, and why.
     """
 
     frame: pl.DataFrame
     embeddings: npt.NDArray[np.float32]
     n_input_tokens: npt.NDArray[np.float64]
     left_out: dict[str, int]
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.frame.height
@@ -83,6 +88,7 @@ class Traffic:
             self.embeddings[rows],
             self.n_input_tokens[rows],
             self.left_out,
+            self.lost,
         )
 
 
@@ -91,7 +97,9 @@ def opened(log: Log) -> DecisionLog:
     return log if isinstance(log, DecisionLog) else open_log(log)
 
 
-def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = ()) -> Traffic:
+def traffic_of(
+    log: Log, router: Router, logged_by: Router | Sequence[Router] = (), encoder: Any = None
+) -> Traffic:
     """The requests that `router` can decide anew.
 
     Parameters
@@ -104,13 +112,17 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
         router with the same gate, such as one that was recalibrated since: margins that agree bit
         for bit show that one gate saw embeddings of one encoder. A log holds features as its
         router scales them: for a router that scales them otherwise its rows are made anew from
-        texts (``texts = true`` in the gateway's ``[log]``).
+        texts (``texts = true`` in the gateway's ``[log]``), and those without a text are left out
+        and counted. A router of embeddings only reads the embeddings of any log of its encoder.
+    encoder : Encoder or StaticEncoder, optional
+        The router's encoder, where it is at hand: logged texts and embeddings are then checked to
+        belong together.
 
     Raises
     ------
     Cr2Error
-        Rows of a router that is not known, of another encoder, or with features of another scale
-        and without texts; no row with an embedding.
+        Rows of a router that is not known, or of another encoder; no row with an embedding, or with
+        the text that this router needs; texts of other rows.
     """
     polars = require("polars", "lab")
     check_type(router, Router, "router")
@@ -118,7 +130,7 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     frame = found.frame
     routed = frame.filter(polars.col("why").is_in(ROUTED))
     left_out = {
-        str(why): n
+        "for no reason that the log gives" if why is None else str(why): n
         for why, n in frame.filter(~polars.col("why").is_in(ROUTED).fill_null(False))["why"]
         .value_counts(sort=True)
         .rows()
@@ -126,16 +138,31 @@ def traffic_of(log: Log, router: Router, logged_by: Router | Sequence[Router] = 
     tokens = polars.coalesce("n_input_tokens_estimated", "n_input_tokens")
     usable = routed.filter(polars.col("embedding").is_not_null() & tokens.is_not_null())
     if lacking := routed.height - usable.height:
-        left_out["no embedding or token count"] = lacking
+        left_out[NO_EMBEDDING] = lacking
     if not usable.height:
         raise Cr2Error(
             f"log: expected routed requests with embeddings, got {routed.height} routed of "
             f"{frame.height} and {usable.height} with one; set embedding = true in the gateway's "
             f"[log]"
         )
-    x = rows_of(usable, router, logged_by, _agreeing)
+    x, there = rows_of(usable, router, logged_by, _agreeing, encoder)
+    lost = dict.fromkeys(_lost(routed, usable), NO_EMBEDDING)
+    if not there.all():
+        embedded = usable
+        left_out[NO_TEXT] = int((~there).sum())
+        usable, x = usable.filter(polars.Series(there)), x[there]
+        lost |= dict.fromkeys(_lost(embedded, usable), NO_TEXT)
     n = usable.select(tokens.cast(polars.Float64)).to_series().to_numpy()
-    return Traffic(usable, x, np.ascontiguousarray(n), left_out)
+    return Traffic(usable, x, np.ascontiguousarray(n), left_out, lost)
+
+
+def _lost(before: pl.DataFrame, after: pl.DataFrame) -> list[str]:
+    """Which of the two decisions no row is left of."""
+    return [
+        why
+        for why in ("accepted", "deferred")
+        if (before["why"] == why).any() and not (after["why"] == why).any()
+    ]
 
 
 def groups_of(traffic: Traffic, router: Router) -> list[str | None] | None:
@@ -154,14 +181,13 @@ def check_both_places(traffic: Traffic) -> None:
     ------
     Cr2Error
     """
-    for place, why in (("accepted", "accepted"), ("deferred", "deferred")):
-        lacking = traffic.left_out.get("no embedding or token count", 0)
-        if lacking and not (traffic.frame["why"] == why).any():
-            raise Cr2Error(
-                f"log: expected embeddings of {place} requests too, got none ({lacking} requests "
-                f"have none); read the device's log beside the edge's, both with embedding = true "
-                f"in [log]"
-            )
+    for place, why in traffic.lost.items():
+        what, setting = ("texts", "texts") if why == NO_TEXT else ("embeddings", "embedding")
+        raise Cr2Error(
+            f"log: expected {what} of {place} requests too, got none (left out: "
+            f"{traffic.left_out[why]} {why}); read the device's log beside the edge's, both with "
+            f"{setting} = true in [log]"
+        )
 
 
 def _agreeing(frame: pl.DataFrame, x: npt.NDArray[np.float32], router: Router) -> tuple[int, int]:
@@ -288,6 +314,7 @@ def label(
     lam: float | None = None,
     *,
     logged_by: Router | Sequence[Router] = (),
+    encoder: Any = None,
     link: Link = "measured",
     seed: int = 0,
 ) -> pl.DataFrame:
@@ -300,8 +327,9 @@ def label(
         Its teacher judges, its gate gives the margins.
     lam : float, optional
         The cost weight to judge at; by default each request's own.
-    logged_by : Router or sequence of Router
-        Earlier routers whose decisions the log holds (:func:`traffic_of`).
+    logged_by, encoder
+        Earlier routers whose decisions the log holds, and the router's encoder, as of
+        :func:`traffic_of`.
     link : {"measured", "logged", "table"}
         Link states, as of :func:`link_states`.
     seed : int
@@ -320,7 +348,7 @@ def label(
         As of :func:`traffic_of`; a request without a cost weight where none is given.
     """
     polars = require("polars", "lab")
-    traffic = traffic_of(log, router, logged_by)
+    traffic = traffic_of(log, router, logged_by, encoder)
     lams = traffic.frame["lam"].to_numpy() if lam is None else np.full(len(traffic), float(lam))
     if np.isnan(lams).any():
         raise Cr2Error(

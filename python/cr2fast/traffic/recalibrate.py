@@ -160,6 +160,7 @@ def recalibrate(
     held: float = 0.2,
     level: float = 0.01,
     logged_by: Router | Sequence[Router] = (),
+    encoder: Any = None,
     link: Link = "table",
     seed: int = 0,
     threads: int = 0,
@@ -181,6 +182,8 @@ def recalibrate(
         False-alarm rate of the checks for drift, and of the check on the held part over all points.
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds, where their gate is another one.
+    encoder : Encoder or StaticEncoder, optional
+        The router's, to check that logged texts and embeddings belong together.
     link : {"table", "measured", "logged"}
         Link states that thresholds are made with: drawn from the cost table, as in every
         calibration; those of the log where they were measured, the rest drawn; or as the gateway
@@ -211,7 +214,7 @@ def recalibrate(
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     held = _between(held, "held")
     level = _between(level, "level")
-    traffic = traffic_of(opened(log), router, logged_by)
+    traffic = traffic_of(opened(log), router, logged_by, encoder)
     check_both_places(traffic)
     last = max(1, round(held * len(traffic)))
     rows = np.arange(len(traffic)) < len(traffic) - last

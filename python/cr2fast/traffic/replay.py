@@ -156,6 +156,7 @@ def replay(
     rule: str = "edge-only",
     fallback: str | None = None,
     logged_by: Router | Sequence[Router] = (),
+    encoder: Any = None,
     link: Link = "logged",
     seed: int = 0,
 ) -> Replay:
@@ -173,6 +174,8 @@ def replay(
         Where deferred queries may go, as of :meth:`EdgeSelector.load`.
     logged_by : Router or sequence of Router
         The routers whose decisions the log holds, where `router` is another one with another gate.
+    encoder : Encoder or StaticEncoder, optional
+        The router's, to check that logged texts and embeddings belong together.
     link : {"logged", "measured", "table"}
         Link states, as of :func:`cr2fast.traffic.label.link_states`: those that the gateway decided
         with; measured ones, the rest drawn; or all drawn from the cost table.
@@ -193,8 +196,9 @@ def replay(
     """
     points = [(lam, alpha)]
     return replays(
-        log, router, points, rule=rule, fallback=fallback, logged_by=logged_by, link=link, seed=seed
-    )[0]
+        log, router, points, rule=rule, fallback=fallback, logged_by=logged_by, encoder=encoder,
+        link=link, seed=seed,
+    )[0]  # fmt: skip
 
 
 def replays(
@@ -205,6 +209,7 @@ def replays(
     rule: str = "edge-only",
     fallback: str | None = None,
     logged_by: Router | Sequence[Router] = (),
+    encoder: Any = None,
     link: Link = "logged",
     seed: int = 0,
 ) -> list[Replay]:
@@ -213,7 +218,7 @@ def replays(
     if router.calibration is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
     found = opened(log)
-    traffic = traffic_of(found, router, logged_by)
+    traffic = traffic_of(found, router, logged_by, encoder)
     judged = judge(traffic, router, link, seed)
     then = _logged_models(traffic, router)
     measured = _measured(found)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,82 +19,17 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error, RiskAlarm
 from cr2fast._util.checks import real, shown, whole
 from cr2fast.calibration import index_of
+from cr2fast.encoders.info import sha256_of
 from cr2fast.router import Router
 from cr2fast.traffic import files
-from cr2fast.traffic.label import Traffic, groups_of, judge, traffic_of
+from cr2fast.traffic.label import NO_EMBEDDING, Traffic, groups_of, judge, traffic_of
 from cr2fast.traffic.log import DecisionLog, open_log
-from cr2fast.traffic.recalibrate import Recalibration, recalibrate
+from cr2fast.traffic.looks import Look, Point, of_group, told
+from cr2fast.traffic.recalibrate import recalibrate
+from cr2fast.traffic.rows import NO_TEXT
 from cr2fast.traffic.state import State, Watched, hashes
 
 _SECONDS = "a number of seconds, above 0"
-Verdict = Literal["kept", "refused", "written"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """An operating point at one look.
-
-    Attributes
-    ----------
-    lam, alpha : float
-    group : str or None
-        Whose threshold; None where it is that of all.
-    new : int
-        Requests counted at this look.
-    n : int
-        Requests counted since the threshold was set.
-    risk : float
-        Fraction of them falsely accepted.
-    wealth : float
-        Of the alarm, which is raised at 1 / delta.
-    alarmed : bool
-    """
-
-    lam: float
-    alpha: float
-    new: int
-    n: int
-    risk: float
-    wealth: float
-    alarmed: bool
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a look found and did.
-
-    Attributes
-    ----------
-    at : datetime
-    verdict : {"kept", "refused", "written"}
-        No alarm; an alarm, but no new router; a new router.
-    why : tuple of str
-        The reasons, a sentence each.
-    points : tuple of Point
-    recalibration : Recalibration or None
-        Where it came to one.
-    """
-
-    at: datetime
-    verdict: Verdict
-    why: tuple[str, ...]
-    points: tuple[Point, ...] = ()
-    recalibration: Recalibration | None = field(default=None, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        done = self.recalibration
-        return {
-            "at": self.at.isoformat(),
-            "verdict": self.verdict,
-            "why": list(self.why),
-            "points": [asdict(p) for p in self.points],
-            "recalibration": None if done is None else done.to_dict(),
-        }
-
-    def __str__(self) -> str:
-        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.verdict}: {' '.join(self.why)}"
 
 
 def _now() -> datetime:
@@ -133,6 +67,8 @@ class Watch:
         reported; the artifact stays.
     logged_by : Router or sequence of Router
         Earlier routers whose decisions the log holds, where their gate is another one.
+    encoder : Encoder or StaticEncoder, optional
+        The router's, to check that logged texts and embeddings belong together.
     seed : int
         Seed of link states.
 
@@ -160,6 +96,7 @@ class Watch:
         gap_s: float = 3600.0,
         reload: Callable[[Path], None] | None = None,
         logged_by: Router | Sequence[Router] = (),
+        encoder: Any = None,
         seed: int = 0,
     ) -> None:
         self.log, self.router, self.state = log, Path(router), Path(state)
@@ -173,7 +110,8 @@ class Watch:
         self.delta, self.window_s, self.gap_s = float(delta), float(window_s), float(gap_s)
         self.min_queries = whole(min_queries, "min_queries")
         self.held, self.level, self.max_unread = held, level, float(max_unread)
-        self.reload, self.logged_by, self.seed = reload, logged_by, seed
+        self.reload, self.seed = reload, seed
+        self.logged_by, self.encoder = logged_by, encoder
         self.points = self._on_grid(Router.load(self.router), points)
         State.load(self.state, self.points, self.delta)
 
@@ -222,27 +160,27 @@ class Watch:
         log = open_log(self.log, since=since, until=at, gap_s=self.gap_s)
         if not len(log):
             return Look(at, "refused", ("No request of the window is in the log.",))
-        traffic = traffic_of(log, router, self.logged_by)
+        traffic = traffic_of(log, router, self.logged_by, self.encoder)
         points = self._count(state, traffic, router)
         state.save(self.state)
         raised = [p for p in points if p.alarmed]
         if not raised:
-            return Look(at, "kept", tuple(_told(p, self.delta) for p in points), points)
-        why = tuple(_told(p, self.delta) for p in raised)
+            return Look(at, "kept", tuple(told(p, self.delta) for p in points), points)
+        why = tuple(told(p, self.delta) for p in raised)
         if doubts := self._doubts(log, traffic, since):
             return Look(at, "refused", (*why, *doubts), points)
         try:
             done = recalibrate(
                 log, router, held=self.held, level=self.level, logged_by=self.logged_by,
-                seed=self.seed,
+                encoder=self.encoder, seed=self.seed,
             )  # fmt: skip
         except Cr2Error as error:
             return Look(at, "refused", (*why, f"No recalibration: {error}"), points)
         if not done.good:
             bad = [h for h in done.held if not h.good]
             said = (
-                f"At lam={h.lam:g}, alpha={h.alpha:g}{_of(h.group)} the new threshold fails on the "
-                f"held part: {h.false_acceptances} of {h.n} falsely accepted "
+                f"At lam={h.lam:g}, alpha={h.alpha:g}{of_group(h.group)} the new threshold fails "
+                f"on the held part: {h.false_acceptances} of {h.n} falsely accepted "
                 f"(p = {h.p_value:.3g}); the traffic moved within the window."
                 for h in bad
             )
@@ -271,17 +209,22 @@ class Watch:
         used = traffic.frame["threshold"].to_numpy()
         named = groups_of(traffic, router)
         own = None if named is None else np.array([name or "" for name in named])
+        # A rolling threshold is this router's at every place it moves to; an infinite one is what
+        # the gateway's alarm sets.
+        ours = traffic.frame["router"].is_in([router.sha256, sha256_of(self.router)]).to_numpy()
+        rolling = ours & np.isfinite(used)
         state.points = self._watched(state, router)
         out = []
         for watched in state.points:
-            # Only what this threshold decided: rows of an earlier router say nothing of it.
-            rows = new & (used == np.float32(watched.threshold))
-            rows &= np.isclose(lam, watched.lam, rtol=1e-9, atol=0)
-            rows &= np.isclose(alpha, watched.alpha, rtol=1e-9, atol=0)
+            here = new & np.isclose(lam, watched.lam, rtol=1e-9, atol=0)
+            here &= np.isclose(alpha, watched.alpha, rtol=1e-9, atol=0)
             if own is not None and watched.group is not None:
-                rows &= own == watched.group
+                here &= own == watched.group
             elif own is not None:
-                rows &= ~np.isin(own, list(_groups(router)))
+                here &= ~np.isin(own, list(_groups(router)))
+            # Only what this router decided: rows of an earlier one say nothing of it.
+            fixed = used == np.float32(watched.threshold)
+            rows = here & (fixed | rolling)
             losses = (judged.prefers_edge([watched.lam])[0] & accepted)[rows]
             if losses.size:
                 watched.alarm.update_many(losses.astype(np.float64))
@@ -289,7 +232,8 @@ class Watch:
             out.append(
                 Point(
                     watched.lam, watched.alpha, int(rows.sum()), alarm.n, alarm.mean, alarm.wealth,
-                    alarm.alarmed, watched.group,
+                    alarm.alarmed, watched.group, int((rows & ~fixed).sum()),
+                    int((here & ~rows).sum()),
                 )
             )  # fmt: skip
         state.seen = np.unique(keys)
@@ -346,15 +290,16 @@ class Watch:
         if gaps := [g for g in found.gaps if g.before >= since]:
             said.append(
                 f"{len(gaps)} gaps of more than {self.gap_s:g} s, the longest "
-                f"{max(g.seconds for g in gaps):.0f} s: part of the traffic may be missing; pass "
-                f"a longer gap_s if it is not."
+                f"{max(g.seconds for g in gaps):.0f} s: part of the traffic may be missing; if it "
+                f"is not, a longer gap_s says so."
             )
-        lacking = traffic.left_out.get("no embedding or token count", 0)
-        if lacking > self.max_unread * (len(traffic) + lacking):
-            said.append(
-                f"{lacking} routed requests have no embedding, beside {len(traffic)} that do: the "
-                f"window is not all of the traffic."
-            )
+        for why, what in ((NO_EMBEDDING, "embedding"), (NO_TEXT, "text")):
+            lacking = traffic.left_out.get(why, 0)
+            if lacking > self.max_unread * (len(traffic) + lacking):
+                said.append(
+                    f"{lacking} routed requests have no {what}, beside {len(traffic)} that can be "
+                    f"read: the window is not all of the traffic."
+                )
         return said
 
 
@@ -362,15 +307,3 @@ def _groups(router: Router) -> dict[str, npt.NDArray[np.float32]]:
     calibration = router.calibration
     groups = None if calibration is None else calibration["groups"]
     return {} if groups is None else dict(zip(groups["names"], groups["thresholds"], strict=True))
-
-
-def _of(group: str | None) -> str:
-    return "" if group is None else f" group {shown(group)}"
-
-
-def _told(p: Point, delta: float) -> str:
-    word = "ALARM" if p.alarmed else "no alarm"
-    return (
-        f"lam={p.lam:g} alpha={p.alpha:g}{_of(p.group)}: {word}, {p.risk:.2%} of {p.n} requests "
-        f"falsely accepted ({p.new} new; wealth {p.wealth:.3g}, alarm at {1 / delta:g})."
-    )
