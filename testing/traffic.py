@@ -10,6 +10,9 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 
+import cr2fast
+from cr2fast.encoders.info import sha256_of
+
 START = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
@@ -28,8 +31,9 @@ def number(value):
 
 
 def records(
-    router, embeddings, n_input_tokens, lam, alpha, *, sha256="a" * 64, every_s=1.0, prefix="a"
-):
+    router, embeddings, n_input_tokens, lam, alpha, *, sha256="a" * 64, start_s=0.0, every_s=1.0,
+    prefix="a",
+):  # fmt: skip
     """What a device gateway logs, a record per query, with its embedding."""
     device = router.device(lam, alpha)
     edge = router.edge(lam)
@@ -49,7 +53,7 @@ def records(
                 "schema": "cr2fast.decision_log/1",
                 "kind": "request",
                 "id": request_id(i, prefix),
-                "ts": stamp(i * every_s),
+                "ts": stamp(start_s + i * every_s),
                 "lam": lam,
                 "alpha": device.alpha,
                 # The shortest text that is this float32, as the gateway writes it.
@@ -90,6 +94,14 @@ def records(
             }
         )
     return out
+
+
+def served(path, table, rows, *, lam=1.0, alpha=0.05, start_s=0.0, prefix="a"):
+    """Records of a table's rows, ten seconds apart, as the router of this file decided them."""
+    return records(
+        cr2fast.Router.load(path), table.embeddings[rows], table.n_input_tokens[rows], lam, alpha,
+        sha256=sha256_of(path), start_s=start_s, every_s=10.0, prefix=prefix,
+    )  # fmt: skip
 
 
 def write(path, records):

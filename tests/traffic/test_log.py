@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -56,6 +57,18 @@ def test_rotated_files_come_first_in_the_order_of_their_stamps(tmp_path, records
     assert by_pattern.frame["id"].to_list() == [r["id"] for r in records[:300]]
     # The same file twice is one file.
     assert len(read_log([tmp_path / "decisions.jsonl", tmp_path / "decisions.jsonl"])) == 500
+
+
+def test_files_that_were_set_aside_before_are_not_opened(artifact, splits, tmp_path):
+    def at(seconds):
+        return traffic.START + timedelta(seconds=seconds)
+
+    rows = traffic.served(artifact, splits[2], range(300))
+    traffic.write(tmp_path / "d.20261101T001000Z.jsonl", rows[:50])
+    traffic.write(tmp_path / "d.jsonl", rows[50:])
+    log = open_log(tmp_path / "d.jsonl", since=at(1000))
+    assert (len(log), log.found.lines) == (200, 250)
+    assert open_log(tmp_path / "d.jsonl", since=at(300)).found.lines == 300
 
 
 def test_a_log_whose_live_file_was_just_set_aside_is_still_a_log(tmp_path, records):

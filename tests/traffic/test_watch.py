@@ -1,4 +1,4 @@
-"""Recalibration from a log, and the watch that asks for it: on a clock of the tests' own."""
+"""The watch over a promise, which asks for a recalibration: on a clock of the tests' own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 import cr2fast
-from cr2fast import Cr2Error, InfeasibleAlphaError, OperatingPointError, QueryTable
-from cr2fast.datasets import make_routing_problem
-from cr2fast.encoders.info import sha256_of
-from cr2fast.traffic import Watch, label, open_log, recalibrate
+from cr2fast import Cr2Error, OperatingPointError
+from cr2fast.traffic import Watch, label
 from testing import traffic
-from tests.conftest import QUICK
+from testing.traffic import served
 
 LAM, ALPHA = 1.0, 0.05
 DAY = 86_400
@@ -23,32 +21,6 @@ DAY = 86_400
 
 def at(seconds):
     return traffic.START + timedelta(seconds=seconds)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A router, more traffic like its calibration's, and traffic on which its promise fails."""
-    problem = make_routing_problem(n=9000, d=24, models=3, seed=3)
-    train, calibration, later = problem.table.split((0.2, 0.1, 0.7), seed=0)
-    router = cr2fast.fit(train, problem.costs, hidden=16, **QUICK)
-    router.calibrate(calibration, alphas=(0.05, 0.1), lams=[0.3, LAM, 3.0])
-    path = tmp_path_factory.mktemp("world") / "router.safetensors"
-    router.save(path)
-    # Other queries: those that the gate would keep and the teacher would not come four times.
-    costs = router.costs.cost(
-        later.n_input_tokens,
-        router.predict_lengths(later.embeddings, later.n_input_tokens),
-        router.costs.sample_states(len(later), 5),
-    )
-    p = router.accuracies(later.embeddings).astype(float)
-    u = p - LAM * costs.astype(float)
-    wrong = (u[:, 0] < u[:, 1:].max(axis=1)) & router.device(LAM, ALPHA).route_batch(
-        later.embeddings
-    )
-    rng = np.random.default_rng(0)
-    weight = np.where(wrong, 4.0, 1.0)
-    moved = rng.choice(len(later), size=3000, p=weight / weight.sum())
-    return path, later, np.arange(3000), moved
 
 
 @pytest.fixture
@@ -59,89 +31,6 @@ def serving(world, tmp_path):
     return path
 
 
-def logged(router_path, table, rows, start=0, prefix="a", every_s=10.0):
-    """Requests of these rows as the router of this file decided them."""
-    router = cr2fast.Router.load(router_path)
-    made = traffic.records(
-        router, table.embeddings[rows], table.n_input_tokens[rows], LAM, ALPHA,
-        sha256=sha256_of(router_path), prefix=prefix, every_s=every_s,
-    )  # fmt: skip
-    for i, record in enumerate(made):
-        record["ts"] = traffic.stamp(start + i * every_s)
-    return made
-
-
-def test_recalibration_gives_the_bits_of_a_calibration_on_the_same_queries(world, tmp_path):
-    path, later, still, _ = world
-    router = cr2fast.Router.load(path)
-    log = traffic.write(tmp_path / "d.jsonl", logged(path, later, still))
-    before = router.to_bytes()
-    done = recalibrate(log, router)
-    assert router.to_bytes() == before
-    rows = still[:2400]
-    again = cr2fast.Router.load(path)
-    again.calibrate(
-        QueryTable(
-            query_ids=tuple(traffic.request_id(i) for i in range(2400)),
-            embeddings=later.embeddings[rows],
-            n_input_tokens=later.n_input_tokens[rows],
-            encoder=later.encoder,
-        ),
-        alphas=(0.05, 0.1),
-        lams=[0.3, LAM, 3.0],
-    )
-    assert done.router.to_bytes() == again.to_bytes()
-    assert (done.after == again.calibration["thresholds"]).all()
-    assert done.good
-    assert (done.report.n, done.held[0].n) == (2400, 600)
-    assert [(h.lam, h.alpha) for h in done.held] == [(LAM, ALPHA)]
-    assert [d.drifted for d in done.drift] == [False]
-    json.dumps(done.to_dict())
-    assert "2400 requests calibrate, 600 are held" in str(done)
-
-
-def test_thresholds_move_to_where_the_promise_holds_again(world, tmp_path):
-    path, later, _, moved = world
-    router = cr2fast.Router.load(path)
-    log = traffic.write(tmp_path / "d.jsonl", logged(path, later, moved))
-    assert label(log, router, link="table")["false_acceptance"].mean() > 1.5 * ALPHA
-    done = recalibrate(log, router)
-    assert done.drift[0].drifted
-    assert done.good
-    (held,) = done.held
-    assert held.risk < 1.5 * ALPHA
-    assert (done.after[1] > done.before[1]).all()
-
-
-def test_a_window_that_moved_within_itself_fails_its_check(world, tmp_path):
-    path, later, still, moved = world
-    rows = logged(path, later, still[:2400]) + logged(
-        path, later, moved[:600], start=24_000, prefix="b"
-    )
-    done = recalibrate(traffic.write(tmp_path / "d.jsonl", rows), cr2fast.Router.load(path))
-    assert not done.good
-    assert "BAD" in str(done)
-
-
-def test_what_recalibration_refuses(world, tmp_path):
-    path, later, still, _ = world
-    router = cr2fast.Router.load(path)
-    few = traffic.write(tmp_path / "few.jsonl", logged(path, later, still[:20]))
-    with pytest.raises(InfeasibleAlphaError):
-        recalibrate(few, router)
-    rows = logged(path, later, still[:400])
-    for r in rows:
-        if r["place"] == "device":
-            r["embedding"] = None
-    one_place = traffic.write(tmp_path / "one.jsonl", rows)
-    with pytest.raises(Cr2Error, match="embeddings of accepted requests too"):
-        recalibrate(one_place, router)
-    for keyword in ("held", "level"):
-        for bad in (0, 1, float("nan"), "x"):
-            with pytest.raises(Cr2Error, match=keyword):
-                recalibrate(few, router, **{keyword: bad})
-
-
 def watch(folder, serving, **options):
     options = {"min_queries": 1000, "window_s": 2 * DAY} | options
     points = options.pop("points", [(LAM, ALPHA)])
@@ -150,7 +39,7 @@ def watch(folder, serving, **options):
 
 def test_traffic_that_keeps_the_promise_changes_nothing(world, serving, tmp_path):
     _, later, still, _ = world
-    rows = logged(serving, later, still)
+    rows = served(serving, later, still)
     w, before = watch(tmp_path, serving), serving.read_bytes()
     for n in (1000, 2000, 3000):
         traffic.write(tmp_path / "d.jsonl", rows[:n])
@@ -166,7 +55,7 @@ def test_traffic_that_keeps_the_promise_changes_nothing(world, serving, tmp_path
 
 def test_a_broken_promise_brings_a_new_router_that_keeps_it(world, serving, tmp_path):
     _, later, _, moved = world
-    traffic.write(tmp_path / "d.jsonl", logged(serving, later, moved))
+    traffic.write(tmp_path / "d.jsonl", served(serving, later, moved))
     told = []
     look = watch(tmp_path, serving, reload=told.append).look(at(30_000))
     assert look.verdict == "written", look
@@ -175,7 +64,7 @@ def test_a_broken_promise_brings_a_new_router_that_keeps_it(world, serving, tmp_
     new = cr2fast.Router.load(serving)
     assert new.to_bytes() == look.recalibration.router.to_bytes()
     # Under the new threshold the same mix keeps the promise, and the alarm is a new one.
-    more = logged(serving, later, np.roll(moved, 1), start=30_000, prefix="b")
+    more = served(serving, later, np.roll(moved, 1), start_s=30_000, prefix="b")
     with (tmp_path / "d.jsonl").open("a") as file:
         file.writelines(json.dumps(r) + "\n" for r in more)
     look = watch(tmp_path, serving).look(at(60_000))
@@ -187,7 +76,7 @@ def test_requests_that_an_earlier_router_decided_are_not_held_against_this_one(
     world, serving, tmp_path
 ):
     _, later, still, moved = world
-    rows = logged(serving, later, moved)
+    rows = served(serving, later, moved)
     router = cr2fast.Router.load(serving)
     router.calibrate(later.take(still), alphas=(0.05, 0.1), lams=[0.3, LAM, 3.0])
     router.save(serving)
@@ -200,7 +89,7 @@ def test_requests_that_an_earlier_router_decided_are_not_held_against_this_one(
 
 def test_a_rolling_threshold_counts_as_it_served(world, serving, tmp_path):
     _, later, still, _ = world
-    rows = logged(serving, later, still)
+    rows = served(serving, later, still)
     router = cr2fast.Router.load(serving)
     for i, row in enumerate(rows):
         # It moves: ever lower, so that ever more is kept local; then the gateway's alarm defers all.
@@ -249,7 +138,7 @@ def test_an_alarm_over_doubtful_data_is_a_refusal_that_says_why(
     world, serving, tmp_path, how, options, why
 ):
     _, later, _, moved = world
-    rows = damage(logged(serving, later, moved), how)
+    rows = damage(served(serving, later, moved), how)
     (tmp_path / "d.jsonl").write_text("\n".join(rows) + "\n")
     before = serving.read_bytes()
     look = watch(tmp_path, serving, **options).look(at(30_000))
@@ -263,8 +152,8 @@ def test_an_alarm_over_doubtful_data_is_a_refusal_that_says_why(
 def test_an_alarm_whose_window_moved_is_refused_by_the_held_part(world, serving, tmp_path):
     _, later, still, moved = world
     # The alarm is raised by the last part; new thresholds come from the first, which is another mix.
-    rows = logged(serving, later, still[:1600]) + logged(
-        serving, later, moved[:1400], start=16_000, prefix="b"
+    rows = served(serving, later, still[:1600]) + served(
+        serving, later, moved[:1400], start_s=16_000, prefix="b"
     )
     traffic.write(tmp_path / "d.jsonl", rows)
     look = watch(tmp_path, serving, held=0.45).look(at(30_000))
@@ -275,7 +164,7 @@ def test_an_alarm_whose_window_moved_is_refused_by_the_held_part(world, serving,
 
 def test_late_lines_are_counted_when_they_come(world, serving, tmp_path):
     _, later, still, _ = world
-    rows = logged(serving, later, still[:300])
+    rows = served(serving, later, still[:300])
     w = watch(tmp_path, serving)
     traffic.write(tmp_path / "d.jsonl", rows[:100] + rows[200:])
     assert w.look(at(3000)).points[0].new == 200
@@ -287,7 +176,7 @@ def test_late_lines_are_counted_when_they_come(world, serving, tmp_path):
 
 def test_a_state_of_another_watch_or_of_nothing_is_refused(world, serving, tmp_path):
     _, later, still, _ = world
-    traffic.write(tmp_path / "d.jsonl", logged(serving, later, still[:50]))
+    traffic.write(tmp_path / "d.jsonl", served(serving, later, still[:50]))
     watch(tmp_path, serving).look(at(500))
     state = tmp_path / "state.json"
     good = state.read_bytes()
@@ -324,7 +213,7 @@ def test_a_watch_on_a_schedule_goes_on_after_what_goes_wrong(world, serving, tmp
         slept.append(seconds)
         now[0] += seconds
         if len(slept) == 2:
-            traffic.write(tmp_path / "d.jsonl", logged(serving, later, still[:360]))
+            traffic.write(tmp_path / "d.jsonl", served(serving, later, still[:360]))
 
     looks = list(watch(tmp_path, serving).run(1800, 4, clock=lambda: at(now[0]), sleep=sleep))
     assert slept == [1800, 1800, 1800]
@@ -337,7 +226,7 @@ def test_what_is_written_is_whole_and_a_failed_reload_is_reported(
     world, serving, tmp_path, monkeypatch
 ):
     _, later, _, moved = world
-    traffic.write(tmp_path / "d.jsonl", logged(serving, later, moved))
+    traffic.write(tmp_path / "d.jsonl", served(serving, later, moved))
     before = serving.read_bytes()
 
     def full(self, path):
@@ -375,7 +264,7 @@ def test_points_off_the_grid_and_bad_options(serving, tmp_path):
 
 def test_two_points_have_an_alarm_each(world, serving, tmp_path):
     _, later, still, _ = world
-    rows = logged(serving, later, still[:200])
+    rows = served(serving, later, still[:200])
     for r in rows[::2]:
         r["alpha"] = 0.1
         r["threshold"] = traffic.number(cr2fast.Router.load(serving).device(LAM, 0.1).threshold)
@@ -386,19 +275,9 @@ def test_two_points_have_an_alarm_each(world, serving, tmp_path):
 
 def test_a_router_that_was_swapped_starts_the_alarm_anew(world, serving, tmp_path):
     _, later, still, _ = world
-    traffic.write(tmp_path / "d.jsonl", logged(serving, later, still[:200]))
+    traffic.write(tmp_path / "d.jsonl", served(serving, later, still[:200]))
     assert watch(tmp_path, serving).look(at(2000)).points[0].n == 200
     new = pickle.loads(pickle.dumps(cr2fast.Router.load(serving)))
     new.calibrate(later.take(still[500:]), alphas=(0.05, 0.1), lams=[0.3, LAM, 3.0])
     new.save(serving)
     assert watch(tmp_path, serving).look(at(2000)).points[0].n == 0
-
-
-def test_open_log_leaves_out_files_that_were_set_aside_before(world, tmp_path):
-    path, later, still, _ = world
-    rows = logged(path, later, still[:300])
-    traffic.write(tmp_path / "d.20261101T001000Z.jsonl", rows[:50])
-    traffic.write(tmp_path / "d.jsonl", rows[50:])
-    log = open_log(tmp_path / "d.jsonl", since=at(1000))
-    assert (len(log), log.found.lines) == (200, 250)
-    assert open_log(tmp_path / "d.jsonl", since=at(300)).found.lines == 300
