@@ -10,6 +10,7 @@ import pytest
 import cr2fast
 from cr2fast import cli
 from cr2fast.datasets import load_folder, make_routing_problem
+from testing.console import run
 from testing.tables import write_folder
 
 
@@ -29,12 +30,6 @@ def routed(folder, tmp_path_factory):
     assert cli.main(["fit", *data, "-o", str(path), *short]) == 0
     assert cli.main(["calibrate", str(path), *data]) == 0
     return path
-
-
-def run(capsys, *args):
-    code = cli.main([str(a) for a in args])
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def test_from_a_wish_to_a_route(routed, folder, tmp_path, capsys):

@@ -15,6 +15,7 @@ import pytest
 import cr2fast
 from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
+from testing.console import run
 from testing.tables import write_folder
 
 
@@ -38,12 +39,6 @@ def routed(folder, tmp_path_factory):
     assert cli.main(["fit", "--data", str(folder), "-o", str(path), *EPOCHS, *LAMS]) == 0
     assert cli.main(["calibrate", str(path), "--data", str(folder), "--alphas", "0.01,0.05"]) == 0
     return path
-
-
-def run(capsys, *args):
-    code = cli.main([str(a) for a in args])
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])

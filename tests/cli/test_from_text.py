@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import polars as pl
 import pytest
 
 import cr2fast
-from cr2fast import cli
 from cr2fast.cli import inputs
 from cr2fast.datasets import load_folder, make_routing_problem
+from testing.console import run
+from testing.encoders import Known
 
 EPOCHS = ["--teacher-epochs", "2", "--gate-epochs", "2"]
-
-
-class Known:
-    """An encoder that knows the embeddings of the folder's texts."""
-
-    dim = 16
-    info = cr2fast.EncoderInfo("known", "cd" * 32)
-
-    def __init__(self, texts, embeddings):
-        self.places = dict(zip(texts, embeddings, strict=True))
-        self.seen = []
-
-    def encode(self, texts, threads=1):
-        if isinstance(texts, str):
-            return self.places[texts]
-        if not any(t in self.places for t in texts):  # Probes, of no table.
-            return np.stack(list(self.places.values())[: len(texts)])
-        self.seen += texts
-        return np.stack([self.places[t] for t in texts])
-
-    def count_tokens(self, text):
-        return len(text.split())
 
 
 @pytest.fixture(scope="module", params=["csv", "jsonl", "parquet"])
@@ -73,12 +51,6 @@ def known(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(inputs, "encoder", lambda source, router=None: encoder)
     monkeypatch.setenv("CR2FAST_CACHE", str(tmp_path / "cache"))
     return encoder
-
-
-def run(capsys, *args):
-    code = cli.main([str(a) for a in args])
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 @pytest.mark.parametrize("more", [(), ("--embed",)])

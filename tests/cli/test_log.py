@@ -15,32 +15,11 @@ import cr2fast
 from cr2fast import cli
 from cr2fast.cli import inputs
 from cr2fast.datasets import make_routing_problem
+from testing.console import run
+from testing.encoders import Known
 
 EPOCHS = ["--teacher-epochs", "2", "--gate-epochs", "2"]
 PRICES = {"device-s": 1e-7, "edge-1": 1e-6, "edge-2": 5e-6}
-
-
-class Known:
-    """An encoder that knows the embeddings of the synthetic problem's prompts."""
-
-    dim = 16
-    info = cr2fast.EncoderInfo("known", "ab" * 32)
-
-    def __init__(self, table):
-        self.places = {t: i for i, t in enumerate(table.extra["text"])}
-        self.table = table
-        self.seen = []
-
-    def encode(self, texts, threads=1):
-        if isinstance(texts, str):
-            return self.table.embeddings[self.places[texts]]
-        if not any(t in self.places for t in texts):  # Probes, of no log.
-            return self.table.embeddings[: len(texts)]
-        self.seen += texts
-        return self.table.embeddings[[self.places[t] for t in texts]]
-
-    def count_tokens(self, text):
-        return len(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +54,10 @@ def log(table, tmp_path_factory):
 
 @pytest.fixture
 def known(table, monkeypatch, tmp_path):
-    encoder = Known(table)
+    encoder = Known(table.extra["text"], table.embeddings)
     monkeypatch.setattr(inputs, "encoder", lambda source, router=None: encoder)
     monkeypatch.setenv("CR2FAST_CACHE", str(tmp_path / "cache"))
     return encoder
-
-
-def run(capsys, *args):
-    code = cli.main([str(a) for a in args])
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def test_the_commands_cut_one_log_into_the_same_disjoint_parts(log, known, tmp_path, capsys):
@@ -337,7 +310,7 @@ def four_commands(log, local, encoder, text, accuracy="0.9"):
 
 def test_four_commands_from_a_log_to_a_routed_prompt(log, known, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = known.table.extra["text"][5]
+    text = list(known.places)[5]
     for words in four_commands(log, "device-s", "known", text, "0.5"):
         more = (
             EPOCHS if words[0] == "fit" else ["--encoder", "known"] if words[0] != "route" else []

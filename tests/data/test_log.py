@@ -11,21 +11,9 @@ import pytest
 import cr2fast
 from cr2fast import RoutingTable
 from cr2fast.data import calls, names
+from testing.encoders import Counts
 
 QUESTIONS = [f"What is {i} + {i}?" for i in range(6)]
-
-
-class Words:
-    """An encoder of two numbers, without a fingerprint."""
-
-    info = cr2fast.EncoderInfo("words")
-    dim = 2
-
-    def encode(self, texts, threads=1):
-        return np.array([[len(t), len(t.split())] for t in texts], dtype=np.float32)
-
-    def count_tokens(self, text):
-        return len(text.split())
 
 
 def log(**columns):
@@ -49,7 +37,7 @@ def log(**columns):
 
 
 def read(frame, **options):
-    options = {"local": "small", "encoder": Words(), "progress": False} | options
+    options = {"local": "small", "encoder": Counts(), "progress": False} | options
     return RoutingTable.read_log(frame, **options)
 
 
@@ -76,7 +64,7 @@ def test_a_log_becomes_a_table():
     assert t.n_output_tokens.tolist() == [[3, 6]] * 6
     assert t.extra["seconds"] == [[0.5, 1.0]] * 6
     np.testing.assert_allclose(t.extra["usd"][2], [0.00102, 0.00202])
-    assert t.encoder == Words.info
+    assert t.encoder == Counts.info
     assert t.notes == ()
 
 

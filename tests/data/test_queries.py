@@ -10,6 +10,7 @@ import pytest
 
 import cr2fast
 from cr2fast import QueryTable
+from testing.encoders import Counts
 
 TEXTS = ["Who wrote Hamlet?", "What is 2 + 2?", "Name a prime."]
 ASKED = pl.DataFrame(
@@ -21,18 +22,6 @@ ASKED = pl.DataFrame(
         "note": [1, 2, 3],
     }
 )
-
-
-class Counts:
-    """An encoder of two numbers: characters and words."""
-
-    info = cr2fast.EncoderInfo("counts")
-
-    def encode(self, texts, threads=1):
-        return np.array([[len(t), len(t.split())] for t in texts], dtype=np.float32)
-
-    def count_tokens(self, text):
-        return len(text.split())
 
 
 def test_usual_names_are_found_and_other_columns_kept():

@@ -9,15 +9,10 @@ import signal
 import pytest
 
 import cr2fast
-from cr2fast import cli
 from cr2fast.cli import traffic
 from cr2fast.traffic import replay
+from testing.console import run
 from tests.conftest import QUICK
-
-
-def run(capsys, *args):
-    code = cli.main([str(a) for a in args])
-    return (code, *capsys.readouterr())
 
 
 @pytest.fixture

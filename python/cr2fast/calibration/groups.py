@@ -135,6 +135,14 @@ def report(kept: dict[str, Any] | None, done: dict[str, Any] | None) -> GroupRep
     )
 
 
+def thresholds_by_group(
+    calibration: dict[str, Any] | None,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Thresholds (L, A) of each group, as ``Router.calibration`` has them; none without groups."""
+    kept = None if calibration is None else calibration["groups"]
+    return {} if kept is None else dict(zip(kept["names"], kept["thresholds"], strict=True))
+
+
 def statement(
     names: Sequence[str], counts: Sequence[int], unknown: str, infeasible: Sequence[str]
 ) -> str:

@@ -20,6 +20,7 @@ from cr2fast._core import Cr2Error, InfeasibleAlphaError, OperatingPointError
 from cr2fast._util.checks import check_type, real, shown
 from cr2fast.calibration import CalibrationReport, accepted, threshold_word
 from cr2fast.calibration.drift import DriftReport
+from cr2fast.calibration.groups import thresholds_by_group
 from cr2fast.data.queries import QueryTable
 from cr2fast.evaluation.intervals import risk_tail
 from cr2fast.router import Router
@@ -270,16 +271,9 @@ def recalibrate(
         held=_check(traffic.take(np.arange(len(traffic)) >= len(traffic) - last), new, report,
                     points, level, seed),
         left_out=left_out,
-        groups_before=_of_groups(router),
-        groups_after=_of_groups(new),
+        groups_before=thresholds_by_group(router.calibration),
+        groups_after=thresholds_by_group(new.calibration),
     )  # fmt: skip
-
-
-def _of_groups(router: Router) -> dict[str, npt.NDArray[np.float32]]:
-    """Thresholds (L, A) by group."""
-    calibration = router.calibration
-    groups = None if calibration is None else calibration["groups"]
-    return {} if groups is None else dict(zip(groups["names"], groups["thresholds"], strict=True))
 
 
 def _words(thresholds: dict[str, npt.NDArray[np.float32]]) -> dict[str, list[list[Any]]]:
@@ -358,7 +352,10 @@ def _check(
     else:
         groups = report.groups
         assert groups is not None
-        thresholds, of = _of_groups(new), np.array([name or "" for name in named])
+        thresholds, of = (
+            thresholds_by_group(new.calibration),
+            np.array([name or "" for name in named]),
+        )
         for group, counts, n in zip(groups.names, groups.allowed, groups.n, strict=True):
             if (of == group).any():
                 cells.append((group, thresholds[group], counts, int(n), of == group))

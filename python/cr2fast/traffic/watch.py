@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, RiskAlarm
 from cr2fast._util.checks import real, shown, whole
 from cr2fast.calibration import index_of
+from cr2fast.calibration.groups import thresholds_by_group
 from cr2fast.encoders.info import sha256_of
 from cr2fast.router import Router
 from cr2fast.traffic import files
@@ -221,7 +221,7 @@ class Watch:
             if own is not None and watched.group is not None:
                 here &= own == watched.group
             elif own is not None:
-                here &= ~np.isin(own, list(_groups(router)))
+                here &= ~np.isin(own, list(thresholds_by_group(router.calibration)))
             # Only what this router decided: rows of an earlier one say nothing of it.
             fixed = used == np.float32(watched.threshold)
             rows = here & (fixed | rolling)
@@ -247,7 +247,7 @@ class Watch:
         before = {(w.lam, w.alpha, w.group): w for w in state.points}
         calibration = router.calibration
         assert calibration is not None
-        groups = _groups(router)
+        groups = thresholds_by_group(router.calibration)
         out = []
         for lam, alpha in self.points:
             cell = (
@@ -301,9 +301,3 @@ class Watch:
                     f"read: the window is not all of the traffic."
                 )
         return said
-
-
-def _groups(router: Router) -> dict[str, npt.NDArray[np.float32]]:
-    calibration = router.calibration
-    groups = None if calibration is None else calibration["groups"]
-    return {} if groups is None else dict(zip(groups["names"], groups["thresholds"], strict=True))

@@ -20,7 +20,24 @@ SLACK_S = 0.2
 """A slow counter hands out up to this much of the past in one step, s."""
 
 
-class Counter:
+class _Sum:
+    """Joules of one domain so far, its last reading, and whether that one failed."""
+
+    def __init__(self, domain: str) -> None:
+        self.domain = domain
+        self._total_j = 0.0
+        self._last: tuple[int, float] | None = None
+        self._lost = False
+
+    def lose(
+        self, t_ns: int, detail: str, reason: Reason = Reason.LOST
+    ) -> tuple[float, Fault | None]:
+        """(NaN, why) for a reading that failed; one fault an outage. Counting restarts after it."""
+        known, self._lost, self._last = self._lost, True, None
+        return math.nan, None if known else Fault(t_ns, self.domain, reason, detail)
+
+
+class Counter(_Sum):
     """Unwraps and judges one cumulative counter.
 
     Parameters
@@ -42,13 +59,10 @@ class Counter:
         max_power_w: float,
         decrease: Reason = Reason.NO_RANGE,
     ) -> None:
-        self.domain = domain
+        super().__init__(domain)
         self.range_j = range_j
         self.max_power_w = max_power_w
         self._decrease = decrease
-        self._total_j = 0.0
-        self._last: tuple[int, float] | None = None
-        self._lost = False
 
     def update(self, t_ns: int, raw_j: float) -> tuple[float, Fault | None]:
         """(joules since the first reading, None), or (NaN, why)."""
@@ -90,13 +104,6 @@ class Counter:
         self._total_j += delta_j
         return self._total_j, None
 
-    def lose(
-        self, t_ns: int, detail: str, reason: Reason = Reason.LOST
-    ) -> tuple[float, Fault | None]:
-        """(NaN, why) for a reading that failed; one fault an outage. Counting restarts after it."""
-        known, self._lost, self._last = self._lost, True, None
-        return math.nan, None if known else Fault(t_ns, self.domain, reason, detail)
-
     def restart(self) -> None:
         """Count on from the next reading, whatever it is."""
         self._last = None
@@ -105,7 +112,7 @@ class Counter:
         return math.nan, Fault(t_ns, self.domain, reason, detail)
 
 
-class PowerIntegral:
+class PowerIntegral(_Sum):
     """Trapezoid over power readings.
 
     Parameters
@@ -117,11 +124,8 @@ class PowerIntegral:
     """
 
     def __init__(self, domain: str, max_gap_s: float = 1.0) -> None:
-        self.domain = domain
+        super().__init__(domain)
         self.max_gap_s = max_gap_s
-        self._total_j = 0.0
-        self._last: tuple[int, float] | None = None
-        self._lost = False
 
     def update(self, t_ns: int, power_w: float) -> tuple[float, Fault | None]:
         """(joules since the first reading, None), or (NaN, why)."""
@@ -136,10 +140,3 @@ class PowerIntegral:
             return math.nan, Fault(t_ns, self.domain, Reason.NOT_COVERED, detail)
         self._total_j += elapsed_s * (last[1] + power_w) / 2
         return self._total_j, None
-
-    def lose(
-        self, t_ns: int, detail: str, reason: Reason = Reason.LOST
-    ) -> tuple[float, Fault | None]:
-        """(NaN, why) for a reading that failed; one fault an outage."""
-        known, self._lost, self._last = self._lost, True, None
-        return math.nan, None if known else Fault(t_ns, self.domain, reason, detail)
