@@ -11,12 +11,13 @@ asserted.
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import socket
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,12 @@ def ask(client: openai.OpenAI, text: str, model: str = "cr2fast") -> tuple[str, 
 
 
 def free_port() -> int:
-    """One that the edge keeps when it is started again."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that the edge keeps when it is started again: no system gives these out by itself."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit("expected a free port from 20000 to 29999, got none in 100 tries")
 
 
 def run(binary: Path, out: Path, stack: ExitStack) -> None:

@@ -30,7 +30,7 @@ def test_replay_prints_a_line_per_point_below_what_was_logged(log, artifact, rou
     )
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].startswith("500 requests from 500 lines, 2026-11-01 00:00:00")
+    assert lines[0].startswith("500 requests from 500 lines, 2024-11-01 00:00:00")
     assert lines[1].split()[:3] == ["lam", "alpha", "local"]
     assert lines[2].split()[0] == "logged"
     assert lines[3].split()[:2] == ["1", "0.01"]
@@ -45,7 +45,7 @@ def test_replay_prints_a_line_per_point_below_what_was_logged(log, artifact, rou
 
 
 def test_a_window_and_the_usual_alpha(log, artifact, capsys):
-    window = ("--since", "2026-11-01T00:01", "--until", "2026-11-01T00:02")
+    window = ("--since", "2024-11-01T00:01", "--until", "2024-11-01T00:02")
     code, out, _ = run(capsys, "replay", log, "--router", artifact, "--lam", "1", *window, "--json")
     assert code == 0
     (told,) = json.loads(out)

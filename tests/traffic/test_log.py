@@ -39,21 +39,21 @@ def test_each_request_is_a_row_with_the_bits_that_were_decided_on(log, records, 
 def test_rotated_files_come_first_in_the_order_of_their_stamps(tmp_path, records):
     parts = {
         "decisions.jsonl": records[300:],
-        "decisions.20261126T144500Z.jsonl": records[:100],
-        "decisions.20261126T144500Z.1.jsonl": records[100:150],
-        "decisions.20261126T150000Z.jsonl": records[150:200],
+        "decisions.20241126T144500Z.jsonl": records[:100],
+        "decisions.20241126T144500Z.1.jsonl": records[100:150],
+        "decisions.20241126T150000Z.jsonl": records[150:200],
         "other.jsonl": records[:1],
         "decisions.notes.jsonl": records[:1],
     }
     for name, part in parts.items():
         traffic.write(tmp_path / name, part)
     plain = traffic.write(tmp_path / "last.jsonl", records[200:300])
-    with gzip.open(tmp_path / "decisions.20261126T160000Z.jsonl.gz", "wb") as file:
+    with gzip.open(tmp_path / "decisions.20241126T160000Z.jsonl.gz", "wb") as file:
         file.write(plain.read_bytes())
     assert read_log(tmp_path / "decisions.jsonl")["id"].to_list() == [r["id"] for r in records]
-    rotated = read_log(tmp_path / "decisions.20261126T144500Z.jsonl")
+    rotated = read_log(tmp_path / "decisions.20241126T144500Z.jsonl")
     assert len(rotated) == 100
-    by_pattern = open_log(str(tmp_path / "decisions.2026*Z*.jsonl*"))
+    by_pattern = open_log(str(tmp_path / "decisions.2024*Z*.jsonl*"))
     assert by_pattern.frame["id"].to_list() == [r["id"] for r in records[:300]]
     # The same file twice is one file.
     assert len(read_log([tmp_path / "decisions.jsonl", tmp_path / "decisions.jsonl"])) == 500
@@ -64,7 +64,7 @@ def test_files_that_were_set_aside_before_are_not_opened(artifact, splits, tmp_p
         return traffic.START + timedelta(seconds=seconds)
 
     rows = traffic.served(artifact, splits[2], range(300))
-    traffic.write(tmp_path / "d.20261101T001000Z.jsonl", rows[:50])
+    traffic.write(tmp_path / "d.20241101T001000Z.jsonl", rows[:50])
     traffic.write(tmp_path / "d.jsonl", rows[50:])
     log = open_log(tmp_path / "d.jsonl", since=at(1000))
     assert (len(log), log.found.lines) == (200, 250)
@@ -72,7 +72,7 @@ def test_files_that_were_set_aside_before_are_not_opened(artifact, splits, tmp_p
 
 
 def test_a_log_whose_live_file_was_just_set_aside_is_still_a_log(tmp_path, records):
-    traffic.write(tmp_path / "d.20261126T144500Z.jsonl", records[:7])
+    traffic.write(tmp_path / "d.20241126T144500Z.jsonl", records[:7])
     assert len(read_log(tmp_path / "d.jsonl")) == 7
 
 
@@ -88,7 +88,7 @@ def test_lines_that_are_no_records_are_kept_apart_and_counted(tmp_path, records)
         json.dumps(rest(records[16], propensity=0)),
         json.dumps(rest(records[17], link=[1])),
         json.dumps(rest(records[18], ts="yesterday")),
-        json.dumps(rest(records[19], ts="2026-11-01T00:00:00")),
+        json.dumps(rest(records[19], ts="2024-11-01T00:00:00")),
         json.dumps(rest(records[20], n_output_tokens=1.5)),
         json.dumps(rest(records[21], margin=1e300)),
         json.dumps(rest(records[22], ts="9999-12-31T23:59:59.999999Z")),
@@ -212,7 +212,7 @@ def test_gaps_and_backward_steps_of_the_clock_are_told(tmp_path, records):
 
 
 def test_a_window_of_time(log):
-    frame = read_log(log, since="2026-11-01T00:01:00", until="2026-11-01T00:02:00Z")
+    frame = read_log(log, since="2024-11-01T00:01:00", until="2024-11-01T00:02:00Z")
     assert len(frame) == 60
     assert open_log(log, until=traffic.START).found.outside == 500
     with pytest.raises(Cr2Error, match="since: expected a datetime"):

@@ -352,10 +352,8 @@ def _check(
     else:
         groups = report.groups
         assert groups is not None
-        thresholds, of = (
-            thresholds_by_group(new.calibration),
-            np.array([name or "" for name in named]),
-        )
+        thresholds = thresholds_by_group(new.calibration)
+        of = np.array([name or "" for name in named])
         for group, counts, n in zip(groups.names, groups.allowed, groups.n, strict=True):
             if (of == group).any():
                 cells.append((group, thresholds[group], counts, int(n), of == group))
