@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import http.server
 import json
@@ -81,6 +82,14 @@ def good_readings(address: tuple[str, int]) -> int:
     return int(found[1]) if found else 0
 
 
+def read(address: tuple[str, int], n: int) -> bool:
+    return good_readings(address) == n
+
+
+def logged(log: Path, n: int) -> bool:
+    return log.exists() and log.read_text().count("\n") == n
+
+
 def device(folder: Path, local: str, agent: str) -> str:
     """A device's file and router; gives the name of its model."""
     encoder = letters(D)
@@ -94,9 +103,9 @@ def device(folder: Path, local: str, agent: str) -> str:
         f'[local]\nurl = "{local}"\n'
         '[edge]\nurl = "http://127.0.0.1:1"\ntoken_env = "EDGE_TOKEN"\n'
         '[log]\npath = "decisions.jsonl"\nflush_ms = 5\n'
-        # No reading but those of the request, which is not too short for them.
+        # No reading but those of requests.
         f'[energy]\nagent = "{agent}"\ntoken_env = "AGENT_TOKEN"\n'
-        "every_ms = 86400000\ntolerance = 1e9\n"
+        "every_ms = 86400000\ntolerance = 1\n"
     )
     return router.models[0]
 
@@ -114,21 +123,29 @@ def test_joules_of_the_real_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with running(tmp_path) as (process, connection):
             address = connection.host, connection.port
             wait(process, lambda: good_readings(address) == 1)
-            body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
-            connection.request("POST", "/v1/chat/completions", json.dumps(body))
-            wait(process, model.asked.is_set)
-            wait(process, lambda: good_readings(address) == 2)
-            move(package, 4_250_000)
-            move(dram, 500_000)
-            move(psys, 90_000_000)
-            model.may.set()
-            reply = connection.getresponse()
-            assert reply.status == 200, reply.read()
-            reply.read()
-            wait(process, lambda: log.exists() and log.read_text().endswith("\n"))
+            # A request that is too short for its readings has no joules: the next one takes longer.
+            for attempt in range(10):
+                model.asked.clear()
+                model.may.clear()
+                body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+                connection.request("POST", "/v1/chat/completions", json.dumps(body))
+                wait(process, model.asked.is_set)
+                before = 2 + 2 * attempt
+                wait(process, functools.partial(read, address, before))
+                move(package, 4_250_000)
+                move(dram, 500_000)
+                move(psys, 90_000_000)
+                model.may.wait(0.05 * 2**attempt)
+                model.may.set()
+                reply = connection.getresponse()
+                assert reply.status == 200, reply.read()
+                reply.read()
+                wait(process, functools.partial(logged, log, attempt + 1))
+                line = json.loads(log.read_text().splitlines()[-1])
+                if line["energy_j_measured"] is not None:
+                    break
     model.server.shutdown()
     model.server.server_close()
-    line = json.loads(log.read_text())
     assert line["energy_j_measured"] == pytest.approx(4.75, abs=1e-6), line
     frame = read_log(log)
-    assert frame["energy_j_measured"].to_list() == [line["energy_j_measured"]]
+    assert frame["energy_j_measured"].to_list()[-1] == line["energy_j_measured"]

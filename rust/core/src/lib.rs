@@ -21,7 +21,7 @@ mod router;
 mod simd;
 
 pub use base::checks::{check_alpha, check_finite, check_lam, check_len, check_tokens};
-pub use base::error::{Error, Result, Same, shown};
+pub use base::error::{Error, Result, Same, number, shown};
 pub use base::ids::{Named, Seen};
 pub use base::limits::{MAX_CENTRES, MAX_WIDTH, QUANTILES, TYPICAL_SCORES};
 pub use base::threads::allowed as thread_count;

@@ -21,6 +21,7 @@ use crate::encoding::{Encoded, Encoder, ask, bounded, encode, encoder_hash, endp
 use crate::endpoint::Endpoint;
 use crate::heavy::{LONG, away};
 use crate::link::Measured;
+use crate::log::LinkRecord;
 use crate::promise::Kept;
 use crate::refusal::Refusal;
 use crate::tls::Trust;
@@ -93,6 +94,8 @@ pub struct Brain {
     default: (f64, f64),
     /// ξ where nothing is measured.
     typical: LinkState,
+    /// Whether the cost table has a link.
+    linked: bool,
     rule: Rule,
     /// Who watches the promise, where anybody does.
     kept: Option<Arc<Kept>>,
@@ -160,12 +163,17 @@ impl Brain {
         point.check_router(&hash).map_err(|(line, words)| wrong(line, words))?;
         let (lam, alpha) = (point.lam.value, point.alpha.value);
         router.threshold(lam, alpha).map_err(|e| {
-            let of_alpha = matches!(e, Error::AlphaOffGrid { .. });
+            let of_alpha = match &e {
+                Error::Argument { what, .. } => what == "alpha",
+                e => matches!(e, Error::AlphaOffGrid { .. }),
+            };
             let line = if of_alpha { point.alpha.line } else { point.lam.line };
             core(line, "router")(e)
         })?;
         let typical =
             router.costs().link().typical().map_err(core(files.path.line, "router.path"))?;
+        // Transfers without a link have no bits.
+        let linked = router.costs().link().bits_per_input_token > 0.0;
         let rule = rule::rule(config, &router, &wrong)?;
         let brain = Self {
             encoder_hash: encoder_hash(&router, &encoder),
@@ -174,6 +182,7 @@ impl Brain {
             hash,
             default: (lam, alpha),
             typical,
+            linked,
             rule,
             kept: None,
             stages: RwLock::default(),
@@ -335,6 +344,12 @@ impl Brain {
     /// The link's state: what is measured, the rest as it typically is by the cost table.
     pub fn link(&self, measured: Measured) -> LinkState {
         measured.or(self.typical)
+    }
+
+    /// The same, as it is told: what a table without a link puts in its place is no state of one.
+    pub fn told_link(&self, measured: Measured) -> LinkRecord {
+        let typical = self.linked.then(|| self.link(measured).into());
+        typical.unwrap_or(measured).into()
     }
 }
 

@@ -19,7 +19,6 @@ use crate::brain::{Brain, Call, Estimate};
 use crate::config::{Config, ModelConfig, NotText, ShadowConfig};
 use crate::job::Job;
 use crate::link::{Exchange, Link, Measured};
-use crate::log::LinkRecord;
 use crate::refusal::{REFUSAL, Refusal, no_bound, unknown_model};
 use crate::relay::Out;
 use crate::shadow::{Shadow, Shadowed, Shadows};
@@ -147,7 +146,7 @@ impl Device {
             "latency_s_estimated": estimate.and_then(|e| e.latency_s),
             "energy_j_estimated": estimate.and_then(|e| e.energy_j),
             "usd_estimated": estimate.and_then(|e| e.usd),
-            "link": LinkRecord::from(plan.state),
+            "link": job.brain.told_link(plan.measured),
             "link_measured": plan.measured.names(),
         }))
     }
@@ -164,7 +163,7 @@ impl Device {
             self.plan(job).await
         };
         let plan = plan.inspect_err(|refusal| trace.refused(refusal))?;
-        trace.planned(plan.input_tokens, plan.state, plan.measured);
+        trace.planned(plan.input_tokens, &job.brain, plan.measured);
         trace.unembedded(plan.failure.as_ref());
         trace.record.margin = plan.decision.map(|d| d.margin);
         trace.record.threshold = plan.decision.map(|d| d.threshold);

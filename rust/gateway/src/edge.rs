@@ -20,7 +20,6 @@ use crate::brain::{Call, Estimate};
 use crate::config::{Config, ModelConfig};
 use crate::job::Job;
 use crate::link::Measured;
-use crate::log::LinkRecord;
 use crate::refusal::{Refusal, no_bound, unknown_model};
 use crate::tls::Trust;
 use crate::trace::{Label, Trace};
@@ -173,7 +172,7 @@ impl Edge {
             "latency_s_estimated": estimate.and_then(|e| e.latency_s),
             "energy_j_estimated": estimate.and_then(|e| e.energy_j),
             "usd_estimated": estimate.and_then(|e| e.usd),
-            "link": LinkRecord::from(plan.state),
+            "link": job.brain.told_link(plan.measured),
             "link_measured": plan.measured.names(),
             "available": picked.available,
             "queueing_s": picked.waits,
@@ -192,7 +191,7 @@ impl Edge {
             self.plan(job).await
         };
         let plan = plan.inspect_err(|refusal| trace.refused(refusal))?;
-        trace.planned(plan.input_tokens, plan.state, plan.measured);
+        trace.planned(plan.input_tokens, &job.brain, plan.measured);
         trace.record.why = Some(plan.why.word());
         trace.unembedded(plan.failure.as_ref());
         if log_embedding {

@@ -36,6 +36,16 @@ pub struct Measured {
     pub rate_dl_bps: Option<f64>,
 }
 
+impl From<LinkState> for Measured {
+    fn from(s: LinkState) -> Self {
+        Self {
+            rtt_s: Some(s.rtt_s),
+            rate_ul_bps: Some(s.rate_ul_bps),
+            rate_dl_bps: Some(s.rate_dl_bps),
+        }
+    }
+}
+
 /// One exchange with the edge over a warm connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exchange {

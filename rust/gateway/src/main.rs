@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use clap::{Arg, Command, value_parser};
 use cr2fast_gateway::{App, Config, ConfigError, RoleConfig, say, serve};
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Connections that wait for the door, as the system counts them.
+const BACKLOG: u32 = 1_024;
 
 fn command() -> Command {
     let file = || {
@@ -68,6 +70,9 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
         let path = path.display();
         return Err(format!("{path}: expected a file of role {role}, got one of role {got}"));
     }
+    // Before anything of a gateway that runs already is touched: its log, its state.
+    let cannot = |e| words(config.cannot_listen(&e));
+    let socket = config.socket().map_err(cannot)?;
     let app = App::new(&config).map_err(words)?;
     for warning in App::warnings(&config) {
         say(&format!("warning: {warning}"));
@@ -82,8 +87,7 @@ fn run(role: &str, path: &Path) -> Result<(), String> {
         .build()
         .map_err(|e| format!("expected to start threads, got: {e}"))?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen.value).await;
-        let listener = listener.map_err(|e| words(config.cannot_listen(&e)))?;
+        let listener = socket.listen(BACKLOG).map_err(cannot)?;
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let hang_up = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
         let terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 
 /// Which file is wrong, and how.
 #[derive(Debug)]
@@ -69,16 +69,21 @@ pub fn server(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Wrong> {
     Ok(Arc::new(server))
 }
 
-/// Whether a certificate that was refused lies under an error.
+/// Whether a certificate that was refused, or other words than TLS, lie under an error.
 pub fn is_refusal(e: &(dyn std::error::Error + 'static)) -> bool {
-    if e.is::<tokio_rustls::rustls::Error>() {
-        return true;
+    beneath(e).is_some()
+}
+
+/// What of TLS lies under an error.
+pub fn beneath<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    if let Some(found) = e.downcast_ref::<Error>() {
+        return Some(found);
     }
     // An io::Error passes over its content, and gives the content's source as its own.
     let content = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     match content {
-        Some(inner) => is_refusal(inner),
-        None => e.source().is_some_and(is_refusal),
+        Some(inner) => beneath(inner),
+        None => e.source().and_then(beneath),
     }
 }
 

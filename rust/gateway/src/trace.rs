@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cr2fast_core::{Budget, LinkState};
+use cr2fast_core::Budget;
 use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -123,9 +123,9 @@ impl Trace {
     }
 
     /// What is known before anybody is asked.
-    pub fn planned(&mut self, input_tokens: u64, state: LinkState, measured: Measured) {
+    pub fn planned(&mut self, input_tokens: u64, brain: &Brain, measured: Measured) {
         self.record.n_input_tokens_estimated = Some(input_tokens);
-        self.record.link = Some(state.into());
+        self.record.link = Some(brain.told_link(measured));
         self.record.link_measured = measured.names();
     }
 

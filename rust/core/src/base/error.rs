@@ -30,6 +30,11 @@ pub fn listed<T: std::fmt::Debug>(items: &[T]) -> String {
     format!("[{}{more}]{count}", first.join(", "))
 }
 
+/// A number in few characters, whatever its size: a plain one would have 300 digits.
+pub fn number(x: f64) -> String {
+    if x == 0.0 || (1e-5..1e16).contains(&x.abs()) { x.to_string() } else { format!("{x:?}") }
+}
+
 /// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -97,7 +102,8 @@ pub enum Error {
     },
     /// The operating point was never calibrated in λ.
     #[error(
-        "lam={lam} is not on the calibrated grid: expected one of its {size} points, nearest {nearest}"
+        "lam={} is not on the calibrated grid: expected one of its {size} points, nearest {nearest}",
+        number(*lam)
     )]
     LamOffGrid {
         /// The λ asked for.
@@ -108,7 +114,7 @@ pub enum Error {
         nearest: String,
     },
     /// The operating point was never calibrated in α.
-    #[error("alpha={alpha} is not calibrated: expected one of {}", listed(known))]
+    #[error("alpha={} is not calibrated: expected one of {}", number(*alpha), listed(known))]
     AlphaOffGrid {
         /// The α asked for.
         alpha: f64,

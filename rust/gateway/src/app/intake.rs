@@ -5,12 +5,12 @@
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap};
+use axum::http::{Extensions, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use crate::ask::{Ask, Kind, Target};
@@ -28,6 +28,10 @@ pub(super) struct Admitted {
     /// What a device gateway says, where one asks.
     deferral: Option<Deferral>,
 }
+
+/// When the head of a connection's first request was whole: the time for its body begins then.
+#[derive(Clone, Copy, Debug)]
+pub struct Headed(pub Instant);
 
 /// SHA-256 of the bearer token: hashes are compared, so that how long that takes says nothing about it.
 pub(super) fn bearer_hash(headers: &HeaderMap) -> Option<[u8; 32]> {
@@ -70,7 +74,7 @@ impl App {
             let words = format!("content-encoding: expected a body as it is, got {coding:?}");
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding", words));
         }
-        let pieces = self.read(body).await?;
+        let pieces = self.read(body, &head.extensions).await?;
         let read = Instant::now();
         let brain = self.brain();
         let misfit = deferral.as_mut().map_or(Ok(None), |d| fit(&brain, d))?;
@@ -96,13 +100,15 @@ impl App {
         Ok(Job { id, brain, ask, kind, point, wish, deferral, context, read })
     }
 
-    /// All of a body, in the pieces in which it came.
-    pub(super) async fn read(&self, body: Body) -> Result<Pieces, Refusal> {
+    /// All of a body, in the pieces in which it came, within its time from the head on.
+    pub(super) async fn read(&self, body: Body, of: &Extensions) -> Result<Pieces, Refusal> {
         let most = self.limits.body_bytes;
         if body.size_hint().lower() > most as u64 {
             return Err(Refusal::body_too_large(most));
         }
-        timeout(self.limits.body, Pieces::of(body, most)).await.unwrap_or_else(|_| {
+        let headed = of.get().map_or_else(Instant::now, |Headed(at)| *at);
+        let pieces = timeout_at(headed + self.limits.body, Pieces::of(body, most)).await;
+        pieces.unwrap_or_else(|_| {
             let words = format!("body: expected all of it within {:?}", self.limits.body);
             Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_slow", words))
         })

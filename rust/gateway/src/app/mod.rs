@@ -4,13 +4,13 @@
 //! here: routes, tokens, limits, the operating point; what each does with a request is theirs.
 
 mod certificates;
+mod describe;
 mod front;
 mod ids;
 mod intake;
 mod outcomes;
 mod reload;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -32,7 +32,7 @@ use crate::edge::Edge;
 use crate::endpoint::Proof;
 use crate::energy::Meter;
 use crate::heavy::{LONG, away};
-use crate::log::{Log, LogFile};
+use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::promise::Promise;
 use crate::refusal::Refusal;
@@ -40,10 +40,11 @@ use crate::shadow::Shadowed;
 use crate::spans::Tracer;
 use crate::stop::Stop;
 use crate::trace::{STOPPED, Trace};
-use crate::upstream::{Address, Failure, Upstream};
+use crate::upstream::{Failure, Upstream};
 use crate::wire;
 
 pub use front::router;
+pub use intake::Headed;
 use intake::bearer_hash;
 use outcomes::Recent;
 
@@ -120,83 +121,6 @@ impl App {
             recent: Recent::default(),
             stop: Stop::default(),
         }))
-    }
-
-    /// What a configuration would do, in words; loads the router, starts nothing. What would keep
-    /// [`App::new`] or the listener from starting is the same error here.
-    pub fn describe(config: &Config) -> Result<String, ConfigError> {
-        let trust = certificates::trust(config)?;
-        let brain = Brain::load(config, &trust)?;
-        if let Some(log) = &config.log {
-            LogFile::check(&log.path.value).map_err(|e| no_log(config, &e))?;
-        }
-        let scheme = if certificates::served(config)?.is_some() { "https" } else { "http" };
-        TcpListener::bind(config.listen.value).map_err(|e| config.cannot_listen(&e))?;
-        let point = &config.router.point;
-        let (lam, alpha) = (point.lam.value, point.alpha.value);
-        let mut lines = vec![
-            format!("listens on {scheme}://{}", config.listen.value),
-            format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
-        ];
-        if let Some(endpoint) = brain.endpoint() {
-            let (n, place) = (endpoint.n_probes(), endpoint.place());
-            lines.push(match endpoint.proof() {
-                Proof::Good(far, _) => {
-                    format!("embeds by {place}: its vectors of {n} probes are within {far:.1e}")
-                }
-                Proof::Bad(_, words, _) => format!("warning: embeds by {place}, but {words}"),
-                Proof::None => format!("embeds by {place}"),
-            });
-        }
-        match &config.role {
-            RoleConfig::Device { local, edge, not_text, shadow } => {
-                let name = &brain.models()[0];
-                lines.push(format!("accepts for {name} at {}", local.address.base));
-                lines.push(format!("defers to the edge at {}", edge.0.base));
-                lines.push(format!("requests that text does not decide go to: {not_text:?}"));
-                lines.extend(shadow.map(|s| {
-                    format!("sends {} of the routed requests to the other place too", s.probability)
-                }));
-            }
-            RoleConfig::Edge { models, .. } => {
-                for m in models {
-                    let routed = brain.models()[1..].contains(&m.address.name);
-                    let how = if routed { "routed, or by name" } else { "by name only" };
-                    lines.push(format!("{} at {}: {how}", m.address.name, m.address.base));
-                }
-            }
-        }
-        lines.extend(Promise::check(config, &brain)?);
-        lines.extend(Meter::check(config, &trust)?);
-        Tracer::start(config, &trust)?;
-        lines.extend(config.traces.iter().map(|traces| {
-            format!(
-                "sends spans of {} of the traces that begin here to {}",
-                traces.ratio, traces.base
-            )
-        }));
-        lines.extend(Self::warnings(config).into_iter().map(|words| format!("warning: {words}")));
-        Ok(lines.join("\n"))
-    }
-
-    /// What holds together and should not be.
-    pub fn warnings(config: &Config) -> Vec<String> {
-        let all: Vec<&Address> = match &config.role {
-            RoleConfig::Device { local, edge, .. } => vec![&local.address, &edge.0],
-            RoleConfig::Edge { models, .. } => models.iter().map(|m| &m.address).collect(),
-        };
-        let elsewhere = Meter::warning(config);
-        let encoder = config.router.encoder.endpoint().map(|e| &e.address);
-        let meter = config.energy.as_ref().and_then(|e| e.source.address());
-        let all = all.into_iter().chain(encoder).chain(meter);
-        let open = all.filter(|a| a.token.is_some() && a.is_open());
-        let words =
-            |a: &Address| format!("the token for {} goes unencrypted to {}", a.name, a.base);
-        let texts =
-            config.log.as_ref().filter(|log| log.texts).map(|log| {
-                format!("log.texts: prompts are written to {}", log.path.value.display())
-            });
-        open.map(words).chain(elsewhere).chain(texts).collect()
     }
 
     /// SHA-256 of the router's file.

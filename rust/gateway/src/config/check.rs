@@ -20,9 +20,6 @@ use super::{
 };
 use crate::upstream::{Address, BreakerSettings, Deadlines};
 
-/// The longest time in a file: a day.
-const MAX_MS: u64 = 86_400_000;
-
 /// A file under check.
 pub struct Checker<'a> {
     pub path: &'a Path,
@@ -34,16 +31,6 @@ pub struct Checker<'a> {
 pub fn line(text: &str, at: usize) -> usize {
     let before = text.get(..at).unwrap_or(text);
     1 + before.matches('\n').count()
-}
-
-pub(super) fn ms(x: &Spanned<u64>) -> Duration {
-    Duration::from_millis(*x.get_ref())
-}
-
-fn milliseconds<'a>(
-    all: Vec<(&'static str, &'a Spanned<u64>)>,
-) -> Vec<(&'static str, &'a Spanned<u64>)> {
-    all.into_iter().filter(|(key, _)| key.ends_with("_ms")).collect()
 }
 
 /// Sections that a device's file shares with an edge's.
@@ -58,9 +45,11 @@ impl Checker<'_> {
             return Err(self.wrong(name, "access.device_token_env", expected, name.get_ref()));
         }
         let deadlines = self.deadlines(&file.deadlines)?;
-        let deadlines_of = |first: &Option<Spanned<u64>>, answer: &Option<Spanned<u64>>| {
-            self.overridden(deadlines, first.as_ref(), answer.as_ref())
-        };
+        let (local, edge) = (&file.local, &file.edge);
+        let of_local = (local.first_content_ms.as_ref(), local.answer_ms.as_ref());
+        let of_edge = (edge.first_content_ms.as_ref(), edge.answer_ms.as_ref());
+        let of_local = self.overridden(deadlines, "local", of_local)?;
+        let of_edge = self.overridden(deadlines, "edge", of_edge)?;
         let local = ModelConfig {
             address: Address {
                 name: "device".into(),
@@ -69,8 +58,9 @@ impl Checker<'_> {
             },
             line: self.line(&file.local.url),
             model: file.local.model.map(Spanned::into_inner),
-            context_tokens: file.local.context_tokens,
-            deadlines: deadlines_of(&file.local.first_content_ms, &file.local.answer_ms)?,
+            context_tokens: self
+                .tokens("local.context_tokens", file.local.context_tokens.as_ref())?,
+            deadlines: of_local,
             health_path: self.health_path(None)?,
         };
         let edge = Address {
@@ -78,10 +68,9 @@ impl Checker<'_> {
             base: self.base("edge.url", &file.edge.url)?,
             token: self.bearer("edge.token_env", Some(&file.edge.token_env))?,
         };
-        let edge = (edge, deadlines_of(&file.edge.first_content_ms, &file.edge.answer_ms)?);
         let role = RoleConfig::Device {
             local: Box::new(local),
-            edge: Box::new(edge),
+            edge: Box::new((edge, of_edge)),
             not_text: file.not_text,
             shadow: file.shadow.map(|shadow| self.shadow(&shadow)).transpose()?,
         };
@@ -119,7 +108,8 @@ impl Checker<'_> {
             models.push(self.model(entry, deadlines)?);
         }
         if models.is_empty() {
-            return Err(self.error(None, "models: expected at least one, got none".into()));
+            let at = self.text.find("models").map(|at| line(self.text, at));
+            return Err(self.error(at, "models: expected at least one, got none".into()));
         }
         let find = |key: &str, name: &Spanned<String>| {
             let at = models.iter().position(|m| m.address.name == *name.get_ref());
@@ -159,12 +149,12 @@ impl Checker<'_> {
                 token: self.bearer("models.token_env", file.token_env.as_ref())?,
             },
             model: file.model.map(Spanned::into_inner),
-            context_tokens: file.context_tokens,
+            context_tokens: self.tokens("models.context_tokens", file.context_tokens.as_ref())?,
             health_path: self.health_path(file.health_path.as_ref())?,
             deadlines: self.overridden(
                 deadlines,
-                file.first_content_ms.as_ref(),
-                file.answer_ms.as_ref(),
+                "models",
+                (file.first_content_ms.as_ref(), file.answer_ms.as_ref()),
             )?,
         })
     }
@@ -207,116 +197,77 @@ impl Checker<'_> {
     }
 
     fn deadlines(&self, file: &DeadlinesFile) -> Result<Deadlines> {
-        self.times("deadlines", file.all())?;
         Ok(Deadlines {
-            connect: ms(&file.connect_ms),
-            first_content: ms(&file.first_content_ms),
-            answer: ms(&file.answer_ms),
-            idle: ms(&file.idle_ms),
+            connect: self.ms("deadlines.connect_ms", &file.connect_ms)?,
+            first_content: self.ms("deadlines.first_content_ms", &file.first_content_ms)?,
+            answer: self.ms("deadlines.answer_ms", &file.answer_ms)?,
+            idle: self.ms("deadlines.idle_ms", &file.idle_ms)?,
         })
     }
 
+    /// The deadlines of a section that has some of its own.
     fn overridden(
         &self,
         deadlines: Deadlines,
-        first: Option<&Spanned<u64>>,
-        answer: Option<&Spanned<u64>>,
+        section: &str,
+        (first, answer): (Option<&Spanned<i64>>, Option<&Spanned<i64>>),
     ) -> Result<Deadlines> {
-        let own = [("first_content_ms", first), ("answer_ms", answer)];
-        let own = own.into_iter().filter_map(|(key, x)| x.map(|x| (key, x)));
-        self.times("deadline", own.collect())?;
+        let own = |key: &str, x: Option<&Spanned<i64>>, common: Duration| match x {
+            Some(x) => self.ms(&format!("{section}.{key}"), x),
+            None => Ok(common),
+        };
         Ok(Deadlines {
-            first_content: first.map_or(deadlines.first_content, ms),
-            answer: answer.map_or(deadlines.answer, ms),
+            first_content: own("first_content_ms", first, deadlines.first_content)?,
+            answer: own("answer_ms", answer, deadlines.answer)?,
             ..deadlines
         })
     }
 
     fn limits(&self, file: &LimitsFile) -> Result<Limits> {
-        self.times("limits", milliseconds(file.all()))?;
-        let size = |key: &str, x: &Spanned<u64>, low: u64, high: u64| {
-            let range = format!("a number from {low} to {high}");
-            let value = *x.get_ref();
-            if (low..=high).contains(&value) {
-                Ok(value as usize)
-            } else {
-                Err(self.wrong(x, &format!("limits.{key}"), &range, &value))
-            }
-        };
+        let mib = 1 << 20;
         Ok(Limits {
-            threads: size("threads", &file.threads, 1, 256)?,
-            concurrency: size("concurrency", &file.concurrency, 1, 1 << 20)?,
-            connections: size("connections", &file.connections, 1, 1 << 20)?,
-            body_bytes: size("body_bytes", &file.body_bytes, 1, 1 << 30)?,
-            header_bytes: size("header_bytes", &file.header_bytes, 8_192, 1 << 20)?,
-            answer_bytes: size("answer_bytes", &file.answer_bytes, 1, 1 << 30)?,
-            header: ms(&file.header_ms),
-            body: ms(&file.body_ms),
-            write: ms(&file.write_ms),
-            drain: ms(&file.drain_ms),
+            threads: self.size("limits.threads", &file.threads, 1..=256)?,
+            concurrency: self.size("limits.concurrency", &file.concurrency, 1..=mib)?,
+            connections: self.size("limits.connections", &file.connections, 1..=mib)?,
+            body_bytes: self.size("limits.body_bytes", &file.body_bytes, 1..=1 << 30)?,
+            header_bytes: self.size("limits.header_bytes", &file.header_bytes, 8_192..=mib)?,
+            answer_bytes: self.size("limits.answer_bytes", &file.answer_bytes, 1..=1 << 30)?,
+            header: self.ms("limits.header_ms", &file.header_ms)?,
+            body: self.ms("limits.body_ms", &file.body_ms)?,
+            write: self.ms("limits.write_ms", &file.write_ms)?,
+            drain: self.ms("limits.drain_ms", &file.drain_ms)?,
         })
     }
 
     fn shadow(&self, file: &ShadowFile) -> Result<ShadowConfig> {
-        let (probability, at_once) = (*file.probability.get_ref(), *file.at_once.get_ref());
-        if !(probability > 0.0 && probability <= 1.0) {
-            let expected = "a number above 0, at most 1";
-            return Err(self.wrong(
-                &file.probability,
-                "shadow.probability",
-                expected,
-                &probability,
-            ));
-        }
-        if !(1..=1_024).contains(&at_once) {
-            let expected = "a number from 1 to 1024";
-            return Err(self.wrong(&file.at_once, "shadow.at_once", expected, &at_once));
-        }
-        Ok(ShadowConfig { probability, at_once: at_once as usize })
+        Ok(ShadowConfig {
+            // An estimate weighs by 1/π.
+            probability: self.real("shadow.probability", &file.probability, 1e-6..=1.0)?,
+            at_once: self.size("shadow.at_once", &file.at_once, 1..=1_024)?,
+        })
     }
 
     fn breaker(&self, file: &BreakerFile) -> Result<BreakerSettings> {
-        self.times("breaker", milliseconds(file.all()))?;
-        let failures = *file.failures.get_ref();
-        let failures = u32::try_from(failures).ok().filter(|n| *n > 0).ok_or_else(|| {
-            self.wrong(
-                &file.failures,
-                "breaker.failures",
-                "a number from 1 to 4294967295",
-                &failures,
-            )
-        })?;
-        let (open, max_open) = (ms(&file.open_ms), ms(&file.max_open_ms));
+        let failures = self.times("breaker.failures", &file.failures)?;
+        let open = self.ms("breaker.open_ms", &file.open_ms)?;
+        let max_open = self.ms("breaker.max_open_ms", &file.max_open_ms)?;
         if max_open < open {
+            let expected = format!("at least breaker.open_ms, {}", open.as_millis());
             let got = file.max_open_ms.get_ref();
-            return Err(self.wrong(
-                &file.max_open_ms,
-                "breaker.max_open_ms",
-                "at least breaker.open_ms",
-                got,
-            ));
+            return Err(self.wrong(&file.max_open_ms, "breaker.max_open_ms", &expected, got));
         }
         Ok(BreakerSettings { failures, open, max_open })
     }
 
     fn log(&self, file: &LogFile) -> Result<LogConfig> {
-        for (key, value, high) in [
-            ("flush_ms", file.flush_ms, MAX_MS),
-            ("queue", file.queue as u64, 1 << 24),
-            ("max_bytes", file.max_bytes, u64::MAX),
-            ("max_age_h", file.max_age_h, 1 << 20),
-        ] {
-            if !(1..=high).contains(&value) {
-                let expected = format!("a number from 1 to {high}");
-                return Err(self.wrong(&file.path, &format!("log.{key}"), &expected, &value));
-            }
-        }
+        let hours = self.whole("log.max_age_h", &file.max_age_h, 1..=1_000_000)?;
         Ok(LogConfig {
             path: self.near(&file.path),
-            flush: Duration::from_millis(file.flush_ms),
-            queue: file.queue,
-            max_bytes: file.max_bytes,
-            max_age: Duration::from_secs(3_600 * file.max_age_h),
+            flush: self.ms("log.flush_ms", &file.flush_ms)?,
+            queue: self.size("log.queue", &file.queue, 1..=1 << 24)?,
+            queue_bytes: self.size("log.queue_bytes", &file.queue_bytes, 1 << 20..=1 << 40)?,
+            max_bytes: self.whole("log.max_bytes", &file.max_bytes, 1_024..=1 << 50)?,
+            max_age: Duration::from_secs(3_600 * hours),
             embedding: file.embedding,
             texts: file.texts,
         })
@@ -346,23 +297,6 @@ impl Checker<'_> {
                 Err(self.wrong(url, key, expected, &shown))
             }
             None => Err(self.wrong(url, key, "http://HOST:PORT or https://HOST", &shown)),
-        }
-    }
-
-    pub(super) fn times(
-        &self,
-        section: &str,
-        all: Vec<(&'static str, &Spanned<u64>)>,
-    ) -> Result<()> {
-        let bad = all.into_iter().find(|(_, x)| !(1..=MAX_MS).contains(x.get_ref()));
-        match bad {
-            None => Ok(()),
-            Some((key, x)) => Err(self.wrong(
-                x,
-                &format!("{section}.{key}"),
-                &format!("milliseconds from 1 to {MAX_MS}"),
-                x.get_ref(),
-            )),
         }
     }
 

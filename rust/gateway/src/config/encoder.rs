@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::check::{Checker, ms};
+use super::check::Checker;
 use super::file::RouterFile;
 use super::tokens::Token;
 use super::{ConfigError, Lined};
@@ -26,10 +26,10 @@ pub struct EncoderFile {
     pub token_env: Option<Spanned<String>>,
     /// For one embedding, ms.
     #[serde(default = "timeout_ms")]
-    pub timeout_ms: Spanned<u64>,
+    pub timeout_ms: Spanned<i64>,
 }
 
-fn timeout_ms() -> Spanned<u64> {
+fn timeout_ms() -> Spanned<i64> {
     Spanned::new(0..0, 1_000)
 }
 
@@ -96,7 +96,6 @@ impl Checker<'_> {
             let expected = "what the endpoint calls the model";
             return Err(self.wrong(&file.model, "encoder.model", expected, &"an empty name"));
         }
-        self.times("encoder", vec![("timeout_ms", &file.timeout_ms)])?;
         Ok(EncoderConfig::Endpoint(Box::new(EndpointConfig {
             address: Address {
                 name: "encoder".into(),
@@ -104,7 +103,7 @@ impl Checker<'_> {
                 token: self.bearer("encoder.token_env", file.token_env.as_ref())?,
             },
             model: file.model.get_ref().clone(),
-            timeout: ms(&file.timeout_ms),
+            timeout: self.ms("encoder.timeout_ms", &file.timeout_ms)?,
             line: self.line(&file.url),
         })))
     }

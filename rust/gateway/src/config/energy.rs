@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::check::{Checker, ms};
+use super::check::Checker;
 use super::tokens::Token;
 use super::traces::TracesFile;
 use super::{Config, ConfigError};
@@ -30,19 +30,22 @@ pub struct EnergyFile {
     pub models: Option<Spanned<Vec<String>>>,
     /// Between readings that no request asks for, ms.
     #[serde(default = "every_ms")]
-    pub every_ms: Spanned<u64>,
+    pub every_ms: Spanned<i64>,
     /// Most of a request's span by which readings may miss its start and end.
     #[serde(default = "tolerance")]
     pub tolerance: Spanned<f64>,
 }
 
-fn every_ms() -> Spanned<u64> {
+fn every_ms() -> Spanned<i64> {
     Spanned::new(0..0, 1_000)
 }
 
 fn tolerance() -> Spanned<f64> {
     Spanned::new(0..0, 0.05)
 }
+
+/// More than a machine draws without requests, W.
+const MAX_W: f64 = 100_000.0;
 
 /// What has counters.
 #[derive(Clone, Debug)]
@@ -138,20 +141,12 @@ impl Checker<'_> {
                 return Err(self.error(at, words.into()));
             }
         };
-        self.times("energy", vec![("every_ms", &file.every_ms)])?;
-        let positive = |key: &str, x: &Spanned<f64>| {
-            let value = *x.get_ref();
-            if value.is_finite() && value > 0.0 {
-                return Ok(value);
-            }
-            Err(self.wrong(x, &format!("energy.{key}"), "a number above 0", &value))
-        };
-        let idle_w = file.idle_w.as_ref().map(|x| positive("idle_w", x)).transpose()?;
+        let idle_w = file.idle_w.as_ref();
         Ok(EnergyConfig {
             source,
-            idle_w,
-            every: ms(&file.every_ms),
-            tolerance: positive("tolerance", &file.tolerance)?,
+            idle_w: idle_w.map(|x| self.real("energy.idle_w", x, 0.001..=MAX_W)).transpose()?,
+            every: self.ms("energy.every_ms", &file.every_ms)?,
+            tolerance: self.real("energy.tolerance", &file.tolerance, 0.0001..=1.0)?,
             covers: self.covered(file, models)?,
             line,
         })

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::encoder::EncoderFile;
 use super::energy::EnergyFile;
+use super::explain::explain;
 use super::operations::{HealthFile, TlsFile};
 use super::promise::PromiseFile;
 use super::traces::TracesFile;
@@ -136,13 +137,13 @@ pub struct LocalFile {
     /// What the server calls the model; the router's name by default.
     pub model: Option<Spanned<String>>,
     /// Tokens that the model's context holds, input and output.
-    pub context_tokens: Option<u64>,
+    pub context_tokens: Option<Spanned<i64>>,
     /// Environment variable with the server's token.
     pub token_env: Option<Spanned<String>>,
     /// Overrides `deadlines.first_content_ms`.
-    pub first_content_ms: Option<Spanned<u64>>,
+    pub first_content_ms: Option<Spanned<i64>>,
     /// Overrides `deadlines.answer_ms`.
-    pub answer_ms: Option<Spanned<u64>>,
+    pub answer_ms: Option<Spanned<i64>>,
 }
 
 /// The edge gateway, as a device sees it.
@@ -154,9 +155,9 @@ pub struct EdgeHopFile {
     /// Environment variable with the token that the edge knows as `access.device_token_env`.
     pub token_env: Spanned<String>,
     /// Overrides `deadlines.first_content_ms`.
-    pub first_content_ms: Option<Spanned<u64>>,
+    pub first_content_ms: Option<Spanned<i64>>,
     /// Overrides `deadlines.answer_ms`.
-    pub answer_ms: Option<Spanned<u64>>,
+    pub answer_ms: Option<Spanned<i64>>,
 }
 
 /// One of the larger models.
@@ -172,13 +173,13 @@ pub struct ModelFile {
     /// What the server calls the model; `name` by default.
     pub model: Option<Spanned<String>>,
     /// Tokens that the model's context holds, input and output.
-    pub context_tokens: Option<u64>,
+    pub context_tokens: Option<Spanned<i64>>,
     /// Environment variable with the server's token.
     pub token_env: Option<Spanned<String>>,
     /// Overrides `deadlines.first_content_ms`.
-    pub first_content_ms: Option<Spanned<u64>>,
+    pub first_content_ms: Option<Spanned<i64>>,
     /// Overrides `deadlines.answer_ms`.
-    pub answer_ms: Option<Spanned<u64>>,
+    pub answer_ms: Option<Spanned<i64>>,
 }
 
 /// Which requests the other place answers too, for comparison.
@@ -189,10 +190,10 @@ pub struct ShadowFile {
     pub probability: Spanned<f64>,
     /// How many may be under way.
     #[serde(default = "at_once")]
-    pub at_once: Spanned<u64>,
+    pub at_once: Spanned<i64>,
 }
 
-fn at_once() -> Spanned<u64> {
+fn at_once() -> Spanned<i64> {
     Spanned::new(0..0, 2)
 }
 
@@ -224,18 +225,11 @@ macro_rules! settings {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         #[allow(clippy::struct_field_names)] // units are in names
-        pub struct $name { $($(#[$field_doc])* pub $field: Spanned<u64>,)* }
+        pub struct $name { $($(#[$field_doc])* pub $field: Spanned<i64>,)* }
 
         impl Default for $name {
             fn default() -> Self {
                 Self { $($field: Spanned::new(0..0, $default),)* }
-            }
-        }
-
-        impl $name {
-            /// Every setting with its name.
-            pub fn all(&self) -> Vec<(&'static str, &Spanned<u64>)> {
-                vec![$((stringify!($field), &self.$field),)*]
             }
         }
     };
@@ -314,16 +308,19 @@ pub struct LogFile {
     pub path: Spanned<PathBuf>,
     /// Between writes, ms: what a kill may lose.
     #[serde(default = "flush_ms")]
-    pub flush_ms: u64,
+    pub flush_ms: Spanned<i64>,
     /// Records that may wait; more are dropped and counted.
     #[serde(default = "queue")]
-    pub queue: usize,
+    pub queue: Spanned<i64>,
+    /// Bytes that they may hold in memory, about; more are dropped and counted.
+    #[serde(default = "queue_bytes")]
+    pub queue_bytes: Spanned<i64>,
     /// Bytes after which a new file begins.
     #[serde(default = "max_bytes")]
-    pub max_bytes: u64,
+    pub max_bytes: Spanned<i64>,
     /// Hours after which a new file begins.
     #[serde(default = "max_age_h")]
-    pub max_age_h: u64,
+    pub max_age_h: Spanned<i64>,
     /// Whether embeddings are written.
     #[serde(default)]
     pub embedding: bool,
@@ -332,26 +329,36 @@ pub struct LogFile {
     pub texts: bool,
 }
 
-fn flush_ms() -> u64 {
-    200
+fn flush_ms() -> Spanned<i64> {
+    Spanned::new(0..0, 200)
 }
 
-fn queue() -> usize {
-    8_192
+fn queue() -> Spanned<i64> {
+    Spanned::new(0..0, 8_192)
 }
 
-fn max_bytes() -> u64 {
-    1 << 28
+fn queue_bytes() -> Spanned<i64> {
+    Spanned::new(0..0, 1 << 25)
 }
 
-fn max_age_h() -> u64 {
-    24
+fn max_bytes() -> Spanned<i64> {
+    Spanned::new(0..0, 1 << 28)
+}
+
+fn max_age_h() -> Spanned<i64> {
+    Spanned::new(0..0, 24)
 }
 
 /// Parse; an edge's file is one with `[[models]]`. The error's offset is into `text`.
 pub fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
-    let wrong = |e: toml::de::Error| (e.span().map(|s| s.start), e.message().to_string());
+    let wrong = |e: toml::de::Error| explain(text, &e);
     let table: toml::Table = toml::from_str(text).map_err(wrong)?;
+    // What is a list would be read as a section without names.
+    if let Some((key, _)) = table.iter().find(|(key, x)| *key != "models" && x.is_array()) {
+        let key: String = key.chars().take(40).collect();
+        let at = text.find(&format!("[[{key}")).or(text.find(&key));
+        return Err((at, format!("{key}: expected a section, [{key}], got a list")));
+    }
     if table.contains_key("models") {
         if table.contains_key("promise") {
             let words = "promise: expected no such section in an edge's file, got one: a device watches the promise, since it is the device that accepts";

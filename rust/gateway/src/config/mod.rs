@@ -4,9 +4,11 @@
 //! [`ConfigError`] that names the file, the line, what was expected and what came. Paths in the file
 //! are relative to the file's folder.
 
+mod bounds;
 mod check;
 mod encoder;
 mod energy;
+mod explain;
 mod file;
 mod operations;
 mod point;
@@ -17,6 +19,8 @@ mod traces;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tokio::net::TcpSocket;
 
 use crate::upstream::{Address, BreakerSettings, Deadlines, HealthSettings};
 
@@ -217,6 +221,8 @@ pub struct LogConfig {
     pub flush: Duration,
     /// Records that may wait.
     pub queue: usize,
+    /// Bytes that they may hold, about.
+    pub queue_bytes: usize,
     /// Bytes after which a new file begins.
     pub max_bytes: u64,
     /// Time after which a new file begins.
@@ -228,6 +234,16 @@ pub struct LogConfig {
 }
 
 impl Config {
+    /// A socket at the address, which takes no connection yet: whoever listens there already is not
+    /// disturbed, and is the error.
+    pub fn socket(&self) -> std::io::Result<TcpSocket> {
+        let address = self.listen.value;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    }
+
     /// The error of an address that cannot be listened on.
     pub fn cannot_listen(&self, e: &std::io::Error) -> ConfigError {
         let message =

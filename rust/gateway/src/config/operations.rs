@@ -3,12 +3,13 @@
 //! In: sections of the file. Out: [`Tls`] and [`HealthSettings`], or the line that is wrong.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hyper::Uri;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::check::{Checker, ms};
+use super::check::Checker;
 use super::{ConfigError, Lined};
 use crate::upstream::HealthSettings;
 
@@ -38,11 +39,11 @@ pub struct Tls {
 #[serde(deny_unknown_fields, default)]
 pub struct HealthFile {
     /// Between two questions to one server, ms; 0 asks none.
-    pub every_ms: Spanned<u64>,
+    pub every_ms: Spanned<i64>,
     /// For an answer, ms.
-    pub timeout_ms: Spanned<u64>,
+    pub timeout_ms: Spanned<i64>,
     /// Failures in a row after which a server is passed over.
-    pub failures: Spanned<u64>,
+    pub failures: Spanned<i64>,
 }
 
 impl Default for HealthFile {
@@ -58,18 +59,15 @@ const HEALTH_PATH: &str = "/v1/models";
 impl Checker<'_> {
     /// None where nothing is to be asked.
     pub(super) fn health(&self, file: &HealthFile) -> Result<Option<HealthSettings>, ConfigError> {
-        if *file.every_ms.get_ref() == 0 {
-            return Ok(None);
-        }
-        let times = vec![("every_ms", &file.every_ms), ("timeout_ms", &file.timeout_ms)];
-        self.times("health", times)?;
-        let failures = u32::try_from(*file.failures.get_ref()).ok().filter(|n| *n > 0);
-        let failures = failures.ok_or_else(|| {
-            let expected = "a number from 1 to 4294967295";
-            self.wrong(&file.failures, "health.failures", expected, file.failures.get_ref())
-        })?;
-        let (every, timeout) = (ms(&file.every_ms), ms(&file.timeout_ms));
-        Ok(Some(HealthSettings { every, timeout, failures }))
+        let never = *file.every_ms.get_ref() == 0;
+        let every =
+            if never { Ok(Duration::ZERO) } else { self.ms("health.every_ms", &file.every_ms) };
+        let settings = HealthSettings {
+            every: every?,
+            timeout: self.ms("health.timeout_ms", &file.timeout_ms)?,
+            failures: self.times("health.failures", &file.failures)?,
+        };
+        Ok((!never).then_some(settings))
     }
 
     /// Where a model's server is asked.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::check::{Checker, ms};
+use super::check::Checker;
 use super::{ConfigError, Lined};
 
 /// `[promise]` as it is written.
@@ -24,13 +24,13 @@ pub struct PromiseFile {
     /// First step of a rolling threshold, as a fraction of the range of the calibration's margins.
     step: Spanned<f64>,
     /// Labels after which an alarm that was not raised begins anew; never where it is absent.
-    window: Option<Spanned<u64>>,
+    window: Option<Spanned<i64>>,
     /// Where alarms and thresholds are kept over a restart; nowhere where it is absent.
     state: Option<Spanned<PathBuf>>,
     /// Between two savings, ms: what a kill may lose.
-    save_ms: Spanned<u64>,
+    save_ms: Spanned<i64>,
     /// Requests that may wait for their labels; more are dropped and counted.
-    queue: Spanned<u64>,
+    queue: Spanned<i64>,
 }
 
 impl Default for PromiseFile {
@@ -113,33 +113,17 @@ pub struct PromiseConfig {
 
 impl Checker<'_> {
     pub(super) fn promise(&self, file: &PromiseFile) -> Result<PromiseConfig, ConfigError> {
-        for (key, x, most) in [("delta", &file.delta, 1.0), ("step", &file.step, 1.0)] {
-            let value = *x.get_ref();
-            if !(value > 0.0 && value < most) {
-                let expected = "a number strictly between 0 and 1";
-                return Err(self.wrong(x, &format!("promise.{key}"), expected, &value));
-            }
-        }
-        self.times("promise", vec![("save_ms", &file.save_ms)])?;
-        for (key, x, least, most) in [
-            ("queue", Some(&file.queue), 1, 1 << 20),
-            ("window", file.window.as_ref(), 100, 1 << 40),
-        ] {
-            let Some(x) = x else { continue };
-            if !(least..=most).contains(x.get_ref()) {
-                let expected = format!("a number from {least} to {most}");
-                return Err(self.wrong(x, &format!("promise.{key}"), &expected, x.get_ref()));
-            }
-        }
+        let window = file.window.as_ref();
+        let window = window.map(|x| self.whole("promise.window", x, 100..=1 << 40)).transpose()?;
         Ok(PromiseConfig {
-            delta: *file.delta.get_ref(),
+            delta: self.real("promise.delta", &file.delta, 1e-12..=0.999)?,
             threshold: file.threshold,
             on_alarm: file.on_alarm,
-            step: *file.step.get_ref(),
-            window: file.window.as_ref().map(|x| *x.get_ref()),
+            step: self.real("promise.step", &file.step, 1e-6..=0.999)?,
+            window,
             state: file.state.as_ref().map(|path| self.near(path)),
-            save: ms(&file.save_ms),
-            queue: *file.queue.get_ref() as usize,
+            save: self.ms("promise.save_ms", &file.save_ms)?,
+            queue: self.size("promise.queue", &file.queue, 1..=1 << 20)?,
         })
     }
 }

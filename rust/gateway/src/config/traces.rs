@@ -36,11 +36,7 @@ pub struct TracesConfig {
 
 impl Checker<'_> {
     pub(super) fn traces(&self, file: &TracesFile) -> Result<TracesConfig, ConfigError> {
-        let ratio = *file.ratio.get_ref();
-        if !(0.0..=1.0).contains(&ratio) {
-            let expected = "a number from 0 to 1";
-            return Err(self.wrong(&file.ratio, "traces.ratio", expected, &ratio));
-        }
+        let ratio = self.real("traces.ratio", &file.ratio, 0.0..=1.0)?;
         let base = self.base("traces.endpoint", &file.endpoint)?;
         Ok(TracesConfig { base, ratio, line: self.line(&file.endpoint) })
     }

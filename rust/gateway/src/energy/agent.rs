@@ -5,6 +5,8 @@
 //! constant power, is refused, for it is no measurement. A sample's time is the middle of the exchange,
 //! less the reading's age.
 
+use std::error::Error;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +15,10 @@ use hyper::header::AUTHORIZATION;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::rustls::Error as Wrong;
 
 use super::tally::{Domain, Sample};
-use crate::tls::Trust;
+use crate::tls::{Trust, beneath};
 use crate::upstream::{Address, HttpClient, http_client};
 
 const SCHEMA: &str = "cr2fast.agent/1";
@@ -147,10 +150,8 @@ impl Agent {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
         let answered = async {
-            let response = self.client.request(request).await.map_err(|e| {
-                let how = if e.is_connect() { "no connection" } else { "a broken connection" };
-                format!("{how}; start `cr2fast-profile agent` there")
-            })?;
+            let response = self.client.request(request).await;
+            let response = response.map_err(|e| unreached(&self.address.base, &e))?;
             match response.status() {
                 StatusCode::OK => {}
                 StatusCode::UNAUTHORIZED => {
@@ -171,6 +172,27 @@ impl Agent {
         }
         Ok(answer)
     }
+}
+
+/// Why an agent cannot be asked, and what to do. An agent speaks plain HTTP: https is that of something
+/// that stands before it.
+fn unreached(base: &str, e: &(dyn Error + 'static)) -> String {
+    let mut root = e;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let kind = root.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    if !base.starts_with("https:") || kind == Some(ErrorKind::ConnectionRefused) {
+        return "no connection; start `cr2fast-profile agent` there".into();
+    }
+    if let Some(Wrong::InvalidCertificate(_)) = beneath(e) {
+        return "a certificate that is not trusted for this name; name its authority in tls.ca"
+            .into();
+    }
+    let plain = base.replacen("https:", "http:", 1);
+    format!(
+        "no TLS: an agent speaks plain HTTP; write {plain} where the network between is trusted, or a tunnel, or put a proxy that speaks TLS before the agent"
+    )
 }
 
 /// Words from outside, cut, on one line.

@@ -88,14 +88,12 @@ impl LogFile {
 
     /// Whether a file could be opened: one that is there is left as it is, and none is made.
     pub fn check(path: &Path) -> Result<(), Error> {
-        let mut open = OpenOptions::new();
-        open.append(true).read(true);
-        match open.open(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                // Whether the folder takes a file, only a file tells.
-                open.create_new(true).open(path)?;
-                std::fs::remove_file(path)
-            }
+        match OpenOptions::new().append(true).read(true).open(path) {
+            // A link to a file that is not there yet leads to where it would be.
+            Err(e) if e.kind() == ErrorKind::NotFound => match std::fs::read_link(path) {
+                Ok(to) => Self::check(&path.with_file_name("").join(to)),
+                Err(_) => takes_a_file(path.parent().unwrap_or(Path::new(""))),
+            },
             opened => opened.map(drop),
         }
     }
@@ -167,6 +165,14 @@ impl LogFile {
         }
         self.told = true;
     }
+}
+
+/// Whether a file can be made in a folder, which only a file tells: one of another name than the log's,
+/// which a gateway that runs may be about to open.
+fn takes_a_file(folder: &Path) -> Result<(), Error> {
+    let path = folder.join(format!(".cr2fast-check-{}", uuid::Uuid::new_v4()));
+    OpenOptions::new().append(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
 }
 
 fn append(path: &Path) -> Result<(File, u64), Error> {

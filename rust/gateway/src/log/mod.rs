@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use cr2fast_core::LinkState;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
 use crate::config::LogConfig;
+use crate::link::Measured;
 
 use queue::Queue;
 
@@ -136,20 +136,20 @@ pub struct BudgetRecord {
     pub usd: Option<f64>,
 }
 
-/// ξ in a record.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// ξ in a record. Null is neither measured nor in the cost table, which then has no link.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LinkRecord {
     /// τ_rtt, s.
-    pub rtt_s: f64,
+    pub rtt_s: Option<f64>,
     /// R_ul, bit/s.
-    pub rate_ul_bps: f64,
+    pub rate_ul_bps: Option<f64>,
     /// R_dl, bit/s.
-    pub rate_dl_bps: f64,
+    pub rate_dl_bps: Option<f64>,
 }
 
-impl From<LinkState> for LinkRecord {
-    fn from(s: LinkState) -> Self {
-        Self { rtt_s: s.rtt_s, rate_ul_bps: s.rate_ul_bps, rate_dl_bps: s.rate_dl_bps }
+impl From<Measured> for LinkRecord {
+    fn from(m: Measured) -> Self {
+        Self { rtt_s: m.rtt_s, rate_ul_bps: m.rate_ul_bps, rate_dl_bps: m.rate_dl_bps }
     }
 }
 

@@ -3,23 +3,26 @@
 //! In: a bound socket. Out: a [`Guest`] per connection whose first request is here, with what was read of it.
 //! Connections that open and say nothing, heads that never end or are none, bodies that are too large,
 //! cut off or framed wrongly are refused here, by the code that would refuse them inside: whoever sends
-//! them in numbers keeps this thread busy, and not those that serve. What comes later on a connection is
-//! read where it is served, and so is all of a connection that speaks TLS.
+//! them in numbers keeps this thread busy, and not those that serve. Hands are shaken here too, where TLS
+//! is spoken, which costs more than to answer. What comes later on a connection is read where it is served.
 
 use std::io;
-use std::net::TcpStream as Idle;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::guard::{First, Guard, Most, Reading, Slot};
+use super::moving::Moving;
 use super::slow::WriteLimit;
 use super::{Service, connection};
 use crate::app::{App, router};
@@ -44,11 +47,42 @@ impl Drop for Place {
     }
 }
 
+/// What a connection is read by: a socket, or TLS over one.
+#[derive(Debug)]
+pub enum Way {
+    /// Plain HTTP.
+    Plain(WriteLimit<Moving>),
+    /// HTTPS.
+    Secure(Box<TlsStream<WriteLimit<Moving>>>),
+}
+
+impl From<WriteLimit<Moving>> for Way {
+    fn from(stream: WriteLimit<Moving>) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl From<Box<TlsStream<WriteLimit<Moving>>>> for Way {
+    fn from(stream: Box<TlsStream<WriteLimit<Moving>>>) -> Self {
+        Self::Secure(stream)
+    }
+}
+
+impl Way {
+    /// The socket beneath, between two runtimes.
+    pub fn between(&mut self) -> &mut Moving {
+        match self {
+            Self::Plain(stream) => stream.between(),
+            Self::Secure(stream) => stream.get_mut().0.between(),
+        }
+    }
+}
+
 /// A connection that is let in.
 #[derive(Debug)]
 pub struct Guest {
     /// Its stream, which no runtime has.
-    pub stream: Idle,
+    pub way: Way,
     /// What was read of it.
     pub reading: Reading,
     /// Kept while it is served.
@@ -149,38 +183,50 @@ impl Keeper {
         }
     }
 
-    /// Hear what a connection begins with.
+    /// Shake hands, where TLS is spoken; what takes long shaking hands is left, as a head is.
     async fn meet(self, stream: TcpStream, place: Place) {
         let _ = stream.set_nodelay(true);
         let limits = self.app.limits;
+        let stream = WriteLimit::new(Moving::new(stream), limits.write);
+        let Some(config) = self.app.tls() else { return self.hear(stream, place).await };
+        let mut stopped = self.stopped.clone();
+        let shaken = tokio::select! {
+            shaken = timeout(limits.header, TlsAcceptor::from(config).accept(stream)) => shaken,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        if let Ok(Ok(stream)) = shaken {
+            self.hear(Box::new(stream), place).await;
+        }
+    }
+
+    /// Hear what a connection begins with.
+    async fn hear<S>(self, stream: S, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Way: From<S>,
+    {
+        let limits = self.app.limits;
         let (header_bytes, body_bytes) = (limits.header_bytes, limits.body_bytes);
         let reading = Reading::new(Most { header_bytes, body_bytes }, Slot::default());
-        if self.app.tls().is_some() {
-            return self.let_in(stream, reading, place);
-        }
         let mut guard = Guard::new(stream, reading);
         let mut stopped = self.stopped.clone();
         let first = tokio::select! {
-            first = timeout(limits.header, guard.first()) => first,
+            first = guard.first(limits.header, limits.body) => first,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         let (stream, reading) = guard.into_parts();
         match first {
-            Ok(First::Request) => self.let_in(stream, reading, place),
-            Ok(First::Refused) => {
-                let stream = WriteLimit::new(stream, limits.write);
+            First::Request => {
+                let mut way = Way::from(stream);
+                // One that cannot be let in is closed.
+                if way.between().rest().is_ok() {
+                    let _ = self.to.send(Guest { way, reading, place });
+                }
+            }
+            First::Refused => {
                 connection(stream, reading, &self.app, self.service, self.stopped).await;
             }
-            // A body has a time of its own.
-            Err(_) if reading.has_head() => self.let_in(stream, reading, place),
-            Ok(First::Nothing) | Err(_) => {}
-        }
-    }
-
-    fn let_in(&self, stream: TcpStream, reading: Reading, place: Place) {
-        // One that cannot be let in is closed.
-        if let Ok(stream) = stream.into_std() {
-            let _ = self.to.send(Guest { stream, reading, place });
+            First::Nothing => {}
         }
     }
 }

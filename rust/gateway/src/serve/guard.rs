@@ -11,8 +11,10 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout};
 
 use super::chunks::{Chunks, Step};
 use super::head::{self, Framing};
@@ -63,6 +65,8 @@ pub struct Reading {
     most: Most,
     slot: Slot,
     state: State,
+    /// When the first whole head was here.
+    headed: Option<Instant>,
     /// Whether a request has come whole, or one that comes no further before it is heard.
     heard: bool,
     /// What is no whole head yet.
@@ -98,6 +102,7 @@ impl Reading {
             most,
             slot,
             state: State::Head(0),
+            headed: None,
             heard: false,
             held: Vec::new(),
             out: Vec::new(),
@@ -111,9 +116,9 @@ impl Reading {
         self.slot.clone()
     }
 
-    /// Whether a whole head is among what was read.
-    pub fn has_head(&self) -> bool {
-        !self.out.is_empty()
+    /// When the first whole head was here, if there was one: its body's time begins then.
+    pub fn headed(&self) -> Option<Instant> {
+        self.headed
     }
 
     /// How many of these bytes may pass; the rest is no whole head yet, or never passes.
@@ -127,6 +132,10 @@ impl Reading {
                     Ok(None) => break,
                     Ok(Some(next)) => {
                         at += next.end;
+                        let is_head = next.heard || !matches!(next.state, State::Head(_));
+                        if is_head && self.headed.is_none() {
+                            self.headed = Some(Instant::now());
+                        }
                         self.state = next.state;
                         self.heard |= next.heard;
                     }
@@ -238,22 +247,33 @@ impl<S> Guard<S> {
 }
 
 impl<S: AsyncRead + Unpin> Guard<S> {
-    /// Read until it is known how the connection begins.
-    pub async fn first(&mut self) -> First {
+    /// Read until it is known how the connection begins: `header` for a head to come, and from then on
+    /// `body` for what follows it. A body that is late is somebody else's to refuse.
+    pub async fn first(&mut self, header: Duration, body: Duration) -> First {
+        match timeout(header, self.until(|reading| reading.headed.is_some())).await {
+            Err(_) => return First::Nothing,
+            Ok(First::Request) => {}
+            Ok(other) => return other,
+        }
+        let whole = |reading: &Reading| reading.heard || reading.out.len() >= MAX_WAITED;
+        timeout(body, self.until(whole)).await.unwrap_or(First::Request)
+    }
+
+    /// Read until enough is here, or no more will come.
+    async fn until(&mut self, enough: impl Fn(&Reading) -> bool) -> First {
         let mut bytes = [0; 4096];
         loop {
-            let reading = &self.reading;
-            if reading.heard || reading.out.len() >= MAX_WAITED {
+            if enough(&self.reading) {
                 return First::Request;
             }
-            if matches!(reading.state, State::Refused | State::Broken) {
+            if matches!(self.reading.state, State::Refused | State::Broken) {
                 return First::Refused;
             }
             let mut buf = ReadBuf::new(&mut bytes);
             let read = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut buf)).await;
             if read.is_err() || buf.filled().is_empty() {
                 // Of a head that never came whole, nobody need know.
-                let head = self.reading.has_head();
+                let head = self.reading.headed.is_some();
                 return if head { First::Refused } else { First::Nothing };
             }
             self.reading.keep(buf.filled(), None);

@@ -7,8 +7,12 @@ mod chunks;
 mod door;
 mod guard;
 mod head;
+mod moving;
 mod slow;
+#[cfg(test)]
+mod tests;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -24,18 +28,16 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
-use crate::app::{App, router};
+use crate::app::{App, Headed, router};
 use crate::refusal::Refusal;
 use crate::say;
-use door::{Door, Guest};
+use door::{Door, Guest, Way};
 use guard::{Guard, REFUSED, Reading};
 use head::MAX_FIELDS;
-use slow::WriteLimit;
 
 /// For what a stop ends to be told so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -72,17 +74,15 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
     door.end();
 }
 
-/// Shake hands, where TLS is spoken, then serve. What takes long shaking hands is left, as a head is.
+/// Serve one that was let in.
 async fn served(guest: Guest, app: Arc<App>, service: Service, stopped: watch::Receiver<bool>) {
-    let Guest { stream, reading, place: _place } = guest;
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let stream = WriteLimit::new(stream, app.limits.write);
-    let Some(config) = app.tls() else {
-        return connection(stream, reading, &app, service, stopped).await;
-    };
-    let shaken = timeout(app.limits.header, TlsAcceptor::from(config).accept(stream)).await;
-    if let Ok(Ok(stream)) = shaken {
-        connection(stream, reading, &app, service, stopped).await;
+    let Guest { mut way, reading, place: _place } = guest;
+    if way.between().wake().is_err() {
+        return;
+    }
+    match way {
+        Way::Plain(stream) => connection(stream, reading, &app, service, stopped).await,
+        Way::Secure(stream) => connection(stream, reading, &app, service, stopped).await,
     }
 }
 
@@ -96,8 +96,13 @@ async fn connection(
 ) {
     let limits = app.limits;
     let slot = reading.slot();
+    let headed = Cell::new(reading.headed());
     let stream = Guard::new(stream, reading);
-    let answered = service_fn(move |request: Request<Incoming>| {
+    let answered = service_fn(move |mut request: Request<Incoming>| {
+        // The door may have waited for the first one's body.
+        if let Some(headed) = headed.take() {
+            request.extensions_mut().insert(Headed(headed));
+        }
         let mine = request.uri().path() == REFUSED;
         let refusal = if mine { slot.take() } else { None };
         let answer = refusal.is_none().then(|| service.call(request));

@@ -28,6 +28,12 @@ impl<S> WriteLimit<S> {
         Self { stream, limit, waiting: None, timer: None }
     }
 
+    /// The stream within, between two runtimes: a timer belongs to one.
+    pub fn between(&mut self) -> &mut S {
+        (self.waiting, self.timer) = (None, None);
+        &mut self.stream
+    }
+
     fn judge<T>(&mut self, cx: &mut Context<'_>, poll: Poll<Result<T>>) -> Poll<Result<T>> {
         if poll.is_ready() {
             self.timer = self.waiting.take().or_else(|| self.timer.take());

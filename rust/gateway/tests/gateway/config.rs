@@ -1,5 +1,7 @@
 //! Files that are wrong, and the line that says so.
 
+use std::path::PathBuf;
+
 use crate::common::{ROUTER, World, device, edge};
 use cr2fast_gateway::App;
 
@@ -42,7 +44,7 @@ fn each_wrong_setting_names_its_line() {
         (changed("lam = 1.0", "lam = 0.5"), 6, "nearest 0.1 and 1"),
         (changed("lam = 1.0", "lam = nan"), 6, "lam"),
         (changed("alpha = 0.05", "alpha = 0.5"), 7, "[0.02, 0.05]"),
-        (changed("lam = 1.0", "lam = \"1\""), 6, "expected f64"),
+        (changed("lam = 1.0", "lam = \"1\""), 6, "router.lam: expected a number, got a text"),
         (changed("lam = 1.0", "lam = "), 6, ""),
         (changed("lam = 1.0", "lamb = 1.0"), 6, "unknown field `lamb`, expected one of"),
         (changed("router.safetensors", "none.safetensors"), 4, "router.path: expected a file"),
@@ -51,7 +53,7 @@ fn each_wrong_setting_names_its_line() {
         (
             changed("context_tokens = 1000", "context_tokens = -1"),
             12,
-            "invalid value: integer `-1`",
+            "local.context_tokens: expected a whole number from 1 to 1099511627776, got -1",
         ),
         (changed("url = \"http:", "url = \"ftp:"), 10, "expected http://HOST:PORT or https://HOST"),
         (file.clone() + "[tls]\ncert = \"a\"\n", 21, "tls.cert: expected tls.key beside it"),
@@ -72,11 +74,19 @@ fn each_wrong_setting_names_its_line() {
         (changed("DEVICE_TOKEN", "SHORT_TOKEN"), 15, "at least 8 visible"),
         (changed("idle_ms = 300", "idle_ms = 0"), 19, "deadlines.idle_ms: expected milliseconds"),
         (changed("idle_ms = 300", "idle_ms = 99999999999"), 19, "milliseconds from 1 to 86400000"),
-        (file.clone() + "[limits]\nconcurrency = 0\n", 21, "limits.concurrency: expected a number"),
+        (
+            file.clone() + "[limits]\nconcurrency = 0\n",
+            21,
+            "limits.concurrency: expected a whole number",
+        ),
         (file.clone() + "[limits]\nbody = 1\n", 21, "unknown field `body`"),
         (file.clone() + "[breaker]\nmax_open_ms = 1\n", 21, "at least breaker.open_ms"),
         (file.clone() + "[access]\ndevice_token_env = \"DEVICE_TOKEN\"\n", 21, "only an edge"),
-        (file.clone() + "[log]\npath = \"a\"\nqueue = 0\n", 21, "log.queue"),
+        (
+            file.clone() + "[log]\npath = \"a\"\nqueue = 0\n",
+            22,
+            "log.queue: expected a whole number from 1 to",
+        ),
     ] {
         let got = error(&world, &text);
         assert!(got.contains(&format!("gateway.toml:{line}: ")), "line {line} of {words:?}: {got}");
@@ -122,7 +132,7 @@ fn an_edges_file_is_held_against_the_router() {
         ),
         (
             edge(&[("medium", URL)]).replace("every_ms = 0", "failures = 0"),
-            "health.failures: expected a number",
+            "health.failures: expected a whole number",
         ),
         (
             edge(&[("medium", URL)]).replace("\n\n[dead", "\nhealth_path = \"health\"\n[dead"),
@@ -151,8 +161,6 @@ fn what_would_keep_it_from_starting_is_refused_by_the_check_and_named_by_its_lin
     let logged = |path: &str| format!("{file}[log]\npath = \"{path}\"\n");
     std::fs::create_dir(world.folder.join("folder")).unwrap();
     std::fs::write(world.folder.join("file"), "").unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
     for (text, line, words) in [
         (logged("none/decisions.jsonl"), 21, "log.path: expected a file that can be appended to"),
         (logged("folder"), 21, "log.path: expected a file that can be appended to"),
@@ -164,15 +172,31 @@ fn what_would_keep_it_from_starting_is_refused_by_the_check_and_named_by_its_lin
         // The same words where it is run.
         assert_eq!(App::new(&world.config(&text).unwrap()).unwrap_err().to_string(), got);
     }
-    let got = error(&world, &file.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    // An address of nobody here.
+    let elsewhere = file.replace("127.0.0.1:0", "192.0.2.1:80");
+    let elsewhere = elsewhere + "[access]\ntoken_env = \"CLIENT_TOKEN\"\n";
+    let got = error(&world, &elsewhere);
     assert!(got.contains("gateway.toml:2: listen: expected an address that is free"), "{got}");
     // A check leaves nothing behind, and nothing changed.
     std::fs::write(world.folder.join("torn"), "{\"cut\":").unwrap();
-    for path in ["decisions.jsonl", "torn"] {
+    std::os::unix::fs::symlink("linked", world.folder.join("link")).unwrap();
+    std::os::unix::fs::symlink("none/linked", world.folder.join("astray")).unwrap();
+    let before = files(&world);
+    for path in ["decisions.jsonl", "torn", "link"] {
         App::describe(&world.config(&logged(path)).unwrap()).unwrap();
     }
-    assert!(!world.folder.join("decisions.jsonl").exists());
-    assert_eq!(std::fs::read_to_string(world.folder.join("torn")).unwrap(), "{\"cut\":");
+    let got = error(&world, &logged("astray"));
+    assert!(got.contains("21: log.path: expected a file that can be appended to"), "{got}");
+    assert_eq!(files(&world), before);
+}
+
+/// What is in a world's folder.
+fn files(world: &World) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(&world.folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> =
+        entries.map(|path| (path.clone(), std::fs::read(&path).unwrap_or_default())).collect();
+    all.sort();
+    all
 }
 
 #[test]

@@ -12,8 +12,16 @@ use tokio::task::JoinHandle;
 
 const URL: &str = "http://127.0.0.1:1";
 const POWERCAP: &str = "powercap = \"powercap\"\n";
-/// No reading but those of requests, and no request is too short for them.
-const REST: &str = "every_ms = 86400000\ntolerance = 1e9\n";
+/// No reading but those of requests.
+const REST: &str = "every_ms = 86400000\n";
+
+/// A gateway for which no request is too short.
+async fn patient(world: &World, text: &str, idle_w: Option<f64>) -> Gateway {
+    let mut config = world.config(text).unwrap_or_else(|e| panic!("{e}"));
+    let energy = config.energy.as_mut().unwrap();
+    (energy.tolerance, energy.idle_w) = (f64::INFINITY, idle_w);
+    Gateway::start(&config).await
+}
 
 /// A gateway, its counters, and a server that answers when told to.
 struct Metered {
@@ -26,16 +34,17 @@ struct Metered {
 
 impl Metered {
     async fn start(world: World, section: &str) -> Self {
-        Self::start_with(world, "", section).await
+        Self::start_with(world, "", section, None).await
     }
 
-    async fn start_with(world: World, more: &str, section: &str) -> Self {
+    async fn start_with(world: World, more: &str, section: &str, idle_w: Option<f64>) -> Self {
         let answer = Arc::new(Notify::new());
         let local = Stub::start(Play::Wait(Arc::clone(&answer))).await;
         let edge = Stub::answering().await;
         let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
         let file = device(&local.url, &edge.url).replace("_ms = 300", "_ms = 60000");
-        let gateway = world.start(&format!("{file}{log}{more}[energy]\n{section}{REST}")).await;
+        let text = format!("{file}{log}{more}[energy]\n{section}{REST}");
+        let gateway = patient(&world, &text, idle_w).await;
         let metered = Self { world, gateway, local, edge, answer };
         // The first reading is the interval's.
         metered.readings("good", 1).await;
@@ -151,7 +160,7 @@ async fn what_another_machine_answers_or_tried_to_answer_has_none() {
     tree(&world);
     let (_, deferred) = world.texts();
     let breaker = "[breaker]\nfailures = 1\nopen_ms = 86400000\nmax_open_ms = 86400000\n";
-    let m = Metered::start_with(world, breaker, POWERCAP).await;
+    let m = Metered::start_with(world, breaker, POWERCAP, None).await;
     let line = m.line(&ask(&m.gateway.url, &chat("cr2fast", &deferred)).await).await;
     assert_eq!((&line["place"], &line["energy_j_measured"]), (&json!("edge"), &Value::Null));
     // The edge has worked for it too before the device answered.
@@ -175,7 +184,8 @@ async fn a_shadow_on_the_device_shares_its_joules() {
     let world = World::new();
     tree(&world);
     let (_, deferred) = world.texts();
-    let m = Metered::start_with(world, "[shadow]\nprobability = 1.0\n", POWERCAP).await;
+    let shadow = "[shadow]\nprobability = 1.0\n";
+    let m = Metered::start_with(world, shadow, POWERCAP, None).await;
     let reply = ask(&m.gateway.url, &chat("cr2fast", &deferred)).await;
     assert_eq!(reply.place().0, "edge");
     while m.local.count() == 0 {
@@ -226,11 +236,10 @@ async fn counters_that_stop_give_none_and_are_told_and_may_come_again() {
 
 #[tokio::test]
 async fn idle_watts_are_subtracted_only_where_they_are_configured_and_never_below_zero() {
-    for (idle_w, measured) in [("1e-9", true), ("1e12", false)] {
+    for (idle_w, measured) in [(1e-9, true), (1e12, false)] {
         let world = World::new();
         let (_, package, _) = tree(&world);
-        let section = format!("powercap = \"powercap\"\nidle_w = {idle_w}\n");
-        let m = Metered::start(world, &section).await;
+        let m = Metered::start_with(world, "", POWERCAP, Some(idle_w)).await;
         let asked = m.begin().await;
         m.readings("good", 2).await;
         spend(&package, 2_000_000);
@@ -251,8 +260,8 @@ async fn a_request_shorter_than_its_readings_are_exact_has_none() {
     let world = World::new();
     tree(&world);
     let local = Stub::answering().await;
-    // One millionth of the span: the counters' own tick is more.
-    let more = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n[energy]\npowercap = \"powercap\"\ntolerance = 1e-6\n";
+    // One ten-thousandth of the span: the counters' own tick is more.
+    let more = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n[energy]\npowercap = \"powercap\"\ntolerance = 0.0001\n";
     let gateway = world.start(&(device(&local.url, URL) + more)).await;
     assert_eq!(ask(&gateway.url, &chat("small", "a")).await.status, 200);
     let inexact = "cr2fast_energy_unmeasured_total{reason=\"inexact\"} 1";
@@ -316,7 +325,7 @@ async fn an_edge_counts_the_models_of_one_machine() {
     let more = format!(
         "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n[energy]\npowercap = \"powercap\"\nmodels = [\"large\"]\n{REST}"
     );
-    let gateway = world.start(&(file + &more)).await;
+    let gateway = patient(&world, &(file + &more), None).await;
     for model in ["medium", "large"] {
         assert_eq!(ask(&gateway.url, &chat(model, "a")).await.status, 200);
     }

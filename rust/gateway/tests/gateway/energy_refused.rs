@@ -1,6 +1,7 @@
 //! Counters that cannot be read are refused before anything starts.
 
 use crate::common::meter::{Agent, energy, tree};
+use crate::common::tls::{Authority, before};
 use crate::common::{World, device};
 use cr2fast_gateway::App;
 use serde_json::{Value, json};
@@ -37,8 +38,16 @@ fn counters_that_cannot_be_read_are_refused_by_the_check_and_at_the_start() {
         ),
         ("powercap = \"powercap\"\ntoken_env = \"CLIENT_TOKEN\"\n", 22, "energy.agent beside it"),
         ("powercap = \"none\"\n", 21, "energy.powercap: expected energy counters that can be read"),
-        ("powercap = \"powercap\"\nidle_w = 0.0\n", 22, "energy.idle_w: expected a number above 0"),
-        ("powercap = \"powercap\"\nidle_w = nan\n", 22, "energy.idle_w: expected a number above 0"),
+        (
+            "powercap = \"powercap\"\nidle_w = 0.0\n",
+            22,
+            "energy.idle_w: expected a number from 0.001",
+        ),
+        (
+            "powercap = \"powercap\"\nidle_w = nan\n",
+            22,
+            "energy.idle_w: expected a number from 0.001",
+        ),
         ("powercap = \"powercap\"\ntolerance = -1.0\n", 22, "energy.tolerance: expected a number"),
         ("powercap = \"powercap\"\nevery_ms = 0\n", 22, "energy.every_ms: expected milliseconds"),
         ("powercap = \"powercap\"\nmodels = [\"small\"]\n", 22, "a device measures its one model"),
@@ -104,6 +113,27 @@ fn an_agent_that_measures_nothing_is_refused() {
             "{got}"
         );
     }
+    // An agent over https has something before it that speaks TLS.
+    let authority = Authority::new(&world.folder);
+    let (cert, key) = (world.folder.join("agent.pem"), world.folder.join("agent.key"));
+    let secure = agent.url.replace("http:", "https:");
+    let https =
+        |url: &str, more: &str| format!("{}[energy]\nagent = \"{url}\"\n{more}", device(URL, URL));
+    let ca = "[tls]\nca = \"ca.pem\"\n";
+    let got = error(&world, &https(&secure, ca));
+    let words = format!("no TLS: an agent speaks plain HTTP; write {} where", agent.url);
+    assert!(got.contains(":21: energy.agent") && got.contains(&words), "{got}");
+    authority.issue("example.org", &cert, &key);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let other = runtime.block_on(before(&agent.url, &cert, &key));
+    let got = error(&world, &https(&other, ca));
+    assert!(got.contains("a certificate that is not trusted for this name; name its"), "{got}");
+    let got = error(&world, &https("https://127.0.0.1:1", ca));
+    assert!(got.contains("got: no connection; start `cr2fast-profile agent` there"), "{got}");
+    authority.issue("127.0.0.1", &cert, &key);
+    let good = runtime.block_on(before(&agent.url, &cert, &key));
+    agent.say(200, energy("a", json!(1.0), json!(1.0)));
+    App::describe(&world.config(&https(&good, ca)).unwrap()).unwrap();
     // A token given to the agent opens no other door, and goes over a network with a warning.
     let far = "[energy]\nagent = \"http://10.0.0.1:1\"\ntoken_env = \"CLIENT_TOKEN\"\n";
     let config = world.config(&(device(URL, URL) + far)).unwrap();

@@ -120,6 +120,26 @@ async fn those_inside_need_not_lift_a_finger_for_what_is_refused_at_the_door() {
 }
 
 #[tokio::test]
+async fn a_bodys_time_is_its_own_and_not_the_heads_before_it() {
+    let world = World::new();
+    let local = Stub::answering().await;
+    // A head has an hour: whoever waits that long for a body does not end this test.
+    let times = "[limits]\nheader_ms = 3600000\nbody_ms = 50\n";
+    let gateway = world.start(&(device(&local.url, "http://127.0.0.1:1") + times)).await;
+    for bytes in [
+        head("content-length: 50\r\n"),
+        head("content-length: 50\r\n") + "{\"model\"",
+        head("transfer-encoding: chunked\r\n") + "5\r\n{\"mod",
+        // So much that it is let in before its end.
+        head("content-length: 8000000\r\n") + &"x".repeat(1 << 17),
+    ] {
+        let got = raw(&gateway.url, bytes.as_bytes()).await;
+        assert!(got.starts_with("HTTP/1.1 408") && got.contains("body_slow"), "{got}");
+    }
+    assert_eq!(local.count(), 0);
+}
+
+#[tokio::test]
 async fn a_body_that_waits_to_be_asked_for_is_asked_for() {
     let (_world, _local, gateway) = setup().await;
     let good = chat("small", "hello");

@@ -64,3 +64,47 @@ async fn what_a_kill_loses_is_the_logs_tail_and_nothing_before_it() {
         kept = ids.len();
     }
 }
+
+#[tokio::test]
+async fn a_check_and_a_second_start_disturb_no_gateway_that_runs() {
+    let world = World::new();
+    let local = Stub::answering().await;
+    let file = world.folder.join("gateway.toml");
+    let more =
+        "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n[promise]\nstate = \"state.json\"\n";
+    let text = device(&local.url, "http://127.0.0.1:1") + more;
+    std::fs::write(&file, &text).unwrap();
+    let (mut child, url) = start(&file);
+    // The file names the port that the system gave.
+    let address = url.strip_prefix("http://").unwrap();
+    std::fs::write(&file, text.replace("127.0.0.1:0", address)).unwrap();
+    // What another router's state, and a line that is being written, look like.
+    std::fs::write(world.folder.join("state.json"), OTHERS).unwrap();
+    std::fs::write(world.folder.join("decisions.jsonl"), "{\"half\":").unwrap();
+    let run = |role: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cr2fast-gateway"));
+        let ended =
+            command.arg(role).arg(&file).env("DEVICE_TOKEN", DEVICE_TOKEN).output().unwrap();
+        let told = [ended.stdout, ended.stderr].map(|said| String::from_utf8(said).unwrap());
+        (ended.status.success(), told.concat())
+    };
+    for _ in 0..3 {
+        let (good, told) = run("check");
+        assert!(good, "{told}");
+        let note =
+            format!("note: {address} is in use, perhaps by this gateway, which runs already");
+        assert!(told.contains(&note), "{told}");
+        let (good, told) = run("device");
+        assert!(!good && told.contains(":2: listen: expected an address that is free"), "{told}");
+    }
+    let read = |name: &str| std::fs::read_to_string(world.folder.join(name)).unwrap();
+    assert_eq!(
+        (read("state.json").as_str(), read("decisions.jsonl").as_str()),
+        (OTHERS, "{\"half\":")
+    );
+    assert_eq!(ask(&url, &chat("small", "hello")).await.status, 200);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+const OTHERS: &str = "{\"schema\": \"cr2fast.gateway_promise/1\", \"router\": \"of another time\", \"delta\": 0.01, \"threshold\": \"calibrated\", \"points\": []}";

@@ -1,6 +1,7 @@
 //! Gateways on loopback, between clients and upstreams that play a part.
 
 mod api;
+mod bounds;
 mod budget;
 mod common;
 mod config;

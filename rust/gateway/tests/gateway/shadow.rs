@@ -151,19 +151,3 @@ async fn an_edge_leaves_a_shadow_to_the_devices_log() {
         .collect();
     assert_eq!(whys, [json!("deferred")]);
 }
-
-#[test]
-fn probabilities_that_are_none_are_named() {
-    let world = World::new();
-    let file = device("http://127.0.0.1:1", "http://127.0.0.1:1");
-    for (setting, words) in [
-        ("probability = 0.0", "shadow.probability: expected a number above 0, at most 1"),
-        ("probability = 1.5", "shadow.probability: expected a number above 0, at most 1"),
-        ("probability = nan", "shadow.probability: expected a number above 0, at most 1"),
-        ("probability = 0.1\nat_once = 0", "shadow.at_once: expected a number from 1 to 1024"),
-        ("at_once = 1", "missing field `probability`"),
-    ] {
-        let error = world.config(&format!("{file}[shadow]\n{setting}\n")).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
-    }
-}

@@ -12,20 +12,24 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 
-/// What a client of the world's authority reads of `/healthz`, and the certificate that it was shown.
-async fn healthz(world: &World, address: &str) -> std::io::Result<(String, Vec<u8>)> {
+/// What trusts the world's authority.
+fn trusting(world: &World) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(world.folder.join("ca.pem")).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_no_client_auth()
+}
+
+/// What a client of the world's authority reads of `/healthz`, and the certificate that it was shown.
+async fn healthz(world: &World, address: &str) -> std::io::Result<(String, Vec<u8>)> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let mut stream = TlsConnector::from(Arc::new(trusting(world))).connect(name, stream).await?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -137,4 +141,40 @@ fn a_token_that_others_can_read_on_its_way_is_warned_of() {
     {
         assert_eq!(warnings(good), [""; 0], "{good}");
     }
+}
+
+#[tokio::test]
+async fn hands_are_shaken_and_first_words_refused_while_those_inside_are_busy() {
+    use std::io::{Read, Write};
+    let world = World::new();
+    let authority = Authority::new(&world.folder);
+    authority.issue("127.0.0.1", &world.folder.join("own.pem"), &world.folder.join("own.key"));
+    let local = Stub::answering().await;
+    let text =
+        device(&local.url, "http://127.0.0.1:1") + "[tls]\ncert = \"own.pem\"\nkey = \"own.key\"\n";
+    let gateway = world.start(&text).await;
+    let address = gateway.url.strip_prefix("http://").unwrap();
+    healthz(&world, address).await.unwrap();
+    let config = Arc::new(trusting(&world));
+    let name = || ServerName::try_from("127.0.0.1").unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n";
+    // Until the end of the loop nothing is awaited: this thread, which serves, does not come to it.
+    for (bytes, status) in [
+        (format!("{head}content-length: 99999999999\r\n\r\n"), "HTTP/1.1 413"),
+        (format!("{head}content-length: 1\r\ncontent-length: 2\r\n\r\n"), "HTTP/1.1 400"),
+        ("\u{1}\u{2}".into(), "HTTP/1.1 400"),
+    ] {
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let mut session = ClientConnection::new(Arc::clone(&config), name()).unwrap();
+        session.complete_io(&mut socket).unwrap();
+        assert!(!session.is_handshaking());
+        let mut stream = Stream::new(&mut session, &mut socket);
+        stream.write_all(bytes.as_bytes()).unwrap();
+        let mut got = [0; 12];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(std::str::from_utf8(&got).unwrap(), status);
+    }
+    let (answer, _) = healthz(&world, address).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
