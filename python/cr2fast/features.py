@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import TEXT_FEATURES, Cr2Error, EncoderInfo, text_features
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import shown, some
 
 if TYPE_CHECKING:
     from cr2fast.data.queries import Queries
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["TEXT", "TEXT_FEATURES", "asked", "of_table", "text_features"]
 
 TEXT = "text"
-BY_DEFAULT = "as fit does by default where its table has texts and names their encoder"
 
 
 def asked(features: bool | str | Sequence[str] | None) -> tuple[bool, list[str]]:
@@ -71,9 +70,7 @@ def looks_at(features: dict[str, Any]) -> str:
     if not features["text"]:
         return own
     text = f"{len(TEXT_FEATURES)} features of the text"
-    if features["columns"]:
-        return f"{text} and {own}"
-    return f"{text}, {BY_DEFAULT}"
+    return f"{text} and {own}" if features["columns"] else text
 
 
 def of_table(table: Queries, text: bool, columns: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -92,13 +89,14 @@ def of_table(table: Queries, text: bool, columns: Sequence[str]) -> npt.NDArray[
 def texts_of(table: Queries) -> list[Any]:
     """The texts behind a table's queries, or an error that says what to do without."""
     texts = table.extra.get(TEXT)
-    without = None if texts is None else next((i for i, t in enumerate(texts) if t is None), None)
-    if texts is None or without is not None:
-        got = "none" if texts is None else f"none for {table.query_ids[without or 0]}"
+    if texts is None or any(t is None for t in texts):
+        lacking = [] if texts is None else [i for i, t in enumerate(texts) if t is None]
+        got = f"none for {some([table.query_ids[i] for i in lacking])}" if lacking else "none"
+        rest = "leave those out (table.take), " if 0 < len(lacking) < len(table) else ""
         raise Cr2Error(
-            f"features: expected a column 'text' with the text of every query, got {got}: the text "
-            f"is looked at, {BY_DEFAULT}; read a table with texts, or fit with features=False "
-            f"(--features none), which looks at embeddings only"
+            f"features: expected a column 'text' with the text of every query, got {got}; {rest}"
+            f"read a table with texts, or fit with features=False (--features none), which looks "
+            f"at embeddings only"
         )
     return texts
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast import features as feature_columns
-from cr2fast._core import CostTable, Cr2Error, LinkStates, SplitOverlapError
+from cr2fast._core import ArtifactError, CostTable, Cr2Error, LinkStates, SplitOverlapError
 from cr2fast._util import renamed
 from cr2fast._util.checks import check_type, shown
 from cr2fast.data.queries import Queries, QueryTable
@@ -53,7 +53,10 @@ class Fitted(Probed):
         OSError
             There is no such file, or no permission to read it.
         """
-        core = _core.Router.load(path)
+        try:
+            core = _core.Router.load(path)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
         if encoder is not None:
             if not isinstance(encoder, EncoderInfo):
                 raise TypeError(f"encoder: expected an EncoderInfo, got {type(encoder).__name__}")

@@ -209,12 +209,12 @@ def _range(lam_range: object) -> dict[str, float]:
     """Lowest and highest cost weight to learn; none where the data are to tell."""
     if isinstance(lam_range, str) and lam_range == "auto":
         return {}
-    expected = "two finite numbers, lowest first, or 'auto'"
+    expected = "two positive numbers, lowest first, or 'auto'"
     check_unmasked(lam_range, "lam_range")
     if not isinstance(lam_range, (Sequence, np.ndarray)) or len(lam_range) != 2:
         raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
     low, high = (real(v, "lam_range", expected) for v in lam_range)
-    if not np.isfinite([low, high]).all():
+    if not 0 < low < high < np.inf:
         raise Cr2Error(f"lam_range: expected {expected}, got {shown(lam_range)}")
     return {"lam_low": low, "lam_high": high}
 

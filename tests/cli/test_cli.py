@@ -167,7 +167,7 @@ def test_demo_without_data_says_so_plainly(tmp_path, capsys, monkeypatch):
         (["fit", "--data", "DATA", "-o", "DATA"], "--out: expected a file that can be written"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--max-usd", "1"], "needs --text, or --n-input-tokens"),
         (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--n-input-tokens", "9", "--max-usd", "1"], "has prices of all models"),
-        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--rtt-s", "-1"], "rtt_s: expected seconds"),
+        (["route", "ROUTER", "--lam", "1", "--alpha", "0.05", "--embeddings", "GOOD", "--rtt-s", "-1"], "--rtt-s: expected seconds"),
         (["fit", "--data", "DATA", "-o", "none/r.safetensors"], "--out: expected a file in an existing folder"),
         (["fit", "--data", "DATA", "--split-seed", "-1"], "seed: expected a whole number"),
         (["demo", "--seed", "-1"], "seed: expected a whole number"),

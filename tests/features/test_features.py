@@ -226,7 +226,7 @@ def test_an_embedding_only_is_refused_on_every_path_with_what_to_do(routed, tmp_
     router.save(tmp_path / "r.safetensors")
     batches = RouteBatches(tmp_path / "r.safetensors", LAM, ALPHA, tokens="n")
     batch = {"embedding": x, "n": n.astype(float)}
-    said = "also looks at 16 features of the text, as fit does by default where its table has texts"
+    said = "also looks at 16 features of the text"
     for call in (
         lambda: device.route(x[0]),
         lambda: device.route_batch(x),

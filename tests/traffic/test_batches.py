@@ -104,6 +104,54 @@ def test_an_empty_batch_has_the_columns_too(route, x, kind):
     assert len(column(out, "local")) == len(column(out, "margin")) == 0
 
 
+def arrow(batch):
+    """The Arrow schema of a batch of any kind, without what libraries add to it."""
+    if isinstance(batch, pl.DataFrame):
+        batch = batch.to_arrow()
+    elif isinstance(batch, pd.DataFrame):
+        batch = pa.Table.from_pandas(batch, preserve_index=False)
+    elif isinstance(batch, dict):
+        batch = pa.table({k: pa.array(v) for k, v in batch.items()})
+    return batch.schema.remove_metadata()
+
+
+# The columns that are made, without rows, with rows, and with rows none of which is valid.
+MADE = {
+    "table": lambda x: pa.table({"embedding": fixed(x), "n": np.ones(len(x))}),
+    "untyped": lambda x: pa.table(
+        {"embedding": listed(x) if len(x) else pa.nulls(0), "n": np.ones(len(x))}
+    ),
+    "record batch": lambda x: pa.record_batch({"embedding": fixed(x), "n": np.ones(len(x))}),
+    "polars": lambda x: pl.DataFrame({"embedding": x, "n": np.ones(len(x))}),
+    "polars lists": lambda x: pl.DataFrame({"embedding": x.tolist(), "n": np.ones(len(x))}),
+    "pandas": lambda x: pd.DataFrame({"embedding": list(x), "n": np.ones(len(x))}),
+    "arrays": lambda x: {"embedding": x, "n": np.ones(len(x))},
+    "lists": lambda x: {"embedding": x.tolist(), "n": [1.0] * len(x)},
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_the_schema_does_not_depend_on_the_rows(artifact, x, kind):
+    route = RouteBatches(artifact, LAM, ALPHA, tokens="n", invalid="defer", prefix="cr2fast_")
+    made = [f"cr2fast_{name}" for name in ("local", "margin", "model")]
+
+    def types(batch):
+        found = arrow(
+            {k: v for k, v in batch.items() if k in made} if type(batch) is dict else batch
+        )
+        return [str(found.field(name).type) for name in made]
+
+    full = route(MADE[kind](x[:20]))
+    assert len(set(column(full, "cr2fast_model").tolist())) > 1
+    assert types(full)[:2] == ["bool", "float"]
+    assert types(route(MADE[kind](x[:0]))) == types(full)
+    none = np.full((3, x.shape[1]), np.nan, np.float32)
+    if type(full) is dict:  # NumPy's text cannot lack.
+        assert route(MADE[kind](none))["cr2fast_model"].tolist() == [None] * 3
+    else:
+        assert types(route(MADE[kind](none))) == types(full)
+
+
 def test_it_travels_small_and_loads_in_its_worker(route, x, expected, artifact):
     data = pickle.dumps(route)
     assert len(data) < 1000

@@ -40,7 +40,8 @@ def some(items: Sequence[object]) -> str:
 def check_type(value: object, kind: type, what: str) -> None:
     """Raise a TypeError that names the argument unless `value` is a `kind`."""
     if not isinstance(value, kind):
-        raise TypeError(f"{what}: expected a {kind.__name__}, got {type(value).__name__}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{what}: expected {article} {kind.__name__}, got {type(value).__name__}")
 
 
 def check_threads(threads: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cr2fast._core import Cr2Error
 from cr2fast.cli.parser import parser
-from cr2fast.cli.words import in_flags
+from cr2fast.cli.words import said
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Cr2Error, OSError, ImportError, TypeError) as error:
-        text = in_flags(str(error), args.sub)
-        print(f"cr2fast {args.command}: error: {text}", file=sys.stderr)
+        print(f"cr2fast {args.command}: error: {said(error, args)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         _ignore_interrupts()

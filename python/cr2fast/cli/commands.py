@@ -13,6 +13,7 @@ from typing import Any
 
 from cr2fast._core import Cr2Error, usual_alpha
 from cr2fast._util import renamed
+from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
 from cr2fast.cli import choosing, inputs
 from cr2fast.cli.options import PARTS
@@ -121,13 +122,33 @@ def fit(args: argparse.Namespace) -> Any:
 
         inputs.say(
             args,
-            f"looks at {looks_at(router.features)}; --features none looks at embeddings only",
+            f"looks at {looks_at(router.features)}"
+            + (
+                ", as fit does by default where every query has a text and the encoder is named; "
+                "--features none looks at embeddings only"
+                if args.features is None
+                else ""
+            ),
         )
+    elif args.features is None and (words := _without_texts(train)):
+        inputs.note(args, words)
     if not router.encoder.sha256 and router.probes is None:
         inputs.say(
             args, f"encoder {router.encoder.id}: {inputs.UNKNOWN_HASH}; pass --encoder to record it"
         )
     return {"router": str(args.out), "parameters": router.parameters, "training": record}
+
+
+def _without_texts(train: Any) -> str:
+    """Why a fit looks at embeddings only, where it is some queries' lack of a text."""
+    texts = train.extra.get("text") or []
+    lacking = [i for i, t in zip(train.query_ids, texts, strict=False) if t is None]
+    if not 0 < len(lacking) < len(train):
+        return ""
+    return (
+        f"looks at embeddings only: {len(lacking)} of {len(train)} training queries have no text "
+        f"({some(lacking)}); leave them out of the file for a router that looks at the text too"
+    )
 
 
 def _lam_range(found: dict[str, Any]) -> str:
@@ -142,11 +163,18 @@ def _lam_range(found: dict[str, Any]) -> str:
 
 def distill_encoder(args: argparse.Namespace) -> Any:
     """Make a static encoder and write it."""
+    from cr2fast._core import StaticEncoder
     from cr2fast.encoders.distill import distill
+    from cr2fast.encoders.endpoint import EndpointEncoder
 
     inputs.writable(args.out)
-    texts = inputs.training_texts(args)
     encoder = inputs.encoder(args.encoder)
+    if isinstance(encoder, (StaticEncoder, EndpointEncoder)):
+        raise Cr2Error(
+            f"--encoder: expected the model to imitate, minilm or a folder with model.onnx, got "
+            f"{shown(args.encoder)}"
+        )
+    texts = inputs.training_texts(args)
     options = {"dim": args.dim, "sif": args.sif, "ridge": args.ridge}
     made = distill(encoder, texts, threads=args.threads, progress=inputs.progress(args), **options)
     made.save(args.out)

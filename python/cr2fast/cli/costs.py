@@ -70,6 +70,8 @@ def price(text: str) -> tuple[str, dict[str, float]]:
         raise argparse.ArgumentTypeError(
             f"expected MODEL=IN,OUT or MODEL=IN,OUT,CALL, as in gpt-4o=2.5,10, got {shown(text)}"
         )
+    if not all(0 <= value < float("inf") for value in parts):
+        raise argparse.ArgumentTypeError(f"expected dollars, at least 0, got {shown(text)}")
     names = ("usd_per_input_token", "usd_per_output_token", "usd_per_request")
     return model, {
         name: value / (1 if name == "usd_per_request" else 1e6)
@@ -81,6 +83,11 @@ def share(text: str) -> tuple[str, float]:
     """What costs, and its share."""
     what, number = options.renaming(text)
     (value,) = options.numbers(number) if "," not in number else (float("nan"),)
+    if what not in ("latency", "energy", "price") or not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected latency, energy or price, and a share from 0 to 1, as in latency=0.5, got "
+            f"{shown(text)}"
+        )
     return what, value
 
 
@@ -132,6 +139,11 @@ def _of_prices(args: argparse.Namespace) -> CostTable:
             raise Cr2Error(f"--prices: expected a JSON object, got {shown(given)}")
     else:
         given = _once(args.price)
+        if len(given) < 2:
+            raise Cr2Error(
+                f"--price: expected the device's model and at least one edge model, each with a "
+                f"--price of its own, got {shown(list(given))}"
+            )
     return CostTable.of_prices(given, reference_model=args.reference)
 
 

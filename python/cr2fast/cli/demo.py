@@ -89,6 +89,8 @@ def run(
         raise OperatingPointError(
             f"alpha={alpha}: expected a level of the demonstration's grid, one of {ALPHAS}"
         )
+    if lam is not None and not 0 < lam < np.inf:
+        raise OperatingPointError(f"lam: expected a positive, finite cost weight, got {lam}")
     seeds.check_seed(seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

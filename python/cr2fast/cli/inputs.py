@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import explained
+from cr2fast._util.checks import explained, shown
 from cr2fast.cli.options import PARTS
 
 # The bearer token of an embeddings endpoint.
@@ -62,6 +62,12 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
     if args.encoder_id:
         raise Cr2Error("--encoder-id is for --data DIR; a log's prompts are embedded by --encoder")
     raw = source.frame(args.log, "log")
+    if "schema" in raw.columns and raw["schema"][:1].to_list() == ["cr2fast.decision_log/1"]:
+        raise Cr2Error(
+            f"--log: expected a log of calls, a row per model and prompt with its score, got "
+            f"{args.log}, a gateway's decision log, which has no scores: cr2fast replay, "
+            f"recalibrate and watch read it, and cr2fast calibrate --queries takes its requests"
+        )
     columns = dict(args.column)
     costs = CostTable.read(args.costs) if args.costs else None
     if router is not None:
@@ -210,7 +216,7 @@ def encoder(source: str, router: Path | None = None) -> Any:
 
     An endpoint stands for the encoder of `router` where that has probes.
     """
-    from cr2fast._core import StaticEncoder
+    from cr2fast._core import ArtifactError, StaticEncoder
 
     if source.startswith(("http://", "https://")):
         from cr2fast.encoders.endpoint import EndpointEncoder
@@ -227,7 +233,10 @@ def encoder(source: str, router: Path | None = None) -> Any:
         probed = known if known is not None and known.probes is not None else None
         return EndpointEncoder(url, model, router=probed, token_env=token_env)
     if Path(source).is_file():
-        return StaticEncoder.load(source)
+        try:
+            return StaticEncoder.load(source)
+        except ArtifactError as error:
+            raise ArtifactError(f"--encoder: {source[:200]}: {error}") from None
     from cr2fast.encoders.onnx import Encoder
 
     return Encoder.load(source)
@@ -288,7 +297,13 @@ def features(args: argparse.Namespace) -> bool | list[str] | None:
     words = args.features
     if words is None:
         return None
-    return False if words.strip() == "none" else [w.strip() for w in words.split(",")]
+    names = [word.strip() for word in words.split(",")]
+    if not all(names) or ("none" in names and len(names) > 1):
+        raise Cr2Error(
+            f"--features: expected none, or text and names of columns separated by commas, got "
+            f"{shown(words)}"
+        )
+    return False if names == ["none"] else names
 
 
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:

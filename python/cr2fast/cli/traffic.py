@@ -263,6 +263,7 @@ def watch(args: argparse.Namespace) -> Any:
 
     if args.looks is not None and args.looks < 1:
         raise Cr2Error(f"--looks: expected a number of looks, at least 1, got {args.looks}")
+    inputs.writable(args.state, "--state")
     watched = Watch(
         args.log,
         args.router,

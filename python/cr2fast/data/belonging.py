@@ -31,6 +31,7 @@ def check_texts(
     encoder: Any,
     what: str,
     remedy: str,
+    longer: bool = False,
 ) -> None:
     """Refuse embeddings that the encoder does not give the texts of their rows.
 
@@ -49,6 +50,9 @@ def check_texts(
         The argument at fault, for the error.
     remedy : str
         What to do, for the error.
+    longer : bool
+        Whether rows may be longer than embeddings, as those of :meth:`cr2fast.Router.inputs` are,
+        which begin with the embedding.
 
     Raises
     ------
@@ -62,6 +66,8 @@ def check_texts(
         part = rows[start : start + _CHUNK]
         made = encoder.encode([texts[i] for i in part.tolist()])
         given = embeddings[part]
+        if longer and given.shape[1] > made.shape[1]:
+            given = given[:, : made.shape[1]]
         if made.shape[1] != given.shape[1]:
             raise Cr2Error(
                 f"{what}: expected the encoder behind the embeddings, which have "

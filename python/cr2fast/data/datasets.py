@@ -235,19 +235,24 @@ def load_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"data: expected a folder, got {folder}")
     table = CostTable.read(costs or _only(folder, "cost_table*.json"))
-    return RoutingProblem(
-        RoutingTable.read(
-            _table_of(folder, "queries"),
-            _table_of(folder, "outcomes"),
+    files = {kind: _table_of(folder, kind) for kind in ("queries", "outcomes")}
+    try:
+        read = RoutingTable.read(
+            files["queries"],
+            files["outcomes"],
             local=table.models[0],
             edge=table.models[1:],
             encoder=encoder,
             embed=embed,
             cache=cache,
             progress=progress,
-        ),
-        table,
-    )
+        )
+    except Cr2Error as error:
+        kind = next((k for k in files if str(error).startswith(k)), None)
+        if kind is None or str(files[kind]) in str(error):
+            raise
+        raise type(error)(f"{files[kind]}: {error}") from None
+    return RoutingProblem(read, table)
 
 
 def _table_of(folder: Path, kind: str) -> Path:

@@ -167,7 +167,8 @@ def missing(
     """The error of a column that is not there, with what it may be called."""
     looked = list(GUESSES[ours] if tried is None else tried)
     names = str([str(c)[:60] for c in available[:30]])
+    have = "have" if what.endswith("s") else "has"
     return Cr2Error(
-        f"{what}: expected a column for {ours}, tried {looked}; the {what} has {names}; "
+        f"{what}: expected a column for {ours}, tried {looked}; the {what} {have} {names}; "
         f"pass columns={{{ours!r}: <its name>}}"
     )

@@ -107,7 +107,7 @@ def queries(table: Any, maker: Maker, columns: Mapping[str, str], incomplete: st
     own = named(source.frame(table, "queries"), columns, "queries")
     own, notes = whole(own, "queries", maker, incomplete == "drop")
     own, more = _once(own)
-    found = fields(own, maker)
+    found = fields(own, maker, routed=True)
     return found._replace(notes=(*notes, *more))
 
 
@@ -157,7 +157,10 @@ def named(
             raise names.missing(ours, frame.columns, what)
     chats = found.pop("messages", None)
     said = found.get("text", chats)
-    own = frame.rename({theirs: ours for ours, theirs in found.items() if theirs != ours})
+    moved = {theirs: ours for ours, theirs in found.items() if theirs != ours}
+    # A column of such a name that is not the one asked for keeps what it says under another.
+    moved |= {c: f"other.{c}" for c in moved.values() if c in frame.columns and c not in moved}
+    own = frame.rename(moved)
     if said is not None and ("text" not in found or frame[said].dtype != polars.String):
         # Chats: what is read is the last user turn.
         found["text"] = said
@@ -233,14 +236,17 @@ def _called(frame: pl.DataFrame, rows: Sequence[int]) -> list[str]:
     return [f"row {i}" if ids[i] is None else str(ids[i]) for i in rows]
 
 
-def fields(own: pl.DataFrame, maker: Maker) -> Read:
-    """The fields of rows that :func:`whole` has found whole."""
+def fields(own: pl.DataFrame, maker: Maker, routed: bool = False) -> Read:
+    """The fields of rows that :func:`whole` has found whole.
+
+    Where they may be rows of a decision log (`routed`), an embedding may have features behind it.
+    """
     texts = own["text"].to_list() if "text" in own.columns else None
     if "embedding" in own.columns and not maker.anew:
         x = np.ascontiguousarray(own["embedding"].to_numpy(), dtype=np.float32)
         ids = _ids(own, texts, x)
         if texts is not None and maker.encodes:
-            check_texts(texts, x, ids, maker.encoder, "encoder", _ANEW)
+            check_texts(texts, x, ids, maker.encoder, "encoder", _ANEW, routed)
     else:
         x = embed(maker.encoder, texts or [], cache=maker.cache, progress=maker.progress)
         ids = _ids(own, texts, x)

@@ -98,7 +98,8 @@ def evaluate(
         wanted = "none, for" if groups is not None else "the queries' groups (--groups COLUMN), for"
         raise Cr2Error(
             f"groups: expected {wanted} a router calibrated "
-            f"{'without' if groups is not None else 'with'} groups, got {shown(groups)}"
+            f"{'without' if groups is not None else 'with'} groups, got "
+            f"{'none' if groups is None else shown(groups)}"
         )
     table = router.costs_for(costs)
     lengths = lengths or calibration["lengths"]
@@ -190,7 +191,10 @@ def _deferred_choice(
     """Which model each query goes to if it is deferred, (L, N)."""
     if deferred == "fallback":
         if fallback not in router.models[1:]:
-            raise Cr2Error(f"fallback: expected one of {router.models[1:]}, got {shown(fallback)}")
+            raise Cr2Error(
+                f"fallback: expected one of {router.models[1:]}, got "
+                f"{'none' if fallback is None else shown(fallback)}"
+            )
         return np.full((len(lams), len(accuracies)), router.models.index(fallback))
     if deferred not in ("edge-only", "inclusive"):
         raise Cr2Error(

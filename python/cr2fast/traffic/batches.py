@@ -58,7 +58,10 @@ class RouteBatches:
     -----
     Columns that are added: ``local`` (bool), ``margin`` (float32, null where a row is invalid) and,
     with `tokens`, ``model``. A batch is a ``pyarrow.Table`` or ``RecordBatch``, a polars or pandas
-    ``DataFrame``, or a dictionary of arrays; what comes back is of the same kind.
+    ``DataFrame``, or a dictionary of arrays; what comes back is of the same kind. Types do not
+    depend on the rows, so that a batch without any, or without a valid one, has the schema of the
+    others; only NumPy has no type for text that lacks: of a dictionary, ``model`` is then an array
+    of objects.
 
     Raises
     ------

@@ -107,6 +107,8 @@ def _of_arrow(array: Any, name: str, dim: int) -> tuple[F32, Any]:
     pa = require("pyarrow", "scale")
     if isinstance(array.type, pa.BaseExtensionType):  # Ray's tensors, among others.
         array = array.storage
+    if pa.types.is_null(array.type):  # Of no row, or of none with an embedding.
+        return _nothing(len(array), dim)
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     listed = any(is_kind(array.type) for is_kind in kinds)
     if not listed or not pa.types.is_floating(array.type.value_type):
@@ -132,6 +134,8 @@ def _of_arrow(array: Any, name: str, dim: int) -> tuple[F32, Any]:
 
 def _of_polars(column: Any, name: str, dim: int) -> tuple[F32, Any]:
     pl = require("polars", "lab")
+    if column.dtype == pl.Null:
+        return _nothing(len(column), dim)
     if not isinstance(column.dtype, (pl.List, pl.Array)) or not column.dtype.inner.is_float():
         raise Cr2Error(f"{name}: expected lists of float32, got {column.dtype}")
     there = None
@@ -156,7 +160,7 @@ def _of_arrays(column: Any, name: str, dim: int) -> tuple[F32, Any]:
     if array is None or array.dtype == object:
         values = list(column)
         if all(v is None for v in values):
-            return np.zeros((len(values), dim), np.float32), np.zeros(len(values), bool)
+            return _nothing(len(values), dim)
         there = np.array([v is not None for v in values])
         kept = [np.asarray(v) for v in values if v is not None]
         widths = {v.shape[0] if v.ndim == 1 else -1 for v in kept}
@@ -166,11 +170,18 @@ def _of_arrays(column: Any, name: str, dim: int) -> tuple[F32, Any]:
         if array.dtype.kind != "f":
             raise Cr2Error(f"{name}: expected float32 embeddings, got {array.dtype}")
         return _spread(array.astype(np.float32, copy=False), None if there.all() else there)
+    if array.shape == (0,):
+        return _nothing(0, dim)
     if array.dtype.kind != "f":
         raise Cr2Error(f"{name}: expected float32 embeddings, got {array.dtype}")
     if array.ndim != 2 or array.shape[1] != dim:
         raise _width(name, dim, {array.shape[1:] if array.ndim != 2 else array.shape[1]})
     return np.ascontiguousarray(array, dtype=np.float32), None
+
+
+def _nothing(n: int, dim: int) -> tuple[F32, Any]:
+    """Rows none of which has an embedding."""
+    return np.zeros((n, dim), np.float32), np.zeros(n, bool) if n else None
 
 
 def _spread(x: F32, there: Any) -> tuple[F32, Any]:
@@ -202,7 +213,8 @@ def extended(batch: Any, kind: str, columns: Mapping[str, Any]) -> Any:
         arrays = [
             pa.array(v.filled(0), mask=np.ma.getmaskarray(v))
             if isinstance(v, np.ma.MaskedArray)
-            else pa.array(v)
+            # Names are text also where there is none, in a batch without rows or without decisions.
+            else pa.array(v, pa.string() if isinstance(v, list) else None)
             for v in columns.values()
         ]
         if kind == "table":
@@ -220,15 +232,25 @@ def extended(batch: Any, kind: str, columns: Mapping[str, Any]) -> Any:
         pl = require("polars", "lab")
         series = []
         for name, v in columns.items():
-            one = pl.Series(name, np.ma.getdata(v) if isinstance(v, np.ndarray) else v)
+            data = np.ma.getdata(v) if isinstance(v, np.ndarray) else v
+            one = pl.Series(name, data, dtype=pl.String if isinstance(v, list) else None)
             if isinstance(v, np.ma.MaskedArray):
                 one = one.to_frame().select(
                     pl.when(pl.Series(~np.ma.getmaskarray(v))).then(pl.col(name)).alias(name)
                 )[name]
             series.append(one)
         return batch.with_columns(series)
-    plain = {
-        name: v.filled(np.nan) if isinstance(v, np.ma.MaskedArray) else np.asarray(v)
-        for name, v in columns.items()
-    }
+    plain = {name: _plain(v, kind) for name, v in columns.items()}
     return batch.assign(**plain) if kind == "pandas" else {**batch, **plain}
+
+
+def _plain(values: Any, kind: str) -> Any:
+    """A column without Arrow's nulls: NaN for a number that is unknown, text of a type of text."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values.filled(np.nan)
+    if not isinstance(values, list):
+        return values
+    if kind == "pandas":
+        return sys.modules["pandas"].array(values, dtype="string")
+    # NumPy's text has no null, and its objects no type: only where a name lacks they are taken.
+    return np.asarray(values, dtype=object if None in values else np.str_)

@@ -139,6 +139,11 @@ def traffic_of(
     usable = routed.filter(polars.col("embedding").is_not_null() & tokens.is_not_null())
     if lacking := routed.height - usable.height:
         left_out[NO_EMBEDDING] = lacking
+    if not frame.height:
+        raise Cr2Error(
+            f"log: expected requests of the window, got none; {found.found.outside} came before or "
+            f"after it"
+        )
     if not usable.height:
         raise Cr2Error(
             f"log: expected routed requests with embeddings, got {routed.height} routed of "

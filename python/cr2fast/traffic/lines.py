@@ -327,11 +327,16 @@ def kind_of(value: dict[str, Any]) -> str:
     """
     found = value.get("schema")
     if not isinstance(found, str):
-        raise WrongError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
+        raise WrongError(
+            f"schema: expected {SCHEMA!r}, got {'none' if found is None else shown(found)}"
+        )
     if found != SCHEMA:
         raise UnknownError(f"schema: expected {SCHEMA!r}, got {shown(found)}")
     if value.get("kind") not in KINDS:
-        raise WrongError(f"kind: expected one of {KINDS}, got {shown(value.get('kind'))}")
+        kind = value.get("kind")
+        raise WrongError(
+            f"kind: expected one of {KINDS}, got {'none' if kind is None else shown(kind)}"
+        )
     return str(value["kind"])
 
 

@@ -131,8 +131,8 @@ def open_log(
     found = reader.found
     if not reader.known and not reader.grades.kept:
         raise Cr2Error(
-            f"log: expected lines of schema {lines.SCHEMA!r}, got none in {shown(paths)}"
-            + (f"; {reader.apart[0][3]}" if reader.apart else "")
+            f"log: expected lines of schema {lines.SCHEMA!r}, a gateway's decision log, got none "
+            f"in {shown(paths)}" + (f"; {reader.apart[0][3]}" if reader.apart else "")
         )
     frame = _merged(reader.frame(), found)
     here = frame.filter(

@@ -213,14 +213,17 @@ def recalibrate(
     old = router.calibration
     if old is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
-    held = _between(held, "held")
-    level = _between(level, "level")
+    held = between(held, "held")
+    level = between(level, "level")
     traffic = traffic_of(opened(log), router, logged_by, encoder)
     check_both_places(traffic)
     last = max(1, round(held * len(traffic)))
     rows = np.arange(len(traffic)) < len(traffic) - last
     if not rows.any():
-        raise Cr2Error(f"log: expected requests to calibrate with, got {len(traffic)} in all")
+        raise Cr2Error(
+            f"log: expected requests to calibrate with beside the {last} held, got {len(traffic)} "
+            f"in all; take a longer window, or lower held="
+        )
     new, named = Router(router._core), groups_of(traffic, router)
     left_out = dict(traffic.left_out)
     if named is not None:
@@ -283,7 +286,8 @@ def _words(thresholds: dict[str, npt.NDArray[np.float32]]) -> dict[str, list[lis
     }
 
 
-def _between(value: float, what: str) -> float:
+def between(value: float, what: str) -> float:
+    """A number in (0, 1), or a Cr2Error."""
     found = real(value, what, "a number in (0, 1)")
     if not 0 < found < 1:
         raise Cr2Error(f"{what}: expected a number in (0, 1), got {shown(value)}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from cr2fast._core import Cr2Error, RiskAlarm
 from cr2fast._util.checks import real, shown, whole
+from cr2fast._util.seeds import check_seed
 from cr2fast.calibration import index_of
 from cr2fast.calibration.groups import thresholds_by_group
 from cr2fast.encoders.info import sha256_of
@@ -25,11 +26,11 @@ from cr2fast.traffic import files
 from cr2fast.traffic.label import NO_EMBEDDING, Traffic, groups_of, judge, traffic_of
 from cr2fast.traffic.log import DecisionLog, open_log
 from cr2fast.traffic.looks import Look, Point, of_group, told
-from cr2fast.traffic.recalibrate import recalibrate
+from cr2fast.traffic.recalibrate import between, recalibrate
 from cr2fast.traffic.rows import NO_TEXT
 from cr2fast.traffic.state import State, Watched, hashes
 
-_SECONDS = "a number of seconds, above 0"
+_SECONDS = "a number of seconds, above 0 and below 1e10"
 
 
 def _now() -> datetime:
@@ -103,14 +104,14 @@ class Watch:
         if not points:
             raise Cr2Error("points: expected at least one pair (lam, alpha), got none")
         for name, value in (("window_s", window_s), ("gap_s", gap_s)):
-            if not real(value, name, "a number of seconds, above 0") > 0:
-                raise Cr2Error(f"{name}: expected a number of seconds, above 0, got {shown(value)}")
+            if not 0 < real(value, name, _SECONDS) < 1e10:
+                raise Cr2Error(f"{name}: expected {_SECONDS}, got {shown(value)}")
         if not 0 <= real(max_unread, "max_unread", "a number from 0 to 1") <= 1:
             raise Cr2Error(f"max_unread: expected a number from 0 to 1, got {shown(max_unread)}")
         self.delta, self.window_s, self.gap_s = float(delta), float(window_s), float(gap_s)
         self.min_queries = whole(min_queries, "min_queries")
-        self.held, self.level, self.max_unread = held, level, float(max_unread)
-        self.reload, self.seed = reload, seed
+        self.held, self.level = between(held, "held"), between(level, "level")
+        self.max_unread, self.reload, self.seed = float(max_unread), reload, check_seed(seed)
         self.logged_by, self.encoder = logged_by, encoder
         self.points = self._on_grid(Router.load(self.router), points)
         State.load(self.state, self.points, self.delta)

@@ -127,9 +127,9 @@ pub fn inputs<'py>(
         }
         _ => {
             let (what, expected) = if of.of_text() {
-                ("texts", "texts=[...], or features=")
+                ("texts", "the texts, or features=[...]")
             } else {
-                ("features", "features=")
+                ("features", "features=[...]")
             };
             return Err(Cr2Error::new_err(format!(
                 "{what}: expected {expected}, beside the embeddings, got none: this router also looks \

@@ -125,12 +125,7 @@ impl Features {
         let own = listed(&self.columns);
         let n = TEXT_FEATURES.len();
         match (self.text, self.columns.is_empty()) {
-            (true, true) => {
-                format!(
-                    "{n} features of the text, as fit does by default where its table has texts and \
-                     names their encoder"
-                )
-            }
+            (true, true) => format!("{n} features of the text"),
             (true, false) => format!("{n} features of the text and its caller's columns {own}"),
             (false, _) => format!("its caller's columns {own}"),
         }

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 
 use super::{App, certificates, no_log};
 use crate::brain::Brain;
-use crate::config::{Config, ConfigError, RoleConfig};
+use crate::config::{Config, ConfigError, NotText, RoleConfig};
 use crate::endpoint::Proof;
 use crate::energy::Meter;
 use crate::log::LogFile;
@@ -57,7 +57,11 @@ impl App {
                 let name = &brain.models()[0];
                 lines.push(format!("accepts for {name} at {}", local.address.base));
                 lines.push(format!("defers to the edge at {}", edge.0.base));
-                lines.push(format!("requests that text does not decide go to: {not_text:?}"));
+                let place = match not_text {
+                    NotText::Edge => "edge",
+                    NotText::Device => "device",
+                };
+                lines.push(format!("requests that text does not decide go to the {place}"));
                 lines.extend(shadow.map(|s| {
                     format!("sends {} of the routed requests to the other place too", s.probability)
                 }));
