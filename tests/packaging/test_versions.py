@@ -25,6 +25,7 @@ def version_of_the_profiler() -> str:
 
 def test_show_versions_says_what_matters_and_nothing_secret(capsys, monkeypatch):
     monkeypatch.setenv("CR2FAST_SIMD", "scalar")
+    monkeypatch.setenv("HOME", "/home/somebody")
     cr2fast.show_versions()
     out = capsys.readouterr().out
     for word in ("cr2fast", cr2fast.__version__, "Python", "numpy", "scalar", "threads"):
