@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from cr2fast import _core
 from cr2fast import features as feature_columns
 from cr2fast._core import ArtifactError, CostTable, Cr2Error, LinkStates, SplitOverlapError
 from cr2fast._util import renamed
-from cr2fast._util.checks import check_type, shown
+from cr2fast._util.checks import check_choice, check_type
 from cr2fast.data.queries import Queries, QueryTable
 from cr2fast.data.table import RoutingTable
 from cr2fast.encoders.info import EncoderInfo
@@ -338,8 +338,7 @@ class Fitted(Probed):
         """
         if answered or not isinstance(table, QueryTable):
             check_type(table, RoutingTable, what)
-        if overlap not in ("raise", "drop"):
-            raise Cr2Error(f"overlap: expected 'raise' or 'drop', got {shown(overlap)}")
+        check_choice(overlap, get_args(Overlap), "overlap")
         if isinstance(table, RoutingTable):
             self._core.check_models(what, list(table.models))
         self._core.check_encoder(*table.encoder)
@@ -375,8 +374,7 @@ class Fitted(Probed):
         self, table: RoutingTable, states: LinkStates, lengths: Lengths
     ) -> npt.NDArray[np.float32]:
         """Costs c_m (N, M) as a decision maker sees them, with predicted or known lengths."""
-        if lengths not in ("predicted", "known"):
-            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
+        check_choice(lengths, get_args(Lengths), "lengths")
         n_output: npt.ArrayLike = table.n_output_tokens
         if lengths == "predicted":
             n_output = self.predict_lengths(self.inputs(table), table.n_input_tokens)
@@ -384,10 +382,9 @@ class Fitted(Probed):
 
     def judged_accuracies(self, table: RoutingTable, judge: Judge) -> npt.NDArray[np.float32]:
         """What the judge believes of each model, (N, M): the teacher's p, or the recorded y."""
+        check_choice(judge, get_args(Judge), "judge")
         if judge == "teacher":
             return self.accuracies(self.inputs(table))
-        if judge == "outcomes":
-            return table.correct.astype(np.float32)
-        raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
+        return table.correct.astype(np.float32)
 
     reference_accuracies = renamed.method("reference_accuracies", "judged_accuracies")

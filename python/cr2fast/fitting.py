@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from cr2fast import features as feature_columns
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util import seeds
 from cr2fast._util.checks import (
+    check_choice,
     check_threads,
     check_type,
     check_unmasked,
@@ -305,10 +306,8 @@ def fit(
             f"models of the cost table: expected {list(train.models)} in this order, got "
             f"{costs.models}; use costs.select(table.models) to choose and order them"
         )
-    if lengths not in ("predicted", "known"):
-        raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
-    if recipe not in ("smoothed", "paper"):
-        raise Cr2Error(f"recipe: expected 'smoothed' or 'paper', got {shown(recipe)}")
+    check_choice(lengths, get_args(Lengths), "lengths")
+    check_choice(recipe, get_args(Recipe), "recipe")
     if teacher is not None:
         costs = _costs_of(teacher, train, costs)
     if costs.normalizers is None:

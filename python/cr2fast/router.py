@@ -7,14 +7,14 @@ file the device and the edge load. Rust computes; this module checks what it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import CostTable, Cr2Error, DeviceRouter, EdgeSelector, LinkStates, TwoStage
 from cr2fast._util import renamed, seeds
-from cr2fast._util.checks import check_threads, check_type, real, shown
+from cr2fast._util.checks import check_choice, check_threads, check_type, real
 from cr2fast.calibration import (
     ALPHAS,
     CalibrationReport,
@@ -227,10 +227,7 @@ class Router(Fitted):
             Other models, encoder or cost table; an argument out of range.
         """
         given = len(calibration) if isinstance(calibration, Queries) else 0
-        if unknown_group not in ("defer", "pooled"):
-            raise Cr2Error(
-                f"unknown_group: expected 'defer' or 'pooled', got {shown(unknown_group)}"
-            )
+        check_choice(unknown_group, get_args(per_group.Unknown), "unknown_group")
         if states is not None:
             check_type(states, LinkStates, "states")
             if len(states) != given:
@@ -241,10 +238,8 @@ class Router(Fitted):
             names = per_group.labels(calibration, groups)
             group_of = dict(zip(calibration.query_ids, names, strict=True))
         lengths = lengths or self.lengths
-        if judge not in ("teacher", "outcomes"):
-            raise Cr2Error(f"judge: expected 'teacher' or 'outcomes', got {shown(judge)}")
-        if lengths not in ("predicted", "known"):
-            raise Cr2Error(f"lengths: expected 'predicted' or 'known', got {shown(lengths)}")
+        check_choice(judge, get_args(Judge), "judge")
+        check_choice(lengths, get_args(Lengths), "lengths")
         if isinstance(calibration, QueryTable) and (judge, lengths) != ("teacher", "predicted"):
             what = "answers" if judge == "outcomes" else "output lengths"
             word = "judge='teacher'" if judge == "outcomes" else "lengths='predicted'"

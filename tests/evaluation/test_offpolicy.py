@@ -91,7 +91,12 @@ def test_bad_input():
         (y, pi, {"predicted": [0.0]}, "predicted: expected 3 numbers"),
         (y, pi, {"predicted": [0, 0, np.nan]}, "predicted: expected finite"),
         (y, pi, {"method": "doubly-robust"}, "expected predictions for every query"),
-        (y, pi, {"method": "magic"}, "method: expected one of"),
+        (
+            y,
+            pi,
+            {"method": "magic"},
+            "method: expected 'ips', 'self-normalised' or 'doubly-robust'",
+        ),
         (y, pi, {"level": 1.0}, "level: expected a number in"),
         (np.ma.masked_array([1.0, 0, 0], [0, 0, 1]), pi, {}, "without a mask"),
     ]:

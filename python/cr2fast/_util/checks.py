@@ -44,6 +44,13 @@ def check_type(value: object, kind: type, what: str) -> None:
         raise TypeError(f"{what}: expected {article} {kind.__name__}, got {type(value).__name__}")
 
 
+def check_choice(value: object, known: Sequence[str], what: str) -> None:
+    """Raise a Cr2Error that names the argument and the words it may be unless `value` is one."""
+    if not isinstance(value, str) or value not in known:
+        *most, last = map(repr, known)
+        raise Cr2Error(f"{what}: expected {', '.join(most)} or {last}, got {shown(value)}")
+
+
 def check_threads(threads: int) -> int:
     """`threads`, if it is a count (0: one per core); a Cr2Error if not."""
     found = whole(threads, "threads", "0 (one per core) or a count")
@@ -58,6 +65,15 @@ def real(value: object, what: str, expected: str = "a number") -> float:
         return _core.number(value, what)
     except (TypeError, Cr2Error):
         raise Cr2Error(f"{what}: expected {expected}, got {shown(value)}") from None
+
+
+def fraction(value: object, what: str) -> float:
+    """A number above 0 and below 1, as :func:`real`, or a Cr2Error."""
+    expected = "a number in (0, 1)"
+    found = real(value, what, expected)
+    if not 0 < found < 1:
+        raise Cr2Error(f"{what}: expected {expected}, got {shown(value)}")
+    return found
 
 
 def whole(value: object, what: str, expected: str = "a whole number, at least 0") -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cr2fast import _core
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import real, shown
+from cr2fast._util.checks import fraction, shown
 from cr2fast.calibration.groups import statement as in_groups
 
 
@@ -35,10 +35,7 @@ def check_delta(simultaneous: bool, delta: float | None) -> float | None:
                 f"delta: expected no delta without simultaneous=True, got {shown(delta)}"
             )
         return None
-    found = real(0.1 if delta is None else delta, "delta", "a number in (0, 1)")
-    if not 0 < found < 1:
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
-    return found
+    return fraction(0.1 if delta is None else delta, "delta")
 
 
 def allowed_counts(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, texts_of
-from cr2fast._util.checks import shown, some
+from cr2fast._util.checks import check_choice, shown, some
 from cr2fast._util.optional import require
 from cr2fast._util.progress import Shows, check_shows
 from cr2fast.data import calls, names, source
@@ -129,8 +129,7 @@ def _once(own: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 def check_incomplete(incomplete: str) -> None:
     """Refuse another word than the two."""
-    if incomplete not in ("raise", "drop"):
-        raise Cr2Error(f"incomplete: expected 'raise' or 'drop', got {shown(incomplete)}")
+    check_choice(incomplete, ("raise", "drop"), "incomplete")
 
 
 def _of_prompts(prompts: Sequence[Any]) -> pl.DataFrame:

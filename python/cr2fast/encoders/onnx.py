@@ -26,13 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, thread_count
-from cr2fast._util.checks import check_threads, explained, shown, whole
+from cr2fast._util.checks import check_choice, check_threads, explained, whole
 from cr2fast._util.optional import require
 from cr2fast.encoders.configuration import Configuration
 from cr2fast.encoders.files import EncoderFiles, find
@@ -93,8 +93,7 @@ class Encoder:
         said = files.configuration
         if max_tokens is None:
             max_tokens = said.max_tokens or DEFAULT_TOKENS
-        if truncation not in ("head-tail", "head"):
-            raise Cr2Error(f"truncation: expected 'head-tail' or 'head', got {shown(truncation)}")
+        check_choice(truncation, get_args(Truncation), "truncation")
         max_tokens = whole(max_tokens, "max_tokens", "a whole number, 4 to 512")
         if not 4 <= max_tokens <= 512:
             raise Cr2Error(f"max_tokens: expected a whole number, 4 to 512, got {max_tokens}")

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cr2fast._core import BudgetError, Cr2Error
-from cr2fast._util.checks import real, shown
+from cr2fast._util.checks import fraction, real, shown
 from cr2fast.calibration.point import Expected, OperatingPoint, is_about_accuracy
 from cr2fast.evaluation.bounds import binomial_cdf, holm
 from cr2fast.evaluation.intervals import binomial_interval
@@ -90,9 +90,7 @@ def _checked(delta: float | None, clip: float, wishes: tuple[Wish, ...]) -> floa
         raise Cr2Error(f"clip: expected a finite number above 1, got {shown(clip)}")
     if delta is None:
         return None
-    level = real(delta, "delta", "a number in (0, 1)")
-    if not 0 < level < 1:
-        raise Cr2Error(f"delta: expected a number in (0, 1), got {shown(delta)}")
+    level = fraction(delta, "delta")
     for wish in wishes:
         if wish.bound == 0 and not wish.is_floor:
             raise Cr2Error(

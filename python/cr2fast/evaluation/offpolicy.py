@@ -17,16 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error
-from cr2fast._util.checks import check_unmasked, real, shown
+from cr2fast._util.checks import check_choice, check_unmasked, fraction, shown
 
 Method = Literal["ips", "self-normalised", "doubly-robust"]
-_METHODS = ("ips", "self-normalised", "doubly-robust")
 # The largest weight that an alarm takes.
 _LEAST = 1e-6
 
@@ -164,12 +163,9 @@ def estimate(
         Other lengths, a propensity out of range, an outcome that is no number, nothing seen.
     """
     y, pi, looked = _log(outcomes, propensities, seen)
-    level = real(level, "level", "a number in (0, 1)")
-    if not 0 < level < 1:
-        raise Cr2Error(f"level: expected a number in (0, 1), got {shown(level)}")
+    level = fraction(level, "level")
     how = method or ("self-normalised" if predicted is None else "doubly-robust")
-    if how not in _METHODS:
-        raise Cr2Error(f"method: expected one of {_METHODS}, got {shown(method)}")
+    check_choice(how, get_args(Method), "method")
     if (how == "doubly-robust") != (predicted is not None):
         raise Cr2Error(
             f"predicted: expected predictions for every query with method='doubly-robust', and "

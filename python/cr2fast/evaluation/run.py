@@ -9,7 +9,7 @@ counted from recorded answers and true lengths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import CostTable, Cr2Error, OperatingPointError
 from cr2fast._util import seeds
-from cr2fast._util.checks import check_type, shown
+from cr2fast._util.checks import check_choice, check_type, shown
 from cr2fast.calibration import accepted
 from cr2fast.calibration import groups as per_group
 from cr2fast.calibration.point import OperatingPoint
@@ -189,6 +189,7 @@ def _deferred_choice(
     fallback: str | None,
 ) -> npt.NDArray[np.int64]:
     """Which model each query goes to if it is deferred, (L, N)."""
+    check_choice(deferred, get_args(Deferred), "deferred")
     if deferred == "fallback":
         if fallback not in router.models[1:]:
             raise Cr2Error(
@@ -196,10 +197,6 @@ def _deferred_choice(
                 f"{'none' if fallback is None else shown(fallback)}"
             )
         return np.full((len(lams), len(accuracies)), router.models.index(fallback))
-    if deferred not in ("edge-only", "inclusive"):
-        raise Cr2Error(
-            f"deferred: expected 'edge-only', 'inclusive' or 'fallback', got {shown(deferred)}"
-        )
     first = 1 if deferred == "edge-only" else 0
     return _core.choices(accuracies, costs, lams, first).astype(np.int64)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, EdgeSelector, LinkState, StaticEncoder, TwoStage
-from cr2fast._util.checks import shown
+from cr2fast._util.checks import check_choice, shown
 from cr2fast.integrations.asked import NAME, Asked, Wish
 from cr2fast.router import Router
 
@@ -121,8 +121,7 @@ class Planner:
             raise TypeError(f"router: expected a Router or path, got {type(router).__name__}")
         else:
             router._core.check_encoder(*encoder.info)
-        if not_text not in ("edge", "device"):
-            raise Cr2Error(f"not_text: expected 'edge' or 'device', got {shown(not_text)}")
+        check_choice(not_text, get_args(Place), "not_text")
         self.router, self.encoder, self.not_text = router, encoder, not_text
         self.names = list(router.models)
         self.served = {name: name for name in self.names}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, DeviceRouter, StaticEncoder, TwoStage
-from cr2fast._util.checks import check_threads, shown
+from cr2fast._util.checks import check_choice, check_threads, shown
 from cr2fast.calibration import accepted
 from cr2fast.encoders.info import sha256_of
 from cr2fast.features import looks_at
@@ -90,8 +90,7 @@ class RouteBatches:
         prefix: str = "",
         threads: int = 1,
     ) -> None:
-        if invalid not in ("raise", "defer"):
-            raise Cr2Error(f"invalid: expected 'raise' or 'defer', got {shown(invalid)}")
+        check_choice(invalid, get_args(Invalid), "invalid")
         if text is not None and encoder is None:
             raise Cr2Error("text: expected an encoder for texts, got none; pass encoder=")
         self.path = str(Path(path).resolve())

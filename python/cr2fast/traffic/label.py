@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cr2fast import _core
 from cr2fast._core import Cr2Error, LinkState, LinkStates
 from cr2fast._util import seeds
-from cr2fast._util.checks import check_type, shown
+from cr2fast._util.checks import check_choice, check_type
 from cr2fast._util.optional import require
 from cr2fast.router import Router
 from cr2fast.traffic import files
@@ -251,8 +251,7 @@ def link_states(
     seed : int
         Seed of the draws.
     """
-    if link not in ("measured", "logged", "table"):
-        raise Cr2Error(f"link: expected 'measured', 'logged' or 'table', got {shown(link)}")
+    check_choice(link, get_args(Link), "link")
     # A request's draw is its own: the same in every window, and the gateway's (seed 0).
     seed = seeds.check_seed(seed)
     own = (sha256(name.encode()).digest()[:8] for name in traffic.frame["id"])

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, InfeasibleAlphaError, OperatingPointError
-from cr2fast._util.checks import check_type, real, shown
+from cr2fast._util.checks import check_type, fraction, shown
 from cr2fast.calibration import CalibrationReport, accepted, threshold_word
 from cr2fast.calibration.drift import DriftReport
 from cr2fast.calibration.groups import thresholds_by_group
@@ -213,8 +213,8 @@ def recalibrate(
     old = router.calibration
     if old is None:
         raise OperatingPointError("router: expected a calibrated one; call calibrate first")
-    held = between(held, "held")
-    level = between(level, "level")
+    held = fraction(held, "held")
+    level = fraction(level, "level")
     traffic = traffic_of(opened(log), router, logged_by, encoder)
     check_both_places(traffic)
     last = max(1, round(held * len(traffic)))
@@ -284,14 +284,6 @@ def _words(thresholds: dict[str, npt.NDArray[np.float32]]) -> dict[str, list[lis
         name: [[threshold_word(t) for t in row] for row in cells.tolist()]
         for name, cells in thresholds.items()
     }
-
-
-def between(value: float, what: str) -> float:
-    """A number in (0, 1), or a Cr2Error."""
-    found = real(value, what, "a number in (0, 1)")
-    if not 0 < found < 1:
-        raise Cr2Error(f"{what}: expected a number in (0, 1), got {shown(value)}")
-    return found
 
 
 def _queries(traffic: Traffic, router: Router) -> QueryTable:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cr2fast._core import Cr2Error, RiskAlarm
-from cr2fast._util.checks import real, shown, whole
+from cr2fast._util.checks import fraction, real, shown, whole
 from cr2fast._util.seeds import check_seed
 from cr2fast.calibration import index_of
 from cr2fast.calibration.groups import thresholds_by_group
@@ -26,7 +26,7 @@ from cr2fast.traffic import files
 from cr2fast.traffic.label import NO_EMBEDDING, Traffic, groups_of, judge, traffic_of
 from cr2fast.traffic.log import DecisionLog, open_log
 from cr2fast.traffic.looks import Look, Point, of_group, told
-from cr2fast.traffic.recalibrate import between, recalibrate
+from cr2fast.traffic.recalibrate import recalibrate
 from cr2fast.traffic.rows import NO_TEXT
 from cr2fast.traffic.state import State, Watched, hashes
 
@@ -110,7 +110,7 @@ class Watch:
             raise Cr2Error(f"max_unread: expected a number from 0 to 1, got {shown(max_unread)}")
         self.delta, self.window_s, self.gap_s = float(delta), float(window_s), float(gap_s)
         self.min_queries = whole(min_queries, "min_queries")
-        self.held, self.level = between(held, "held"), between(level, "level")
+        self.held, self.level = fraction(held, "held"), fraction(level, "level")
         self.max_unread, self.reload, self.seed = float(max_unread), reload, check_seed(seed)
         self.logged_by, self.encoder = logged_by, encoder
         self.points = self._on_grid(Router.load(self.router), points)
