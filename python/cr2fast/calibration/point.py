@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, SplitOverlapError
 from cr2fast._util.checks import shown
+from cr2fast._util.files import write_whole
 from cr2fast._util.text import aligned, useful
 
 FORMAT = "cr2fast.point/1"
@@ -154,8 +155,15 @@ class OperatingPoint:
         }
 
     def write(self, path: str | Path) -> None:
-        """Write the point as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        """Write the point as JSON.
+
+        Raises
+        ------
+        OSError
+            No such folder, no permission, a full disk; an existing file stays as it was.
+        """
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        write_whole(path, text.encode())
 
     @classmethod
     def read(cls, path: str | Path) -> OperatingPoint:

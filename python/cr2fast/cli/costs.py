@@ -13,6 +13,7 @@ from typing import Any
 
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util.checks import explained, shown
+from cr2fast._util.files import write_whole
 from cr2fast.cli import inputs, options
 
 _HELP = """\
@@ -100,7 +101,7 @@ def costs(args: argparse.Namespace) -> Any:
             "price, and its first model the device's"
         )
     made = _of_log(args) if args.log is not None else _of_prices(args)
-    args.out.write_text(made.to_json() + "\n", encoding="utf-8")
+    write_whole(args.out, f"{made.to_json()}\n".encode())
     for text in made.notes:
         inputs.note(args, text)
     shares = ", ".join(f"{k} {v:g}" for k, v in made.shares.items() if v)

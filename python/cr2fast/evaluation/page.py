@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cr2fast._util.files import write_whole
 from cr2fast._util.jsontext import json_ready
 from cr2fast._util.optional import require
 from cr2fast.calibration import ALPHA
@@ -124,7 +125,7 @@ def write_page(
     # One pass: what is put in is not looked at again.
     text = re.sub(r"@(title|data|bokeh|script)@", lambda m: parts[m[1]], template)
     path = Path(path)
-    path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    write_whole(path, text.encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cr2fast._util.files import write_whole
 from cr2fast._util.jsontext import json_ready
 from cr2fast._util.optional import require
 from cr2fast._util.text import useful
@@ -122,7 +123,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     numbers = dict(extra) | {"modes": {k: e.to_dict() for k, e in evaluations.items()}}
     path = folder / "report.json"
-    path.write_text(json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(json_ready(numbers), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
     files = [path]
     if has_pages():
         name = Path(source).resolve().name if Path(source).is_dir() else source

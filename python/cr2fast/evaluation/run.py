@@ -146,11 +146,11 @@ def evaluate(
         needless_deferrals=(~local & ~prefers_edge[:, None, :]).mean(axis=2),
         share=np.stack([(chosen == m).mean(axis=2) for m in range(len(router.models))], axis=2),
         baselines={
-            name: {k: world.outcome(choice)[k].tolist() for k in keep}
-            for name, choice in (
-                ("full_information", full),
-                ("oracle", oracle),
-                ("alone", everyone),
+            name: {k: of[k].tolist() for k in keep}
+            for name, of in (
+                ("full_information", world.outcome(full)),
+                ("oracle", world.outcome(oracle)),
+                ("alone", world.outcome(everyone)),
             )
         },
         lengths=lengths,

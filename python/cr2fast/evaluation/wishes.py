@@ -17,14 +17,14 @@ from cr2fast._util.checks import real, shown
 from cr2fast.evaluation.bounds import at_most_p, bounded_p
 from cr2fast.evaluation.queries import F64, Grid
 
-# Keyword, the figure it bounds, and how people read it: words, unit, scale.
+# Keyword, the figure it bounds, and how people read it: words and unit.
 _WISHES = {
-    "min_accuracy": ("accuracy", "accuracy", "", 1),
-    "relative_accuracy": ("accuracy", "accuracy", "", 1),
-    "max_latency_s": ("latency_s", "mean latency", " s", 1),
-    "max_latency_p95_s": ("latency_p95_s", "95 % quantile of the latency", " s", 1),
-    "max_energy_j": ("energy_j", "mean energy", " J", 1),
-    "max_usd": ("usd", "mean price", " dollars per query", 1),
+    "min_accuracy": ("accuracy", "accuracy", ""),
+    "relative_accuracy": ("accuracy", "accuracy", ""),
+    "max_latency_s": ("latency_s", "mean latency", " s"),
+    "max_latency_p95_s": ("latency_p95_s", "95 % quantile of the latency", " s"),
+    "max_energy_j": ("energy_j", "mean energy", " J"),
+    "max_usd": ("usd", "mean price", " dollars per query"),
 }
 _TAIL = 0.05
 _LACKING = {
@@ -65,7 +65,7 @@ class Wish:
 
     def words(self, value: float | None = None) -> str:
         """The figure at a value, as people read it; without one, the wish itself."""
-        _, what, unit, _ = _WISHES[self.name]
+        _, what, unit = _WISHES[self.name]
         if value is not None:
             return f"{what} {value:.4g}{unit}"
         return f"{what} at {'least' if self.is_floor else 'most'} {self.bound:.4g}{unit}"

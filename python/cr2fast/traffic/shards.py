@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown, whole
+from cr2fast._util.files import write_whole
 from cr2fast._util.optional import require
 from cr2fast.traffic.batches import RouteBatches
 
@@ -113,9 +114,7 @@ def _mark(folder: Path, route: RouteBatches) -> None:
     try:
         theirs = json.loads(path.read_text())
     except FileNotFoundError:
-        part = folder / f".{_MARK}.part"
-        part.write_text(json.dumps(ours))
-        part.replace(path)
+        write_whole(path, json.dumps(ours).encode())
         return
     except ValueError:
         theirs = None

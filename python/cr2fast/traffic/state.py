@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,6 +19,7 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, RiskAlarm
 from cr2fast._util.checks import explained, shown
+from cr2fast._util.files import write_whole
 
 SCHEMA = "cr2fast.watch/1"
 # A state of 10 million requests; a larger file is none.
@@ -121,7 +120,7 @@ class State:
         return cls(float(value["delta"]), points, np.unique(seen).astype(np.uint64))
 
     def save(self, path: Path) -> None:
-        """Write the file whole, beside it first.
+        """Write the file whole.
 
         Raises
         ------
@@ -144,16 +143,7 @@ class State:
             ],
             "seen": base64.b64encode(self.seen.astype("<u8").tobytes()).decode(),
         }
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(value, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(value).encode())
 
 
 def _no_state(path: Path, got: str) -> Cr2Error:
