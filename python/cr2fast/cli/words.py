@@ -59,7 +59,10 @@ def flags(parser: argparse.ArgumentParser) -> dict[str, str]:
 def said(error: BaseException, args: argparse.Namespace) -> str:
     """What an error says, in the words of the command that was typed."""
     file = getattr(error, "filename", None)
-    if not isinstance(error, OSError) or file is None or not error.strerror:
+    if isinstance(error, OSError) and error.strerror and file is None:
+        # A write to stdout, or to a file that was open.
+        return error.strerror
+    if not isinstance(error, OSError) or not error.strerror:
         text = in_flags(str(error), args.sub)
         router = getattr(args, "router", None)
         return f"{router}: {text}" if router and text.startswith("artifact: ") else text

@@ -203,7 +203,8 @@ def _align(
         if not whole.any():
             raise Cr2Error(
                 f"outcomes: expected queries with an outcome of every model of {list(models)}, got "
-                f"none among {len(at)}; {ids[at[0]]!r} lacks {some(lacking)}"
+                f"none among {len(at)}; {ids[at[0]]!r} lacks {some(lacking)}; leave out models "
+                f"that answered other queries (edge=)"
             )
         notes.append(f"{len(at)} queries left out that lack the outcome of some model")
     keep = polars.Series(whole)

@@ -81,9 +81,12 @@ def _wrapped(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    if path.name.lower().endswith(".gz"):
+    file = path.open("rb")
+    # What is compressed says so, whatever its name.
+    if file.peek(2)[:2] == b"\x1f\x8b":
+        file.close()
         return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
+    return file
 
 
 def _objects(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -127,7 +130,9 @@ def _parsed(data: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise Cr2Error(f"{where}: no UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except ValueError as error:
-        raise Cr2Error(f"{where}: {error}") from None
+        # Python's own limit comes with advice for who writes Python.
+        words = str(error).partition("; use sys.")[0]
+        raise Cr2Error(f"{where}: {words}") from None
 
 
 def text_of(line: bytes) -> str:

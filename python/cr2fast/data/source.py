@@ -90,6 +90,8 @@ def _file(path: Path, what: str) -> pl.DataFrame:
             f"{what}: expected a file whose name ends in one of {' '.join(_READERS)}, got "
             f"{shown(str(path))}"
         )
+    if path.is_dir():
+        raise Cr2Error(f"{what}: expected a file, got the folder {shown(str(path))}")
     if not path.is_file():
         raise FileNotFoundError(f"{what}: expected a file, got no file at {path}")
     kind, read = _READERS[ending]
@@ -105,7 +107,9 @@ def _tried(read: Callable[[], pl.DataFrame], what: str, expected: str) -> pl.Dat
     # PanicException derives from BaseException: what another library meets in a damaged file.
     except (Exception, polars.exceptions.PanicException) as error:
         # What polars advises is for who calls polars.
-        words = explained(error).partition(" Consider setting")[0]
+        words = explained(error)
+        for advice in (" Consider setting", " The current offset", " You might want"):
+            words = words.partition(advice)[0]
         raise Cr2Error(f"{what}: expected {expected}, got {words}") from None
 
 

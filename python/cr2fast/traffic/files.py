@@ -6,6 +6,7 @@ ones of a log before the live one; then their lines, of bounded length.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import re
@@ -110,6 +111,11 @@ def _matches(text: str) -> list[Path]:
             for p in beside
             if p.is_file() and p.name != path.name and _parts(path.with_name(p.name))[0] == log
         ]
+    if not matches and path.exists():
+        raise Cr2Error(
+            f"log: expected regular files, got {shown(text)}, a pipe, socket or device; write it "
+            f"to a file first"
+        )
     if not matches:
         raise FileNotFoundError(f"log: expected a decision log, got no file at {shown(text)}")
     return matches
@@ -131,7 +137,11 @@ def lines(path: Path) -> Iterator[Line]:
 
     A gzipped file that breaks off ends with what it had.
     """
-    opened: IO[bytes] = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment] # noqa: SIM115
+    opened: IO[bytes] = path.open("rb")
+    # What is compressed says so, whatever its name.
+    if opened.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]
+        opened.close()
+        opened = gzip.open(path)  # type: ignore[assignment] # noqa: SIM115
     with opened as file:
         number = 0
         while True:
@@ -146,5 +156,7 @@ def lines(path: Path) -> Iterator[Line]:
             if not data:
                 return
             number += 1
+            if number == 1:
+                data = data.removeprefix(codecs.BOM_UTF8)
             if data.strip():
                 yield Line(number, data if whole else None, not data.endswith(b"\n"))

@@ -144,6 +144,12 @@ def traffic_of(
             f"log: expected requests of the window, got none; {found.found.outside} came before or "
             f"after it"
         )
+    if not routed.height:
+        others = ", ".join(f"{n} {why}" for why, n in left_out.items())
+        raise Cr2Error(
+            f"log: expected requests that a threshold decided (why: {', '.join(ROUTED)}), got none "
+            f"among {frame.height}: {others[:200]}"
+        )
     if not usable.height:
         raise Cr2Error(
             f"log: expected routed requests with embeddings, got {routed.height} routed of "
@@ -186,6 +192,13 @@ def check_both_places(traffic: Traffic) -> None:
     ------
     Cr2Error
     """
+    frame = traffic.frame
+    if frame["margin"].null_count() == frame.height and not (frame["why"] == "accepted").any():
+        raise Cr2Error(
+            f"log: expected requests that stayed on the device too, got an edge's log alone "
+            f"({frame.height} requests, none with a margin), which is no sample of all requests; "
+            f"read the device's log beside it"
+        )
     for place, why in traffic.lost.items():
         what, setting = ("texts", "texts") if why == NO_TEXT else ("embeddings", "embedding")
         raise Cr2Error(

@@ -106,6 +106,12 @@ def _count(value: Any) -> int:
     return value
 
 
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ValueError("a number of tokens, at least 0 and below 2**32")
+    return value
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
@@ -203,10 +209,10 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "why": _text,
     "outcome": _text,
     "status": _count,
-    "n_input_tokens_estimated": _count,
+    "n_input_tokens_estimated": _tokens,
     "n_output_tokens_estimated": _amount,
-    "n_input_tokens": _count,
-    "n_output_tokens": _count,
+    "n_input_tokens": _tokens,
+    "n_output_tokens": _tokens,
     "ttft_s": _amount,
     "total_s": _amount,
     "latency_s_estimated": _amount,
@@ -248,8 +254,8 @@ SHADOW_FIELDS: dict[str, Callable[[Any], Any]] = {
     "model": _text,
     "outcome": _text,
     "failure": _text,
-    "n_input_tokens": _count,
-    "n_output_tokens": _count,
+    "n_input_tokens": _tokens,
+    "n_output_tokens": _tokens,
     "first_content_s": _amount,
     "total_s": _amount,
     "router": _text,

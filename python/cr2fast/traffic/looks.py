@@ -99,8 +99,9 @@ def told(p: Point, delta: float) -> str:
     """A point at a look, in words."""
     word = "ALARM" if p.alarmed else "no alarm"
     return (
-        f"lam={p.lam:g} alpha={p.alpha:g}{of_group(p.group)}: {word}, {p.risk:.2%} of {p.n} "
-        f"requests falsely accepted ({p.new} new; wealth {p.wealth:.3g}, alarm at {1 / delta:g})."
+        f"lam={p.lam:g} alpha={p.alpha:g}{of_group(p.group)}: {word}, "
+        + (f"{p.risk:.2%} of {p.n} requests falsely accepted" if p.n else "no request counted yet")
+        + f" ({p.new} new; wealth {p.wealth:.3g}, alarm at {1 / delta:g})."
         + (f" A rolling threshold served {p.moved} of the new ones." if p.moved else "")
         + (
             f" Not counted: {p.others} new requests at this point that another threshold than this "

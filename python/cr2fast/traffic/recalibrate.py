@@ -234,12 +234,12 @@ def recalibrate(
         if not rows.any():
             raise Cr2Error("log: expected requests that name their group, got none")
     window = traffic.take(rows)
-    grouped: dict[str, Any] = {}
+    # Said below, in this function's words.
+    grouped: dict[str, Any] = {"on_infeasible": "defer"}
     if named is not None:
-        grouped = {
+        grouped |= {
             "groups": window.frame["group"].to_list(),
             "unknown_group": old["groups"]["unknown"],
-            "on_infeasible": "defer",
         }
     report = new.calibrate(
         _queries(window, router),

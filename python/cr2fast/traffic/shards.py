@@ -120,6 +120,13 @@ def _mark(folder: Path, route: RouteBatches) -> None:
         theirs = None
     if theirs != ours:
         raise Cr2Error(
-            f"out: expected a folder of this router's decisions at lam={route.lam:g}, "
-            f"alpha={route.alpha:g}, got {shown(theirs)} in {path}; name another folder"
+            f"out: expected a folder of the decisions of {_said(ours)}, got "
+            f"{_said(theirs) if isinstance(theirs, dict) else 'something else'} in {path}; name "
+            f"another folder"
         )
+
+
+def _said(mark: dict[str, object]) -> str:
+    """Whose decisions a folder holds, to the digit that tells them from others."""
+    router, lam, alpha = (shown(mark.get(name)) for name in ("router_sha256", "lam", "alpha"))
+    return f"the router {router} at lam={lam}, alpha={alpha}"

@@ -92,10 +92,13 @@ class State:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _no_state(path, explained(error)) from None
         theirs = list(dict.fromkeys((p.lam, p.alpha) for p in state.points))
-        if theirs != list(points) or state.delta != delta:
+        if set(theirs) != set(points) or state.delta != delta:
+            # Of many points, those that make the difference.
+            ours = [p for p in points if p not in theirs] or list(points)
+            others = [p for p in theirs if p not in points] or theirs
             raise Cr2Error(
-                f"state: expected a watch of lam, alpha {shown(list(points))} at delta {delta:g}, "
-                f"got one of {shown(theirs)} at delta {state.delta:g} in {path}; name another "
+                f"state: expected a watch of lam, alpha {shown(ours)} at delta {delta!r}, "
+                f"got one of {shown(others)} at delta {state.delta!r} in {path}; name another "
                 f"file, or remove this one to begin anew"
             )
         return state

@@ -166,7 +166,8 @@ class Watch:
         state.save(self.state)
         raised = [p for p in points if p.alarmed]
         if not raised:
-            return Look(at, "kept", tuple(told(p, self.delta) for p in points), points)
+            why = tuple(told(p, self.delta) for p in points)
+            return Look(at, "kept", why + _elsewhere(traffic, points), points)
         why = tuple(told(p, self.delta) for p in raised)
         if doubts := self._doubts(log, traffic, since):
             return Look(at, "refused", (*why, *doubts), points)
@@ -302,3 +303,13 @@ class Watch:
                     f"read: the window is not all of the traffic."
                 )
         return said
+
+
+def _elsewhere(traffic: Traffic, points: Sequence[Point]) -> tuple[str, ...]:
+    """That traffic is of no point under watch, where nothing was ever counted."""
+    if any(p.n or p.others for p in points):
+        return ()
+    asked = traffic.frame.select("lam", "alpha").drop_nulls().rows()
+    most = max(set(asked), key=asked.count, default=None)
+    of = f"; most are of lam={most[0]:g}, alpha={most[1]:g}" if most else ""
+    return (f"None of the window's {len(traffic)} routed requests is of a point under watch{of}.",)
