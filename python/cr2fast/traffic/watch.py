@@ -139,6 +139,19 @@ class Watch:
 
         What goes wrong at a look (a log that is not there yet, a full disk) is a refusal that says
         so; the next look comes all the same.
+
+        Parameters
+        ----------
+        every_s : float
+            Seconds from the end of a look to the next.
+        looks : int, optional
+            How many; for ever by default.
+        clock, sleep : callable
+            Where the time is from, as a datetime with its zone, and what waits.
+
+        Yields
+        ------
+        Look
         """
         if not 0 < real(every_s, "every_s", _SECONDS) < 1e10:
             raise Cr2Error(f"every_s: expected {_SECONDS}, got {shown(every_s)}")
@@ -154,7 +167,20 @@ class Watch:
             done += 1
 
     def look(self, at: datetime) -> Look:
-        """Count what came since the last look and, on an alarm, recalibrate."""
+        """Count what came since the last look and, on an alarm, recalibrate.
+
+        Parameters
+        ----------
+        at : datetime
+            The window's end, with its zone.
+
+        Raises
+        ------
+        Cr2Error
+            A log, router or state that cannot be read as what it should be.
+        OSError
+            A file that is not there, or cannot be written.
+        """
         state = State.load(self.state, self.points, self.delta)
         router = Router.load(self.router)
         since = at - timedelta(seconds=self.window_s)

@@ -289,7 +289,29 @@ impl EdgeSelector {
         Ok(self.selection(&s))
     }
 
-    /// Select for N deferred queries: the arguments of :meth:`select` with a leading axis.
+    /// Select for N deferred queries.
+    ///
+    /// Parameters
+    /// ----------
+    /// embeddings : ndarray of float32, (N, d)
+    /// n_input_tokens : array_like, (N,)
+    ///     L_in.
+    /// states : LinkStates, N of them
+    /// available, max_latency_s, max_energy_j, max_usd : optional
+    ///     As of :meth:`select`, the same for all.
+    /// n_output_tokens : array_like, (N, M), optional
+    ///     Known output lengths; predicted when absent.
+    /// threads : int
+    ///     0 is one per core.
+    ///
+    /// Returns
+    /// -------
+    /// Selections
+    ///
+    /// Raises
+    /// ------
+    /// BudgetError, Cr2Error, TypeError
+    ///     As of :meth:`select`; the first query that is wrong is named.
     #[pyo3(signature = (embeddings, n_input_tokens, states, available=None, n_output_tokens=None, threads=1, *, max_latency_s=None, max_energy_j=None, max_usd=None))]
     #[allow(clippy::too_many_arguments)]
     fn select_batch<'py>(
