@@ -322,6 +322,9 @@ def test_what_is_embedded_is_what_python_embeds(gateway: Running) -> None:
             expected = None
         body = json.dumps({"model": "cr2fast", "messages": messages})
         status, told = gateway.post("/v1/route", body)
+        if not (isinstance(messages, list) and messages):
+            assert (status, told["error"]["code"]) == (400, "input_missing"), (body, told)
+            continue
         assert status == 200, (body, told)
         if expected is None:
             assert (told["why"], told["text_sha256"]) == ("not-text", None), body
@@ -329,6 +332,35 @@ def test_what_is_embedded_is_what_python_embeds(gateway: Running) -> None:
             with_text += 1
             assert told["text_sha256"] == hashlib.sha256(expected.encode()).hexdigest(), body
     assert with_text > 1_000
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u00a0\u2003", "\u200b", "\x00"])
+def test_an_empty_prompt_is_a_text_for_both_and_no_message_at_all_for_neither(
+    gateway: Running, text: str
+) -> None:
+    device = gateway.router.device(lam=1.0, alpha=0.05)
+    expected = device.route_text(text, gateway.encoder)
+    turn = {"role": "user", "content": text}
+    parts = {"role": "user", "content": [{"type": "text", "text": text}]}
+    for asked in (
+        {"messages": [turn]},
+        {"messages": [parts]},
+        {"messages": [{"role": "user", "content": "before"}, turn]},
+        {"prompt": text},
+        {"prompt": [text]},
+        {"input": text},
+    ):
+        status, told = gateway.post("/v1/route", json.dumps({"model": "cr2fast", **asked}))
+        assert status == 200, told
+        assert told["why"] == ("accepted" if expected.local else "deferred")
+        assert np.float32(told["margin"]).tobytes() == np.float32(expected.margin).tobytes()
+    for chat in ([turn], [parts]):
+        assert device.route_text(chat, gateway.encoder).margin == expected.margin
+    for nothing in ({"messages": []}, {"messages": None}, {"prompt": []}, {"input": []}, {}):
+        status, told = gateway.post("/v1/route", json.dumps({"model": "cr2fast", **nothing}))
+        assert (status, told["error"]["code"]) == (400, "input_missing")
+    with pytest.raises(TypeError, match="expected one text or one chat"):
+        device.route_text([], gateway.encoder)
 
 
 def test_text_that_utf8_cannot_hold_is_refused_by_both(gateway: Running) -> None:

@@ -19,6 +19,8 @@ use crate::promise::Gauges;
 type Labels = Vec<(&'static str, String)>;
 /// Of what every request counts: words of this crate are not copied.
 type Words<const N: usize> = [(&'static str, Cow<'static, str>); N];
+/// Counters by labels.
+pub type Labelled = Family<Labels, Counter>;
 type Times = Family<Words<2>, Histogram, fn() -> Histogram>;
 
 /// Every metric.
@@ -26,9 +28,9 @@ type Times = Family<Words<2>, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Registry,
     requests: Family<Words<4>, Counter>,
-    refusals: Family<Labels, Counter>,
-    failures: Family<Labels, Counter>,
-    reloads: Family<Labels, Counter>,
+    refusals: Labelled,
+    failures: Labelled,
+    reloads: Labelled,
     up: Family<Labels, Gauge>,
     queueing: Family<Labels, Gauge<f64, AtomicU64>>,
     first_content: Times,
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Records of the decision log that were dropped.
     pub log_dropped: Counter,
+    /// Spans that never reach a collector, by reason.
+    pub spans_dropped: Labelled,
     /// The promise's.
     pub promise: Gauges,
     /// The meter's.
@@ -65,6 +69,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             log_dropped: Counter::default(),
+            spans_dropped: Family::default(),
             promise: Gauges::default(),
             energy: Counts::default(),
         };
@@ -80,6 +85,8 @@ impl Default for Metrics {
         r.register("requests_in_flight", "Requests in flight", m.in_flight.clone());
         r.register("connections", "Open connections", m.connections.clone());
         r.register("log_dropped", "Decision records not written", m.log_dropped.clone());
+        let dropped = m.spans_dropped.clone();
+        r.register("spans_dropped", "Spans that reached no collector, by reason", dropped);
         m.promise.register(r);
         m.energy.register(r);
         m

@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, NotText, RoleConfig};
 use crate::endpoint::Proof;
 use crate::energy::Meter;
 use crate::log::LogFile;
+use crate::metrics::Labelled;
 use crate::promise::Promise;
 use crate::spans::Tracer;
 use crate::upstream::Address;
@@ -76,7 +77,7 @@ impl App {
         }
         lines.extend(Promise::check(config, &brain)?);
         lines.extend(Meter::check(config, &trust)?);
-        Tracer::start(config, &trust)?;
+        Tracer::start(config, &trust, &Labelled::default())?;
         lines.extend(config.traces.iter().map(|traces| {
             format!(
                 "sends spans of {} of the traces that begin here to {}",

@@ -104,6 +104,7 @@ impl App {
                 Role::Edge(Edge::new(config, models, (*not_text, *health), &trust))
             }
         };
+        let tracer = Tracer::start(config, &trust, &metrics.spans_dropped)?;
         Ok(Arc::new(Self {
             path: config.path.clone(),
             role,
@@ -116,7 +117,7 @@ impl App {
             metrics,
             promise,
             meter,
-            tracer: Tracer::start(config, &trust)?,
+            tracer,
             log,
             recent: Recent::default(),
             stop: Stop::default(),

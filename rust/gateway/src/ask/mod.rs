@@ -146,6 +146,38 @@ impl Fields<'_> {
         Ok(new.max(of("max_tokens", self.max_tokens)?))
     }
 
+    /// A routed request must ask something: an empty text is one, no text or message at all is none, and no
+    /// server takes it.
+    fn check_asks(&self, kind: Kind, said: Kind) -> Result<(), Refusal> {
+        let (field, expected, value, elsewhere) = match kind {
+            Kind::Chat | Kind::Any => {
+                ("messages", "a list of at least one message", self.messages, false)
+            }
+            Kind::Completion => {
+                let expected = "a text, or a list of at least one";
+                ("prompt", expected, self.prompt, self.prompt_embeds.is_some())
+            }
+            Kind::Responses => {
+                let expected = "a text, or a list of at least one item";
+                ("input", expected, self.input, self.prompt.is_some())
+            }
+        };
+        let text = value.map(RawValue::get).unwrap_or_default();
+        let got = match text.as_bytes().first() {
+            _ if elsewhere => return Ok(()),
+            Some(b'[') if text[1..].trim_ascii_start() != "]" => return Ok(()),
+            Some(b'"') if field != "messages" => return Ok(()),
+            Some(b'[') => "an empty list",
+            Some(_) => "another kind of value",
+            None => "none",
+        };
+        let words = match (said, value) {
+            (Kind::Any, None) => "body: expected messages, a prompt or an input, got none".into(),
+            _ => format!("body.{field}: expected {expected}, got {got}"),
+        };
+        Err(Refusal::bad("input_missing", words))
+    }
+
     /// A routed Responses request must not lean on what one server keeps: another may answer.
     fn check_stateless(&self) -> Result<(), Refusal> {
         let kept = [
@@ -190,7 +222,8 @@ impl Ask {
             )
         })?;
         let target = Target::of(&name)?;
-        let kind = if kind == Kind::Any { fields.kind() } else { kind };
+        let said = kind;
+        let kind = if said == Kind::Any { fields.kind() } else { said };
         let mut texts = match kind {
             Kind::Chat | Kind::Any => messages::of_chat(fields.messages)?,
             Kind::Completion => messages::of_prompt(fields.prompt)?,
@@ -198,6 +231,9 @@ impl Ask {
         };
         texts.other_media |= fields.is_beyond_text(kind);
         let routed = matches!(target, Target::Routed { .. });
+        if routed {
+            fields.check_asks(kind, said)?;
+        }
         if kind == Kind::Responses && routed {
             fields.check_stateless()?;
         }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What a routed chat has at least.
+const SAID: &str = r#""messages":[{"role":"user","content":"a"}]"#;
+
 fn read(body: &str) -> Result<Ask, Refusal> {
     Ask::read(Bytes::copy_from_slice(body.as_bytes()), Kind::Chat)
 }
@@ -73,13 +76,14 @@ fn bounds_of_the_context_are_read() {
         (r#""n":2.0,"max_output_tokens":"not of a chat""#, None),
         (r#""n":null"#, None),
     ] {
-        let ask = read(&format!("{{\"model\":\"cr2fast\",{fields}}}")).unwrap();
+        let ask = read(&format!("{{\"model\":\"cr2fast\",{SAID},{fields}}}")).unwrap();
         assert_eq!(ask.max_output_tokens, most, "{fields}");
     }
     for field in ["max_tokens", "max_completion_tokens", "n"] {
         for odd in ["0", "-1", "-5000.0", "0.5", "1e-400", "1e400", "\"5000\"", "true", "[5]", "{}"]
         {
-            let of = |model: &str| read(&format!("{{\"model\":\"{model}\",\"{field}\":{odd}}}"));
+            let of =
+                |model: &str| read(&format!("{{\"model\":\"{model}\",{SAID},\"{field}\":{odd}}}"));
             let refusal = of("cr2fast").unwrap_err();
             assert_eq!((refusal.status.as_u16(), refusal.code), (400, "count"), "{field} {odd}");
             assert!(refusal.message.contains(&format!("body.{field}: expected a whole number")));
@@ -166,8 +170,7 @@ fn the_last_user_turn_of_a_responses_input_is_embedded() {
         ),
         (r#"[{"role":"user","content":[{"type":"text","text":"a"}]}]"#, None, 0),
         ("[1]", None, 0),
-        ("7", None, 0),
-        ("[]", None, 0),
+        ("\"\"", Some(""), 1),
     ] {
         let ask = responses(&format!("{{\"model\":\"cr2fast\",\"input\":{input}}}")).unwrap();
         assert_eq!(ask.texts.routable(), embedded, "{input}");
@@ -216,10 +219,79 @@ fn which_endpoint_a_body_is_for_is_seen_by_its_fields() {
         (r#""messages":[{"role":"user","content":"a"}],"input":"b","prompt":"c""#, Some("a")),
         (r#""input":"b""#, Some("b")),
         (r#""input":"b","prompt":"c""#, Some("c")),
-        (r#""x":1"#, None),
+        (r#""prompt":[1, 2]"#, None),
     ] {
         let body = format!("{{\"model\":\"cr2fast\",{fields}}}");
         let ask = Ask::read(Bytes::from(body), Kind::Any).unwrap();
         assert_eq!(ask.texts.routable(), embedded, "{fields}");
+    }
+}
+
+#[test]
+fn a_routed_request_asks_something_and_an_empty_text_is_something() {
+    use Kind::{Any, Chat, Completion, Responses};
+    let of = |model: &str, fields: &str, kind: Kind| {
+        Ask::read(Bytes::from(format!("{{\"model\":\"{model}\"{fields}}}")), kind)
+    };
+    for (fields, kind, words) in [
+        ("", Chat, "body.messages: expected a list of at least one message, got none"),
+        (
+            r#","messages":null"#,
+            Chat,
+            "body.messages: expected a list of at least one message, got none",
+        ),
+        (r#","messages":[]"#, Chat, "at least one message, got an empty list"),
+        (",\"messages\": [ \n ]", Chat, "at least one message, got an empty list"),
+        (r#","messages":7"#, Chat, "at least one message, got another kind of value"),
+        (r#","messages":"a""#, Chat, "at least one message, got another kind of value"),
+        (
+            r#","prompt":"a""#,
+            Chat,
+            "body.messages: expected a list of at least one message, got none",
+        ),
+        ("", Completion, "body.prompt: expected a text, or a list of at least one, got none"),
+        (r#","prompt":[]"#, Completion, "or a list of at least one, got an empty list"),
+        (r#","prompt":{}"#, Completion, "got another kind of value"),
+        ("", Responses, "body.input: expected a text, or a list of at least one item, got none"),
+        (r#","input":[],"instructions":"a""#, Responses, "at least one item, got an empty list"),
+        (r#","input":7"#, Responses, "at least one item, got another kind of value"),
+        ("", Any, "body: expected messages, a prompt or an input, got none"),
+        (r#","x":1"#, Any, "body: expected messages, a prompt or an input, got none"),
+        (r#","messages":[]"#, Any, "body.messages: expected a list of at least one message"),
+    ] {
+        let refusal = of("cr2fast", fields, kind).unwrap_err();
+        assert_eq!(refusal.status, 400, "{fields}");
+        assert!(refusal.message.contains(words), "{fields}: {}", refusal.message);
+        // A server that is named has its own word on it.
+        assert!(of("small", fields, kind).is_ok(), "{fields}");
+    }
+    for text in ["", " ", "\n\t ", "\u{a0}\u{2003}"] {
+        let said = serde_json::Value::from(text);
+        for (fields, kind) in [
+            (format!(",\"messages\":[{{\"role\":\"user\",\"content\":{said}}}]"), Chat),
+            (
+                format!(
+                    ",\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":{said}}}]}}]"
+                ),
+                Chat,
+            ),
+            (format!(",\"prompt\":{said}"), Completion),
+            (format!(",\"prompt\":[{said}]"), Completion),
+            (format!(",\"input\":{said}"), Responses),
+        ] {
+            for kind in [kind, Any] {
+                assert_eq!(of("cr2fast", &fields, kind).unwrap().texts.routable(), Some(text));
+            }
+        }
+    }
+    // What is asked may stand elsewhere, or be no text.
+    for (fields, kind) in [
+        (r#","prompt_embeds":"AAAA""#, Completion),
+        (r#","prompt":{"id":"pmpt_1"}"#, Responses),
+        (r#","messages":[{"role":"user","content":[]}]"#, Chat),
+        (r#","messages":[{"role":"user","content":null}]"#, Chat),
+        (r#","messages":[{"role":"system","content":"a"}]"#, Chat),
+    ] {
+        assert_eq!(of("cr2fast", fields, kind).unwrap().texts.routable(), None, "{fields}");
     }
 }

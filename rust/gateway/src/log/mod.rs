@@ -153,6 +153,9 @@ impl From<Measured> for LinkRecord {
     }
 }
 
+/// Bytes of what a line has beside its vector and its text, about.
+const LINE: usize = 1_024;
+
 /// What is written.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -165,6 +168,16 @@ pub enum Line {
     Shadow(Box<ShadowRecord>),
     /// An alarm.
     Alarm(Box<AlarmRecord>),
+}
+
+impl Line {
+    /// Bytes that it holds while it waits, about.
+    fn bytes(&self) -> usize {
+        let Self::Request(record) = self else { return LINE };
+        let vector = record.embedding.as_ref().map_or(0, Vec::capacity) * size_of::<f32>();
+        let texts = [&record.text, &record.group].into_iter().flatten().map(String::capacity);
+        LINE + vector + texts.sum::<usize>()
+    }
 }
 
 /// What the other place did with a request.
@@ -255,7 +268,7 @@ impl Log {
         let Some(config) = config else {
             return Ok(Self { queue: None, writer: None, dropped, embedding: false, texts: false });
         };
-        let queue = Arc::new(Queue::new(config.queue));
+        let queue = Arc::new(Queue::new(config.queue, config.queue_bytes));
         let writer = Writer::open(config.clone(), dropped.clone())?;
         let lines = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
@@ -284,13 +297,14 @@ impl Log {
 
     /// Hand over a line that somebody will send again where it is not taken.
     pub fn offer(&self, line: Line) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.put(Message::Line(line)))
+        let bytes = line.bytes();
+        self.queue.as_ref().is_some_and(|queue| queue.put(Message::Line(line), bytes))
     }
 
     /// Somebody may have renamed the file. Where the queue is full, the next write finds out.
     pub fn reopen(&self) {
         if let Some(queue) = &self.queue {
-            queue.put(Message::Reopen);
+            queue.put(Message::Reopen, 0);
         }
     }
 

@@ -2,9 +2,11 @@
 //!
 //! In: what a trace finds out. Out: spans, sent in batches to a collector by a thread of
 //! the SDK, with what was decided as attributes; none holds text of a prompt or an answer, or a token.
-//! The queue is bounded, and what finds it full is dropped: a collector that is dead costs nobody
-//! anything. Without the feature `otel` a file that asks for spans is refused.
+//! The queue is bounded, and what finds it full is dropped and counted: a collector that is dead costs
+//! nobody anything. Without the feature `otel` a file that asks for spans is refused.
 
+#[cfg(feature = "otel")]
+mod counted;
 #[cfg(not(feature = "otel"))]
 mod none;
 #[cfg(feature = "otel")]

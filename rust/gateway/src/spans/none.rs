@@ -4,6 +4,7 @@ use crate::config::{Config, ConfigError};
 use crate::context::Context;
 use crate::job::Job;
 use crate::log::Record;
+use crate::metrics::Labelled;
 use crate::tls::Trust;
 
 /// What begins spans.
@@ -16,7 +17,7 @@ pub enum Span {}
 
 impl Tracer {
     /// None, or the line that asks for one.
-    pub fn start(config: &Config, _: &Trust) -> Result<Option<Self>, ConfigError> {
+    pub fn start(config: &Config, _: &Trust, _: &Labelled) -> Result<Option<Self>, ConfigError> {
         let Some(traces) = &config.traces else { return Ok(None) };
         let message = "traces.endpoint: expected a gateway that was built with the feature otel, got one without; leave [traces] out, or build with --features otel".into();
         Err(ConfigError { path: config.path.clone(), line: Some(traces.line), message })

@@ -4,6 +4,8 @@
 //! and are `cr2fast.` elsewhere.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,11 +26,13 @@ use opentelemetry_sdk::trace::{
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use super::counted::{Bounded, Sent};
 use crate::ask::{Kind, Target};
 use crate::config::{Config, ConfigError};
 use crate::context::Context;
 use crate::job::Job;
 use crate::log::Record;
+use crate::metrics::Labelled;
 use crate::tls::Trust;
 use crate::upstream::http_client;
 
@@ -65,8 +69,12 @@ pub struct Span {
 struct Collector(Trust);
 
 impl Tracer {
-    /// From the configuration; a collector that is down is no error.
-    pub fn start(config: &Config, trust: &Trust) -> Result<Option<Self>, ConfigError> {
+    /// From the configuration; a collector that is down is no error. `lost` counts what never reaches it.
+    pub fn start(
+        config: &Config,
+        trust: &Trust,
+        lost: &Labelled,
+    ) -> Result<Option<Self>, ConfigError> {
         let Some(traces) = &config.traces else { return Ok(None) };
         let exporter = SpanExporter::builder()
             .with_http()
@@ -83,7 +91,15 @@ impl Tracer {
             .with_max_queue_size(QUEUE)
             .with_max_export_batch_size(BATCH)
             .build();
-        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let lost = |reason: &str| {
+            let labels = vec![("reason", reason.to_string())];
+            lost.get_or_create(&labels).clone()
+        };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let exporter =
+            Sent { inner: exporter, waiting: Arc::clone(&waiting), lost: lost("collector") };
+        let inner = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let processor = Bounded { inner, room: QUEUE, waiting, lost: lost("queue") };
         let resource = Resource::builder_empty()
             .with_service_name("cr2fast-gateway")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

@@ -2,7 +2,7 @@
 
 use crate::common::client::{Reply, get, post, read, send};
 use crate::common::stub::{Play, Stub};
-use crate::common::{World, device, edge};
+use crate::common::{World, device, edge, hurried_edge};
 use serde_json::{Value, json};
 
 const RESPONSES: &str = "/v1/responses";
@@ -60,6 +60,7 @@ async fn responses_are_routed_and_pass_unchanged() {
     assert!(edge.seen()[0].head.starts_with("POST /v1/responses "));
     // What fails before the first content is answered by the other place.
     local.play(Play::Events(all.to_vec()));
+    let hurried = world.start(&hurried_edge(&device(&local.url, &edge.url))).await;
     let failed = event("response.failed", ",\"response\":{\"error\":{\"code\":\"server_error\"}}");
     let incomplete = "{\"object\":\"response\",\"status\":\"failed\",\"error\":{\"code\":\"x\"}}";
     for play in [
@@ -69,7 +70,7 @@ async fn responses_are_routed_and_pass_unchanged() {
         Play::Json(200, incomplete.into()),
     ] {
         edge.play(play.clone());
-        let reply = post(&gateway.url, RESPONSES, &streamed, &[]).await;
+        let reply = post(&hurried.url, RESPONSES, &streamed, &[]).await;
         assert_eq!((reply.status, reply.place().2), (200, "edge-down"), "{play:?}");
         assert_eq!(reply.body, all.concat());
     }

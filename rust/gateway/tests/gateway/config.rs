@@ -72,8 +72,12 @@ fn each_wrong_setting_names_its_line() {
         ),
         (changed("DEVICE_TOKEN", "NO_TOKEN"), 15, "the environment variable \"NO_TOKEN\""),
         (changed("DEVICE_TOKEN", "SHORT_TOKEN"), 15, "at least 8 visible"),
-        (changed("idle_ms = 300", "idle_ms = 0"), 19, "deadlines.idle_ms: expected milliseconds"),
-        (changed("idle_ms = 300", "idle_ms = 99999999999"), 19, "milliseconds from 1 to 86400000"),
+        (changed("idle_ms = 60000", "idle_ms = 0"), 19, "deadlines.idle_ms: expected milliseconds"),
+        (
+            changed("idle_ms = 60000", "idle_ms = 99999999999"),
+            19,
+            "milliseconds from 1 to 86400000",
+        ),
         (
             file.clone() + "[limits]\nconcurrency = 0\n",
             21,

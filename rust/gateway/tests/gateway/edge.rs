@@ -223,8 +223,12 @@ async fn device_and_edge_together() {
     s.large.play(Play::Json(200, ANSWER.into()));
     let reply = ask(&front.url, &chat("large", "hello")).await;
     assert_eq!(reply.place(), ("edge", "large", "direct"));
-    // The edge stops: the device answers.
+    // The edge stops: the device answers. Nobody else is given the port meanwhile.
+    let address = s.gateway.url.strip_prefix("http://").unwrap().parse().unwrap();
     s.gateway.stop().await;
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind(address).unwrap();
     let reply = ask(&front.url, &chat("cr2fast", &deferred)).await;
     assert_eq!((reply.status, reply.place()), (200, ("device", "small", "edge-down")));
 }

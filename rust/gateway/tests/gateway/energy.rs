@@ -42,7 +42,7 @@ impl Metered {
         let local = Stub::start(Play::Wait(Arc::clone(&answer))).await;
         let edge = Stub::answering().await;
         let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
-        let file = device(&local.url, &edge.url).replace("_ms = 300", "_ms = 60000");
+        let file = device(&local.url, &edge.url);
         let text = format!("{file}{log}{more}[energy]\n{section}{REST}");
         let gateway = patient(&world, &text, idle_w).await;
         let metered = Self { world, gateway, local, edge, answer };

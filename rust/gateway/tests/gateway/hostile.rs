@@ -9,10 +9,23 @@ use tokio::net::TcpStream;
 async fn setup() -> (World, Stub, crate::common::Gateway) {
     let world = World::new();
     let local = Stub::answering().await;
-    let text = device(&local.url, "http://127.0.0.1:1")
-        + "[limits]\nbody_bytes = 100000\nheader_bytes = 8192\nheader_ms = 200\nbody_ms = 200\n";
-    let gateway = world.start(&text).await;
+    let gateway = limited(&world, &local, PATIENT).await;
     (world, local, gateway)
+}
+
+/// No machine is too busy for these.
+const PATIENT: (u32, u32) = (60_000, 60_000);
+/// So long is waited for what does not come.
+const SOON: u32 = 50;
+
+async fn limited(
+    world: &World,
+    local: &Stub,
+    (header_ms, body_ms): (u32, u32),
+) -> crate::common::Gateway {
+    let limits = "[limits]\nbody_bytes = 100000\nheader_bytes = 8192\n";
+    let times = format!("header_ms = {header_ms}\nbody_ms = {body_ms}\n");
+    world.start(&(device(&local.url, "http://127.0.0.1:1") + limits + &times)).await
 }
 
 /// Send bytes; everything that comes until the gateway ends the connection.
@@ -33,7 +46,9 @@ fn head(more: &str) -> String {
 
 #[tokio::test]
 async fn broken_requests_end_in_an_error_or_a_closed_connection() {
-    let (_world, local, gateway) = setup().await;
+    let (world, local, gateway) = setup().await;
+    let no_head = limited(&world, &local, (SOON, PATIENT.1)).await;
+    let no_body = limited(&world, &local, (PATIENT.0, SOON)).await;
     let good = chat("small", "hello");
     let long = good.len();
     let cases: Vec<(String, &str)> = vec![
@@ -67,7 +82,12 @@ async fn broken_requests_end_in_an_error_or_a_closed_connection() {
         ),
     ];
     for (bytes, status) in cases {
-        let got = raw(&gateway.url, bytes.as_bytes()).await;
+        let waits = match status {
+            "408" => &no_body,
+            "" => &no_head,
+            _ => &gateway,
+        };
+        let got = raw(&waits.url, bytes.as_bytes()).await;
         let shown: String = bytes.chars().take(120).collect();
         assert!(got.is_empty() || got.starts_with("HTTP/1.1 4"), "{shown:?}: {got}");
         assert!(status.is_empty() || got.contains(status), "{shown:?}: expected {status}: {got}");
@@ -79,13 +99,16 @@ async fn broken_requests_end_in_an_error_or_a_closed_connection() {
 #[tokio::test]
 async fn those_inside_need_not_lift_a_finger_for_what_is_refused_at_the_door() {
     use std::io::{Read, Write};
-    let (_world, local, gateway) = setup().await;
-    let address = gateway.url.strip_prefix("http://").unwrap();
+    let (world, local, gateway) = setup().await;
+    let no_head = limited(&world, &local, (SOON, PATIENT.1)).await;
     let good = chat("small", "hello");
     assert_eq!(ask(&gateway.url, &good).await.status, 200);
     let asked = local.count();
     // Until the end of the loop nothing is awaited: this thread, which serves, does not come to it.
     let say = |bytes: &str, and_no_more: bool| {
+        let waits = bytes == "POST /v1" && !and_no_more;
+        let address = if waits { &no_head.url } else { &gateway.url };
+        let address = address.strip_prefix("http://").unwrap();
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         let _ = stream.write_all(bytes.as_bytes());
         if and_no_more {

@@ -22,3 +22,4 @@ mod spans;
 mod stop;
 mod tls;
 mod traces;
+mod upstreams;

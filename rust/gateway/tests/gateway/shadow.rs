@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::common::client::{CHAT, ask, chat, get, post, streamed};
 use crate::common::stub::{ANSWER, DONE, Play, Stub, WORD};
-use crate::common::{World, device, edge};
+use crate::common::{World, device, edge, hurried_edge};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -67,7 +67,10 @@ async fn both_answers_and_the_probability_are_logged() {
 
 #[tokio::test]
 async fn a_shadow_waits_for_the_answer_and_no_answer_for_a_shadow() {
-    let (world, local, edge, gateway) = setup("1.0").await;
+    let world = World::new();
+    let (local, edge) = (Stub::answering().await, Stub::answering().await);
+    let file = hurried_edge(&device(&local.url, &edge.url));
+    let gateway = world.start(&(file + LOG + "[shadow]\nprobability = 1.0\n")).await;
     let (accepted, _) = world.texts();
     let notice = Arc::new(Notify::new());
     local.play(Play::Wait(Arc::clone(&notice)));

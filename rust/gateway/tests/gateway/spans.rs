@@ -248,6 +248,22 @@ async fn a_collector_that_is_down_or_silent_costs_no_request_anything() {
         let text = crate::common::client::get(&gateway.url, "/metrics").await.body;
         let line = "cr2fast_requests_total{place=\"device\",model=\"small\",why=\"direct\",outcome=\"answered\"} ";
         assert!(text.contains(&format!("{line}{answered}\n")), "{text}");
+        let lost = async |reason: &str| -> usize {
+            let text = crate::common::client::get(&gateway.url, "/metrics").await.body;
+            let line = format!("cr2fast_spans_dropped_total{{reason=\"{reason}\"}} ");
+            text.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).unwrap()
+        };
+        if collector == silent.url {
+            // Three spans of each request ended; a queue is full, and each message took 512 of them at most.
+            let most = 3 * answered - 2_048;
+            let dropped = lost("queue").await;
+            assert!((1..=most).contains(&dropped), "{dropped} of {}", 3 * answered);
+        } else {
+            while lost("collector").await < 512 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(lost("queue").await, 0);
+        }
         gateway.stop().await;
     }
 }

@@ -25,7 +25,7 @@ async fn what_outlasts_the_time_for_it_is_told_and_logged() {
     let (accepted, deferred) = world.texts();
     let local = Stub::start(Play::EventsThenSilence(vec![ROLE.into(), WORD.into()])).await;
     let edge = Stub::start(Play::Silence).await;
-    let text = device(&local.url, &edge.url).replace("_ms = 300", "_ms = 60000") + &settings(1);
+    let text = device(&local.url, &edge.url) + &settings(1);
     let gateway = world.start(&text).await;
     let url = gateway.url.clone();
     let waiting =
@@ -58,7 +58,7 @@ async fn what_ends_in_time_is_whole() {
     let world = World::new();
     let notice = std::sync::Arc::new(tokio::sync::Notify::new());
     let local = Stub::start(Play::Wait(notice.clone())).await;
-    let text = device(&local.url, "http://127.0.0.1:1").replace("_ms = 300", "_ms = 60000");
+    let text = device(&local.url, "http://127.0.0.1:1");
     let gateway = world.start(&(text + &settings(60_000))).await;
     let (url, accepted) = (gateway.url.clone(), world.texts().0);
     let waiting =

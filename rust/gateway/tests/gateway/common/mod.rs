@@ -9,7 +9,6 @@ pub mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cr2fast_core::{
     Calibration, CostTable, DeviceRouter, EncoderInfo, Gate, GateWeights, LengthPredictor,
@@ -174,9 +173,8 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
 
 impl World {
     pub fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("cr2fast-{}-{n}", std::process::id()));
+        // A process of the same number may have left its own.
+        let folder = std::env::temp_dir().join(format!("cr2fast-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
         let encoder = encoder(1);
         let router = router(encoder.info(), 0.0);
@@ -227,14 +225,26 @@ lam = 1.0
 alpha = 0.05
 "#;
 
-/// A device's file with deadlines that no test waits long for.
+/// A device's file, with deadlines that no machine is too busy for.
 pub fn device(local: &str, edge: &str) -> String {
     format!(
         "{ROUTER}\n[local]\nurl = \"{local}\"\nmodel = \"tiny.gguf\"\ncontext_tokens = 1000\n\
          [edge]\nurl = \"{edge}\"\ntoken_env = \"DEVICE_TOKEN\"\n\
-         [deadlines]\nfirst_content_ms = 300\nanswer_ms = 300\nidle_ms = 300\n"
+         [deadlines]\nfirst_content_ms = 60000\nanswer_ms = 60000\nidle_ms = 60000\n"
     )
 }
+
+/// A device's file that soon gives its edge up, which is to be silent.
+pub fn hurried_edge(file: &str) -> String {
+    file.replacen("[edge]\n", &format!("[edge]\n{SOON}"), 1)
+}
+
+/// The same of its local server.
+pub fn hurried_local(file: &str) -> String {
+    file.replacen("[local]\n", &format!("[local]\n{SOON}"), 1)
+}
+
+const SOON: &str = "first_content_ms = 50\nanswer_ms = 50\n";
 
 /// An edge's file.
 pub fn edge(models: &[(&str, &str)]) -> String {
@@ -243,7 +253,7 @@ pub fn edge(models: &[(&str, &str)]) -> String {
         .map(|(name, url)| format!("[[models]]\nname = \"{name}\"\nurl = \"{url}/v1\"\n"))
         .collect();
     format!(
-        "{ROUTER}\n{}\n[deadlines]\nfirst_content_ms = 300\nanswer_ms = 300\nidle_ms = 300\n\
+        "{ROUTER}\n{}\n[deadlines]\nfirst_content_ms = 60000\nanswer_ms = 60000\nidle_ms = 60000\n\
          [health]\nevery_ms = 0\n[access]\ndevice_token_env = \"DEVICE_TOKEN\"\n",
         models.concat()
     )
