@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cr2fast import _core
 from cr2fast._core import TEXT_FEATURES, Cr2Error, EncoderInfo, text_features
 from cr2fast._util.checks import shown, some
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["TEXT", "TEXT_FEATURES", "asked", "of_table", "text_features"]
 
 TEXT = "text"
+# What a feature of one text may differ by where two programs compute it: none does by more.
+_ROUNDING = 1e-4
 
 
 def asked(features: bool | str | Sequence[str] | None) -> tuple[bool, list[str]]:
@@ -99,6 +102,49 @@ def texts_of(table: Queries) -> list[Any]:
             f"at embeddings only"
         )
     return texts
+
+
+def strange_rows(
+    core: _core.Router, rows: npt.NDArray[np.float32], texts: Sequence[Any]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Rows whose features are not those of their texts, as this router scales them.
+
+    Parameters
+    ----------
+    core : Router
+        One that looks at the text.
+    rows : ndarray of float32, (N, dim)
+        Rows of its :meth:`cr2fast.Router.inputs`, as it is said.
+    texts : sequence of (str or None), (N,)
+
+    Returns
+    -------
+    (ndarray of int64, int)
+        Indices of such rows, and how many have a text to tell by.
+    """
+    d, features = core.embedding_dim, core.features
+    told = np.array([i for i, text in enumerate(texts) if text is not None], dtype=np.int64)
+    if features is None or not features["text"] or not told.size:
+        return told[:0], 0
+    own = np.zeros((len(told), len(features["columns"])), np.float32)
+    x = np.ascontiguousarray(rows[told, :d])
+    made = core.inputs(x, [texts[i] for i in told.tolist()], own if own.shape[1] else None)
+    of_text = slice(d, d + len(TEXT_FEATURES))
+    wrong = np.abs(made[:, of_text] - rows[told, of_text]).max(axis=1) > _ROUNDING
+    return told[wrong], len(told)
+
+
+def check_rows(core: _core.Router, table: Queries) -> None:
+    """Refuse a table whose rows are another router's, as far as their texts can tell."""
+    texts = table.extra.get(TEXT) or [None] * len(table)
+    wrong, _ = strange_rows(core, table.embeddings, texts)
+    if wrong.size:
+        raise Cr2Error(
+            f"inputs: expected rows of this router, got others for "
+            f"{table.query_ids[wrong[0]][:200]!r} ({wrong.size} of {len(table)}), whose features "
+            f"are not those of its text as this router scales them: another router wrote them, "
+            f"whose log recalibrate reads (logged_by=, --logged-by)"
+        )
 
 
 def _texts(table: Queries) -> npt.NDArray[np.float32]:

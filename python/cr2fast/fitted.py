@@ -157,7 +157,10 @@ class Fitted(Probed):
                 raise Cr2Error("inputs: expected a table, or embeddings with texts, got both")
             kind = self.features
             # A decision log holds rows as they were routed.
-            if kind is None or queries.embeddings.shape[1] == self.dim:
+            if kind is None:
+                return queries.embeddings
+            if queries.embeddings.shape[1] == self.dim:
+                feature_columns.check_rows(self._core, queries)
                 return queries.embeddings
             features = feature_columns.of_table(queries, kind["text"], kind["columns"])
             queries = queries.embeddings

@@ -11,7 +11,7 @@ import cr2fast
 from cr2fast import Cr2Error
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.info import EncoderInfo
-from cr2fast.traffic import label, recalibrate, replay
+from cr2fast.traffic import LogWarning, label, recalibrate, replay
 from cr2fast.traffic.rows import NO_TEXT
 from testing import traffic
 from testing.letters import LETTERS, letters
@@ -75,7 +75,8 @@ def test_rows_without_a_text_are_left_out_counted_and_said(world, tmp_path):
     # What is left is labelled as if the others had never come.
     rows = [i for i, t in enumerate(texts) if t is not None]
     ours = router.margins(router.inputs(test.take(rows)), [LAM])[0]
-    found = label(written(tmp_path, plain, test, texts), router, logged_by=plain)
+    with pytest.warns(LogWarning, match=f"left out {lacking} requests"):
+        found = label(written(tmp_path, plain, test, texts), router, logged_by=plain)
     np.testing.assert_array_equal(found["margin"].to_numpy(), ours)
 
 
@@ -153,3 +154,43 @@ def test_texts_of_other_rows_are_found_out(world, tmp_path, writer):
 
 class _Other:
     info = EncoderInfo("letters", "e" * 64)
+
+
+def test_rows_of_another_routers_log_calibrate_nothing(world, tmp_path, capsys):
+    """A decision log as queries without answers: of this router it will do, of another it will not."""
+    from cr2fast import cli
+
+    router, test, parts = world["text"], world["test"], world["parts"]
+    other = fitted([parts[0].take(range(90)), parts[1]], router.costs)
+    router.save(tmp_path / "r.safetensors")
+    texts = test.extra["text"]
+
+    def calibrate(by, said, which=router):
+        which.save(tmp_path / "r.safetensors")
+        log = written(tmp_path, by, test, said)
+        code = cli.main(["calibrate", str(tmp_path / "r.safetensors"), "--queries", str(log)])
+        return code, capsys.readouterr()
+
+    assert calibrate(router, texts)[0] == 0
+    code, told = calibrate(other, texts)
+    assert code == 2
+    assert "expected rows of this router, got others for 'a000" in told.err
+    # Without texts the router's hash tells; the fixture's log names none that is known.
+    code, told = calibrate(other, [None] * len(test))
+    assert code == 2
+    assert "that of another (32 numbers per row): cr2fast recalibrate LOG --logged-by" in told.err
+    code, told = calibrate(router, texts, world["plain"])
+    assert code == 2
+    assert "that of another (32 numbers per row)" in told.err
+    # Of embeddings only, a router with features takes the rows that have a text.
+    some = [None if i % 3 == 0 else t for i, t in enumerate(texts)]
+    code, told = calibrate(world["plain"], some)
+    assert code == 0
+    assert f"{sum(t is None for t in some)} rows without a text left out" in told.out
+
+
+def test_labels_say_how_many_lack_a_text(world, tmp_path):
+    plain, router, test = world["plain"], world["text"], world["test"]
+    log = written(tmp_path, plain, test, [None, *test.extra["text"][1:]])
+    with pytest.warns(LogWarning, match="left out 1 requests without a text"):
+        assert len(label(log, router, logged_by=plain)) == len(test) - 1

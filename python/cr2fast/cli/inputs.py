@@ -154,19 +154,28 @@ def queries(args: argparse.Namespace, router: Any) -> Any:
         embed=args.embed,
         **making(args),
     )
-    found = _with_texts(args, found, router)
+    found = _as_routed(args, found, router)
     for text in found.notes:
         note(args, f"{args.queries}: {text}")
     return found
 
 
-def _with_texts(args: argparse.Namespace, found: Any, router: Any) -> Any:
-    """The queries that have the text that the router's features are made of, said aloud."""
-    features, texts = router.features, found.extra.get("text")
-    if features is None or not features["text"] or found.embeddings.shape[1] == router.dim:
+def _as_routed(args: argparse.Namespace, found: Any, router: Any) -> Any:
+    """The queries that this router can read: rows of its own log, or such as have what it needs."""
+    features, texts = router.features, found.extra.get("text") or [None] * len(found)
+    width = found.embeddings.shape[1]
+    there = np.array([t is not None for t in texts], bool)
+    logged = "router" in found.extra and "margin" in found.extra
+    strange = logged and not there.any() and set(found.extra["router"]) - {router.sha256}
+    if logged and (width > router.dim or (features and width == router.dim and strange)):
+        raise Cr2Error(
+            f"--queries: expected prompts, embeddings, or the decision log of this router, got "
+            f"{args.queries}, that of another ({width} numbers per row): cr2fast recalibrate LOG "
+            f"--logged-by THAT --router THIS makes thresholds of it"
+        )
+    if features is None or not features["text"] or width == router.dim:
         return found
-    there = np.array([t is not None for t in texts or ()], bool)
-    if texts is None or there.all() or not there.any():
+    if there.all() or not there.any():
         return found
     note(
         args,

@@ -122,7 +122,7 @@ def _once(own: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         twice = pairs.filter(pairs["query_id"].is_duplicated())["query_id"].unique().sort()
         raise Cr2Error(
             f"queries: expected unique query_id, got duplicates that say different things: "
-            f"{some(twice.to_list())}"
+            f"{some(twice.to_list())}; give each query an id of its own, or leave out that column"
         )
     return first, [f"{len(own) - len(first)} further rows of the same queries left out"]
 

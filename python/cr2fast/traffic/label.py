@@ -7,6 +7,7 @@ state only (equations 46-48, 62), no answer. So each request is labelled, wherev
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,7 +24,7 @@ from cr2fast._util.optional import require
 from cr2fast.router import Router
 from cr2fast.traffic import files
 from cr2fast.traffic.lines import LINK
-from cr2fast.traffic.log import DecisionLog, open_log
+from cr2fast.traffic.log import DecisionLog, LogWarning, open_log
 from cr2fast.traffic.rows import NO_TEXT, rows_of
 
 if TYPE_CHECKING:
@@ -355,9 +356,10 @@ def label(
     Returns
     -------
     polars.DataFrame
-        A row per routed request with an embedding: ``id``, ``ts``, ``group``, ``lam``, ``margin``
-        (of `router` at that `lam`), ``prefers_edge`` (r), ``accepted`` (as it was logged) and
-        ``false_acceptance``, r and accepted.
+        A row per routed request with an embedding (and with a text, where this router's features
+        are made of it; a :class:`LogWarning` says how many lack one): ``id``, ``ts``, ``group``,
+        ``lam``, ``margin`` (of `router` at that `lam`), ``prefers_edge`` (r), ``accepted`` (as it
+        was logged) and ``false_acceptance``, r and accepted.
 
     Raises
     ------
@@ -366,6 +368,8 @@ def label(
     """
     polars = require("polars", "lab")
     traffic = traffic_of(log, router, logged_by, encoder)
+    if lacking := traffic.left_out.get(NO_TEXT):
+        warnings.warn(f"label: left out {lacking} requests {NO_TEXT}", LogWarning, stacklevel=2)
     lams = traffic.frame["lam"].to_numpy() if lam is None else np.full(len(traffic), float(lam))
     if np.isnan(lams).any():
         raise Cr2Error(

@@ -36,6 +36,7 @@ from cr2fast.traffic.label import (
     seen_states,
     traffic_of,
 )
+from cr2fast.traffic.rows import NO_TEXT
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ class Recalibration:
             lines.append(
                 "Left out: " + ", ".join(f"{n} {why}" for why, n in self.left_out.items()) + "."
             )
+        if NO_TEXT in self.left_out:
+            lines.append("The promise is about requests whose text is in the log.")
         return "\n".join(lines)
 
 

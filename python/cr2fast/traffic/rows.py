@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import TEXT_FEATURES, Cr2Error
+from cr2fast._core import Cr2Error
 from cr2fast._util.checks import check_type, shown
 from cr2fast.data.belonging import check_texts
 from cr2fast.encoders.info import EncoderInfo
-from cr2fast.features import looks_at
+from cr2fast.features import looks_at, strange_rows
 from cr2fast.router import Router
 from cr2fast.traffic.log import embeddings
 
@@ -32,8 +32,6 @@ F32 = npt.NDArray[np.float32]
 Agreeing = Callable[["pl.DataFrame", F32, Router], tuple[int, int]]
 # Why a row is left out, as counts name it.
 NO_TEXT = "without a text to make its features from"
-# What a feature of one text may differ by where two programs compute it: none does by more.
-_ROUNDING = 1e-4
 _TEXTS_OF_ROWS = (
     "texts and rows of the log do not belong together; take the lines as the gateway wrote them"
 )
@@ -148,25 +146,14 @@ def _check_texts(part: pl.DataFrame, writer: Router, logged: F32, encoder: Any) 
     if "text" not in part.columns or part["text"].null_count() == part.height:
         return
     texts, ids = part["text"].to_list(), part["id"].to_list()
-    d, features = writer.embedding_dim, writer.features
-    if features is not None and features["text"]:
-        rows = np.flatnonzero(part["text"].is_not_null().to_numpy())
-        own = np.zeros((len(rows), len(features["columns"])), np.float32)
-        made = writer._core.inputs(
-            np.ascontiguousarray(logged[rows, :d]),
-            [texts[i] for i in rows.tolist()],
-            own if features["columns"] else None,
+    wrong, told = strange_rows(writer._core, logged, texts)
+    if wrong.size:
+        raise Cr2Error(
+            f"log: expected rows with the features of their texts, got others for "
+            f"{ids[wrong[0]]!r} ({wrong.size} such rows of {told} with a text): {_TEXTS_OF_ROWS}"
         )
-        of_text = slice(d, d + len(TEXT_FEATURES))
-        wrong = np.abs(made[:, of_text] - logged[rows, of_text]).max(axis=1) > _ROUNDING
-        if wrong.any():
-            raise Cr2Error(
-                f"log: expected rows with the features of their texts, got others for "
-                f"{ids[rows[wrong.argmax()]]!r} ({int(wrong.sum())} such rows of {len(rows)} with "
-                f"a text): {_TEXTS_OF_ROWS}"
-            )
     if encoder is not None:
-        check_texts(texts, logged[:, :d], ids, encoder, "log", _TEXTS_OF_ROWS)
+        check_texts(texts, logged[:, : writer.embedding_dim], ids, encoder, "log", _TEXTS_OF_ROWS)
 
 
 def _read_by(
