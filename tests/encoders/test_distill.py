@@ -103,7 +103,7 @@ def test_fewer_numbers_keep_the_principal_axes(encoder):
 def test_bad_options_are_named(encoder, options, words):
     with pytest.raises(cr2fast.Cr2Error, match=words):
         distill(encoder, **{"progress": False} | options)
-    with pytest.raises(TypeError, match="encoder: expected a Encoder, got str"):
+    with pytest.raises(TypeError, match="encoder: expected an Encoder, got str"):
         distill("minilm")
 
 
