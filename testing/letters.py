@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import string
 
 import numpy as np
@@ -23,3 +24,13 @@ def letters(d: int) -> cr2fast.StaticEncoder:
         truncation="head-tail",
         record="{}",
     )
+
+
+def words(rng: random.Random) -> str:
+    """Up to twelve words of letters, and at times what is no letter."""
+
+    def word() -> str:
+        return "".join(rng.choices(LETTERS, k=rng.randint(1, 6)))
+
+    text = " ".join(word() for _ in range(rng.randint(0, 12)))
+    return text + rng.choice(["", "", " é漢 \u0301x", "\n\t", " [SEP]", "🙂"])

@@ -5,10 +5,8 @@ from __future__ import annotations
 import http.client
 import http.server
 import json
-import os
 import random
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 
 import cr2fast
-from testing.gateways import BINARY, TOKEN, running
+from testing.gateways import BINARY, running, said
 from testing.routers import small
 from testing.texts import TEXTS
 
@@ -261,14 +259,6 @@ def test_without_an_embedding_requests_go_where_the_rule_says(
         assert all("embedding" not in line for line in without)
     finally:
         models.stop()
-
-
-def said(command: str, config: Path) -> subprocess.CompletedProcess[str]:
-    """What a gateway says that does not begin to serve."""
-    env = {**os.environ, "EDGE_TOKEN": TOKEN}
-    return subprocess.run(
-        [BINARY, command, config], capture_output=True, text=True, env=env, check=False
-    )
 
 
 def test_another_encoder_is_refused_with_how_far_it_is(

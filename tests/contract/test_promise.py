@@ -20,7 +20,7 @@ from cr2fast import RiskAlarm, RollingThreshold
 from cr2fast.data.queries import QueryTable
 from cr2fast.datasets import make_routing_problem
 from cr2fast.traffic import label, open_log
-from testing.gateways import BINARY, ROOT, wait
+from testing.gateways import BINARY, ROOT, said, wait
 from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
@@ -140,9 +140,7 @@ class Gateway:
         return json.loads((self.folder / "promise.json").read_text())
 
     def check(self):
-        return subprocess.run(
-            [BINARY, "check", self.file], capture_output=True, text=True, env=ENV, check=False
-        )
+        return said("check", self.file)
 
 
 @contextmanager
@@ -348,7 +346,7 @@ def test_a_state_that_is_not_this_gateways_is_refused_or_set_aside(house, tmp_pa
 def test_an_edge_watches_no_promise(tmp_path):
     file = tmp_path / "edge.toml"
     file.write_text("models = []\n[promise]\ndelta = 0.01\n")
-    told = subprocess.run([BINARY, "check", file], capture_output=True, text=True, check=False)
+    told = said("check", file)
     assert told.returncode == 1
     assert "edge.toml:2: promise: expected no such section" in told.stderr
 
