@@ -65,6 +65,10 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
     reader.join()
     assert got == [b"through"]
     assert pipe.is_fifo()
+    # A link that only the kernel can follow.
+    code = "from cr2fast._util.files import write_whole; write_whole('/dev/stdout', b'said')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"said"
 
 
 def test_threads_that_write_one_file_leave_one_of_theirs(tmp_path):

@@ -31,11 +31,12 @@ def write_whole(path: str | Path, data: bytes) -> None:
     OSError
         No such folder, no permission, a full disk; an existing file stays as it was.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     mode = path.stat().st_mode if path.exists() else None
     if mode is not None and not stat.S_ISREG(mode):
         path.write_bytes(data)
         return
+    path = Path(os.path.realpath(path))
     # Two threads may write one file, each by a temporary one of its own.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_TURNS)}.tmp")
     try:
