@@ -75,11 +75,7 @@ class RoutingTable(Queries):
             raise Cr2Error("routing table: expected at least one query, got none")
         if isinstance(self.models, str) or not all(isinstance(name, str) for name in self.models):
             raise Cr2Error(f"models: expected names, got {shown(self.models)}")
-        if m < 2 or len(set(self.models)) != m:
-            raise Cr2Error(
-                f"models: expected a local and at least one edge model, distinct, got "
-                f"{shown(self.models)}"
-            )
+        _check_models(self.models)
         check_text(self.models, "models")
         object.__setattr__(self, "models", tuple(map(str, self.models)))
         self._check(
@@ -176,14 +172,9 @@ class RoutingTable(Queries):
         reading.check_incomplete(incomplete)
         maker = reading.Maker(encoder, embed, cache, progress)
         maker.check()
-        if isinstance(edge, str):
-            raise Cr2Error(f"edge: expected a list of model names, got the string {shown(edge)}")
+        _check_edge(edge)
         models = (local, *edge)
-        if len(models) < 2 or len(set(models)) < len(models):
-            raise Cr2Error(
-                f"models: expected a local and at least one edge model, distinct, got "
-                f"{shown(models)}"
-            )
+        _check_models(models)
         found = frames.read(queries, outcomes, models, incomplete, maker)
         return cls(**found._asdict(), models=models)
 
@@ -249,7 +240,18 @@ class RoutingTable(Queries):
         reading.check_incomplete(incomplete)
         maker = reading.Maker(encoder, False, cache, progress)
         maker.check()
-        if isinstance(edge, str):
-            raise Cr2Error(f"edge: expected a list of model names, got the string {shown(edge)}")
+        _check_edge(edge)
         found, models = answered.read(log, local, edge, columns, maker, incomplete)
         return cls(**found._asdict(), models=models)
+
+
+def _check_edge(edge: object) -> None:
+    if isinstance(edge, str):
+        raise Cr2Error(f"edge: expected a list of model names, got the string {shown(edge)}")
+
+
+def _check_models(models: Sequence[str]) -> None:
+    if len(models) < 2 or len(set(models)) < len(models):
+        raise Cr2Error(
+            f"models: expected a local and at least one edge model, distinct, got {shown(models)}"
+        )
