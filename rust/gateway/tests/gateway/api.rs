@@ -2,7 +2,7 @@
 
 use crate::common::client::{Reply, get, post, read, send};
 use crate::common::stub::{Play, Stub};
-use crate::common::{World, device, edge, hurried_edge};
+use crate::common::{World, device, edge, hurried_edge, lines_of};
 use serde_json::{Value, json};
 
 const RESPONSES: &str = "/v1/responses";
@@ -29,8 +29,7 @@ async fn setup() -> (World, Stub, Stub, crate::common::Gateway, String, String) 
 }
 
 fn lines(world: &World) -> Vec<Value> {
-    let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines_of(&world.folder.join("decisions.jsonl"))
 }
 
 #[tokio::test]

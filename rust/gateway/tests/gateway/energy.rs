@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::common::client::{Reply, ask, chat, get};
 use crate::common::meter::{Agent, energy, spend, tree};
 use crate::common::stub::{Play, Stub};
-use crate::common::{Gateway, World, device, edge};
+use crate::common::{Gateway, World, device, edge, lines_of};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -329,10 +329,7 @@ async fn an_edge_counts_the_models_of_one_machine() {
     for model in ["medium", "large"] {
         assert_eq!(ask(&gateway.url, &chat(model, "a")).await.status, 200);
     }
-    let lines = || -> Vec<Value> {
-        let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-    };
+    let lines = || lines_of(&world.folder.join("decisions.jsonl"));
     while lines().len() < 2 {
         tokio::task::yield_now().await;
     }

@@ -4,9 +4,8 @@ use std::sync::atomic::Ordering;
 
 use crate::common::client::{ask, chat, get, post, send, streamed};
 use crate::common::stub::{DONE, Play, Stub, WORD};
-use crate::common::{Gateway, Rng, World, edge};
+use crate::common::{Gateway, Rng, World, edge, lines_of};
 use cr2fast_core::{Budget, EdgeSelector, LinkState, Query, Rule};
-use serde_json::Value;
 
 async fn until_up(gateway: &Gateway, name: &str, up: u8) {
     let line = format!("cr2fast_upstream_up{{upstream=\"{name}\"}} {up}");
@@ -71,8 +70,7 @@ async fn a_queue_is_measured_and_told() {
     assert_eq!(ask(&gateway.url, &chat("cr2fast", "hello")).await.status, 200);
     held.abort();
     let line = loop {
-        let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let lines = lines_of(&world.folder.join("decisions.jsonl"));
         if let Some(line) = lines.into_iter().find(|line| line["why"] == "deferred") {
             break line;
         }

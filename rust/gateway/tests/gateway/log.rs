@@ -1,14 +1,13 @@
 //! The decision log: one line per request, without the prompt unless that is asked for.
 
-use crate::common::client::{ask, chat, get, send, streamed};
+use crate::common::client::{ask, chat, get, post, send, streamed};
 use crate::common::stub::{DONE, Play, ROLE, Stub, WORD};
-use crate::common::{World, device};
+use crate::common::{World, device, lines_of};
 use cr2fast_gateway::App;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn lines(world: &World) -> Vec<Value> {
-    let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines_of(&world.folder.join("decisions.jsonl"))
 }
 
 #[tokio::test]
@@ -71,7 +70,11 @@ async fn every_way_a_request_ends_is_one_line() {
     assert_eq!(lines[3]["n_output_tokens"], 4);
     assert_eq!(lines[2]["n_output_tokens"], Value::Null);
     let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-    assert!(!text.contains(&accepted) && !text.contains(&deferred), "no prompt in the log");
+    for prompt in [accepted, deferred] {
+        // What is random in a log is of hexadecimal digits: it holds none of these by chance.
+        assert!(prompt.contains(|c: char| !c.is_ascii_hexdigit()), "{prompt}");
+        assert!(!text.contains(&prompt), "{prompt}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -232,4 +235,24 @@ async fn a_disk_that_is_stuck_holds_no_more_memory_than_the_file_says() {
     let written = reader.join().unwrap();
     assert_eq!(written.lines().count() + dropped, ASKED);
     assert!(written.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[tokio::test]
+async fn where_no_link_is_none_is_told() {
+    let world = World::new();
+    let without = crate::common::router_of(world.encoder.info(), 0.0, &json!({"kind": "none"}));
+    without.save(&world.folder.join("router.safetensors")).unwrap();
+    let local = Stub::answering().await;
+    let log = "[log]\npath = \"decisions.jsonl\"\nflush_ms = 1\n";
+    let gateway = world.start(&(device(&local.url, "http://127.0.0.1:1") + log)).await;
+    let none = json!({"rtt_s": null, "rate_ul_bps": null, "rate_dl_bps": null});
+    let told = post(&gateway.url, "/v1/route", &chat("cr2fast", "hello"), &[]).await.json();
+    assert_eq!((&told["link"], &told["link_measured"]), (&none, &json!([])));
+    assert!(told["latency_s_estimated"].as_f64() > Some(0.0), "{told}");
+    assert_eq!(ask(&gateway.url, &chat("cr2fast", "hello")).await.status, 200);
+    gateway.stop().await;
+    while lines(&world).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lines(&world)[0]["link"], none);
 }

@@ -2,7 +2,7 @@
 
 use crate::common::client::{CHAT, chat, read, send, streamed};
 use crate::common::stub::{Play, ROLE, Stub, WORD};
-use crate::common::{World, device};
+use crate::common::{World, device, lines_of};
 use serde_json::Value;
 
 fn settings(drain_ms: u32) -> String {
@@ -11,9 +11,9 @@ fn settings(drain_ms: u32) -> String {
 
 async fn lines(world: &World, n: usize) -> Vec<Value> {
     loop {
-        let text = std::fs::read_to_string(world.folder.join("decisions.jsonl")).unwrap();
-        if text.lines().count() >= n {
-            return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines = lines_of(&world.folder.join("decisions.jsonl"));
+        if lines.len() >= n {
+            return lines;
         }
         tokio::task::yield_now().await;
     }

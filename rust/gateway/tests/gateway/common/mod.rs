@@ -7,7 +7,7 @@ pub mod meter;
 pub mod stub;
 pub mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cr2fast_core::{
@@ -90,6 +90,14 @@ pub fn encoder(seed: u64) -> StaticEncoder {
 }
 
 pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
+    let link = serde_json::json!({"kind": "empirical", "bits_per_input_token": 32, "bits_per_output_token": 32,
+            "samples": [{"rate_ul_bps": 1e7, "rate_dl_bps": 4e7, "rtt_s": 0.018},
+                        {"rate_ul_bps": 1e5, "rate_dl_bps": 4e5, "rtt_s": 0.2}]});
+    router_of(info, threshold, &link)
+}
+
+/// The same, with another section `link` of its cost table.
+pub fn router_of(info: &EncoderInfo, threshold: f32, link: &serde_json::Value) -> Router {
     let r = &mut Rng::new(3);
     let m = MODELS.len();
     let gate = GateWeights {
@@ -133,9 +141,7 @@ pub fn router(info: &EncoderInfo, threshold: f32) -> Router {
         "shares": {"latency": 0.5, "energy": 0.5, "price": 0.0},
         "reference_model": "large",
         "normalizers": {"T0_s": 1.0, "E0_j": 100.0, "D0_usd": null, "definition": "test"},
-        "link": {"kind": "empirical", "bits_per_input_token": 32, "bits_per_output_token": 32,
-            "samples": [{"rate_ul_bps": 1e7, "rate_dl_bps": 4e7, "rtt_s": 0.018},
-                        {"rate_ul_bps": 1e5, "rate_dl_bps": 4e5, "rtt_s": 0.2}]},
+        "link": link,
         "ue": {"p_tx_w": 1.2, "p_rx_w": 0.9, "p_idle_w": 0.05},
         "models": [model("small", "device", 0.01, 0.0), model("medium", "edge", 0.02, 1e-5),
                    model("large", "edge", 0.03, 2e-5)]
@@ -257,6 +263,13 @@ pub fn edge(models: &[(&str, &str)]) -> String {
          [health]\nevery_ms = 0\n[access]\ndevice_token_env = \"DEVICE_TOKEN\"\n",
         models.concat()
     )
+}
+
+/// The lines of a log that are there whole: a reader may see half of what is being written.
+pub fn lines_of(log: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A gateway that runs until dropped.
