@@ -167,6 +167,9 @@ def _column(table: Queries, name: str) -> npt.NDArray[np.float32]:
             f"features: expected one number per query in the column {name!r}, got an array of "
             f"shape {column.shape}"
         )
-    if not np.isfinite(column).all():
-        raise Cr2Error(f"features: expected finite numbers in the column {name!r}, got others")
+    if (bad := np.flatnonzero(~np.isfinite(column))).size:
+        raise Cr2Error(
+            f"features: expected finite numbers in the column {name!r}, got "
+            f"{shown(values[bad[0]])} for {some([table.query_ids[i] for i in bad.tolist()])}"
+        )
     return column[:, None]

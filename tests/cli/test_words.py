@@ -77,6 +77,14 @@ def files(problem, fitted, tmp_path_factory):
     small = problem.table.take(range(200))
     write_folder(where / "data", type(problem)(small, problem.costs))
     fitted.save(where / "fitted")
+    (where / "bad.json").write_text("{")
+    for name in ("unnamed", "holes"):
+        (where / name).mkdir()
+        texts = [None if i % 3 == 0 else f"text {i}" for i in range(200)]
+        hours = [float("nan") if i % 3 == 0 else 1.0 for i in range(200)]
+        write_folder(where / name, type(problem)(small, problem.costs), text=texts, hour=hours)
+    (where / "unnamed/queries.parquet").unlink()
+    (where / "unnamed/queries.jsonl").write_text('{"text": "x", "embedding": [1.0]}\n')
     np.save(where / "x.npy", small.embeddings[:2])
     (where / "log.jsonl").write_text('{"schema": "cr2fast.decision_log/1", "kind": "request"}\n')
     (where / "calls.jsonl").write_text(
@@ -103,6 +111,13 @@ LINES = [
     ("fit --data data --split 0.5,0.5,0.5", "--split: expected positive numbers that sum to 1"),
     ("fit --data data --smoother-share 2", "--smoother-share: expected a number from 0 to 1"),
     ("fit --data data --costs nofile", "--costs: No such file or directory: 'nofile'"),
+    ("fit --data data --costs bad.json", "bad.json: cost table: file: expected valid JSON"),
+    ("fit --log calls.jsonl --costs bad.json", "bad.json: cost table: file: expected valid JSON"),
+    ("fit --data data --costs x.npy", "error: cost table: x.npy: expected JSON text"),
+    ("fit --data unnamed", "unnamed/queries.jsonl: queries: expected a column for query_id"),
+    ("fit --data unnamed", "; call the column so in the file"),
+    ("fit --data holes --features text", "leave those out of the file, read a table with texts"),
+    ("fit --data holes --features hour", "in the column 'hour', got nan for 'synthetic/"),
     ("fit --log log.jsonl", "--log: expected a log of calls"),
     ("fit --log log.jsonl", "cr2fast replay, recalibrate and watch read it"),
     ("fit --log calls.jsonl", "pass --encoder SOURCE"),

@@ -82,7 +82,7 @@ def test_a_routing_table_is_checked_too(tmp_path):
     models = {"local": "device-s", "edge": ["edge-1"], "progress": False}
     good = cr2fast.RoutingTable.read(frame(TEXTS), outcomes, encoder=ENCODER, **models)
     assert len(good) == N
-    with pytest.raises(Cr2Error, match="belongs to another text or is of another encoder"):
+    with pytest.raises(Cr2Error, match="belongs to another text, or is of another encoder"):
         cr2fast.RoutingTable.read(frame(TEXTS[::-1]), outcomes, encoder=ENCODER, **models)
     other = letters(D + 1)
     with pytest.raises(Cr2Error, match=f"which have {D} numbers, got letters, .* have {D + 1}"):

@@ -54,9 +54,8 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
 
 def _logged(args: argparse.Namespace, router: Any) -> Any:
     """Table and costs of ``--log``."""
-    from cr2fast._core import CostTable
     from cr2fast.data import calls, names, source
-    from cr2fast.data.datasets import RoutingProblem
+    from cr2fast.data.datasets import RoutingProblem, read_costs
     from cr2fast.data.table import RoutingTable
 
     if args.encoder_id:
@@ -69,7 +68,7 @@ def _logged(args: argparse.Namespace, router: Any) -> Any:
             f"recalibrate and watch read it, and cr2fast calibrate --queries takes its requests"
         )
     columns = dict(args.column)
-    costs = CostTable.read(args.costs) if args.costs else None
+    costs = read_costs(args.costs) if args.costs else None
     if router is not None:
         if args.local or args.edge:
             raise Cr2Error("--local, --edge: the router names its models; leave them out")

@@ -33,7 +33,7 @@ At each look, the requests that came since the last one are counted by an alarm 
 promise holds, is ever raised with probability DELTA at most. A new router is written only if the
 alarm is raised, the window of the log is whole, and new thresholds pass a check on its last part;
 else each look says why not. With --json each look is a line on stderr, the last one the document on
-stdout.
+stdout. With --looks, the status is 2 where the last look is a refusal.
 """
 
 

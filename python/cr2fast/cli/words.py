@@ -28,6 +28,7 @@ _ADVICE = (
     (r"; pass incomplete='drop' to leave [a-z ]+ out", "; leave them out of the file"),
     (r"pass embed=True to embed the texts anew, or encoder=EncoderInfo\(\.\.\.\) to record a name "
      r"only", "pass --embed to embed the texts anew, or --encoder-id NAME in place of --encoder"),
+    (r"leave those out \(table\.take\), ", "leave those out of the file, "),
     (r"simultaneous=True", "--simultaneous DELTA"),
     (r"^fractions: ", "--split: "),
     (r"^columns: ", "--column: "),

@@ -85,5 +85,6 @@ def check_texts(
                 f"{what}: expected embeddings that {encoder.info.id[:200]} gives the texts of "
                 f"their rows, got one of cosine {cosines[at]:.3f} with its text's for "
                 f"{ids[part[at]][:200]!r} ({bad.size} such rows of {len(part)} compared): it "
-                f"belongs to another text or is of another encoder; {remedy}"
+                f"belongs to another text, or is of another encoder or of one that cuts long texts "
+                f"elsewhere; {remedy}"
             )

@@ -6,6 +6,7 @@ In: a seed, or a folder. Out: a :class:`RoutingProblem`, table and costs togethe
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cr2fast._core import CostTable, Cr2Error
+from cr2fast._core import CostTable, CostTableError, Cr2Error
 from cr2fast._util.checks import shown
 from cr2fast._util.progress import Shows
 from cr2fast._util.seeds import check_seed
@@ -234,7 +235,7 @@ def load_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"data: expected a folder, got {folder}")
-    table = CostTable.read(costs or _only(folder, "cost_table*.json"))
+    table = read_costs(costs or _only(folder, "cost_table*.json"))
     files = {kind: _table_of(folder, kind) for kind in ("queries", "outcomes")}
     try:
         read = RoutingTable.read(
@@ -248,11 +249,23 @@ def load_folder(
             progress=progress,
         )
     except Cr2Error as error:
-        kind = next((k for k in files if str(error).startswith(k)), None)
-        if kind is None or str(files[kind]) in str(error):
-            raise
-        raise type(error)(f"{files[kind]}: {error}") from None
+        # A folder's columns are called by our names.
+        text = re.sub(r"; pass columns=.*$", "; call the column so in the file", str(error))
+        told = {"queries": "queries", "embedding": "queries", "outcomes": "outcomes"}
+        kind = next((told[k] for k in told if text.startswith(k)), None)
+        if kind is not None and str(files[kind]) not in text:
+            text = f"{files[kind]}: {text}"
+        raise type(error)(text) from None
     return RoutingProblem(read, table)
+
+
+def read_costs(path: str | Path) -> CostTable:
+    """A cost table; what is wrong with it is said of its file."""
+    try:
+        return CostTable.read(path)
+    except CostTableError as error:
+        known = str(path) in str(error)
+        raise CostTableError(str(error) if known else f"{path}: {error}") from None
 
 
 def _table_of(folder: Path, kind: str) -> Path:

@@ -30,6 +30,18 @@ pub fn listed<T: std::fmt::Debug>(items: &[T]) -> String {
     format!("[{}{more}]{count}", first.join(", "))
 }
 
+/// Where two lists differ, for those whose difference is not among the items that are shown.
+fn first_difference(expected: &[String], got: &[String]) -> String {
+    let at = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
+    let one = |list: &[String]| {
+        list.get(at).map_or_else(|| "none".into(), |name| format!("{:?}", shown(name)))
+    };
+    if at < ITEMS && expected.len() == got.len() {
+        return String::new();
+    }
+    format!("; the first to differ is number {}: {} and {}", at + 1, one(expected), one(got))
+}
+
 /// A number in few characters, whatever its size: a plain one would have 300 digits.
 pub fn number(x: f64) -> String {
     if x == 0.0 || (1e-5..1e16).contains(&x.abs()) { x.to_string() } else { format!("{x:?}") }
@@ -151,10 +163,11 @@ pub enum Error {
     },
     /// Model names or their order differ between two parts.
     #[error(
-        "models of the {}: expected {} in this order, got {}",
+        "models of the {}: expected {} in this order, got {}{}",
         shown(what),
         listed(expected),
-        listed(got)
+        listed(got),
+        first_difference(expected, got)
     )]
     Models {
         /// Which part disagrees.
@@ -238,14 +251,13 @@ pub enum Error {
     },
     /// The artifact belongs to another encoder.
     #[error(
-        "encoder: the router was fitted on embeddings of {}, got {}; margins of another encoder mean nothing",
-        shown(expected),
-        shown(got)
+        "encoder: the router was fitted on embeddings of {expected}, got {got}; margins of another \
+         encoder mean nothing"
     )]
     Encoder {
-        /// Encoder of the artifact.
+        /// Encoder of the artifact, its name and hash of bounded length each.
         expected: String,
-        /// Encoder of the caller.
+        /// Encoder of the caller, likewise.
         got: String,
     },
     /// The operating system said no.
@@ -303,5 +315,26 @@ impl Error {
     /// An [`Error::Artifact`] from anything printable.
     pub fn artifact(expected: impl Into<String>, got: impl ToString) -> Self {
         Self::Artifact { expected: expected.into(), got: got.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_that_begin_alike_say_where_they_differ() {
+        let names = |last: &str| {
+            (0..20).map(|i| format!("m{i}")).chain([last.to_string()]).collect::<Vec<_>>()
+        };
+        let said = |expected: Vec<String>, got: Vec<String>| {
+            Error::Models { what: "table".into(), expected, got }.to_string()
+        };
+        let words = said(names("a"), names("b"));
+        assert!(words.ends_with("; the first to differ is number 21: \"a\" and \"b\""), "{words}");
+        let words = said(names("a"), names("a")[..20].to_vec());
+        assert!(words.ends_with("is number 21: \"a\" and none"), "{words}");
+        let words = said(names("a")[..2].to_vec(), names("b")[1..3].to_vec());
+        assert!(!words.contains("differ"), "two short lists show it themselves: {words}");
     }
 }

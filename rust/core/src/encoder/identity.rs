@@ -1,6 +1,6 @@
 //! Who made an embedding.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, shown};
 
 /// The frozen encoder whose embeddings the weights were fitted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,8 @@ impl EncoderInfo {
         if same {
             return Ok(());
         }
-        let show = |e: &Self| format!("{} (sha256 {:?})", e.id, e.sha256);
+        // Each by itself, so that a long name hides no hash.
+        let show = |e: &Self| format!("{} (sha256 {:?})", shown(&e.id), shown(&e.sha256));
         Err(Error::Encoder { expected: show(self), got: show(other) })
     }
 }
