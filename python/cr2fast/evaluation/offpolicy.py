@@ -26,7 +26,7 @@ from cr2fast._core import Cr2Error
 from cr2fast._util.checks import check_choice, check_unmasked, fraction, shown
 
 Method = Literal["ips", "self-normalised", "doubly-robust"]
-# The largest weight that an alarm takes.
+# The least propensity: one over the largest weight that an alarm takes.
 _LEAST = 1e-6
 
 
