@@ -212,7 +212,8 @@ def opened(args: argparse.Namespace) -> Any:
 def replay(args: argparse.Namespace) -> Any:
     """Decide logged requests anew, at each point."""
     from cr2fast.router import Router
-    from cr2fast.traffic.replay import replays, table
+    from cr2fast.traffic.replay import replays
+    from cr2fast.traffic.replayed import table
 
     router = Router.load(args.router)
     points = [(lam, alpha) for lam in args.lam for alpha in args.alpha or (None,)]

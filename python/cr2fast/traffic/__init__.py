@@ -10,7 +10,8 @@ from cr2fast.traffic.label import label
 from cr2fast.traffic.log import DecisionLog, LogWarning, open_log, read_log
 from cr2fast.traffic.looks import Look
 from cr2fast.traffic.recalibrate import Held, Recalibration, recalibrate
-from cr2fast.traffic.replay import Figures, Measured, Replay, replay, replays
+from cr2fast.traffic.replay import replay, replays
+from cr2fast.traffic.replayed import Figures, Measured, Replay
 from cr2fast.traffic.shards import Shards, route_shards
 from cr2fast.traffic.watch import Watch
 

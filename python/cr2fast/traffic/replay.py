@@ -8,8 +8,7 @@ for the logged decisions as well, so that the two can be compared. What was meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,132 +18,13 @@ from cr2fast._core import BudgetError, Cr2Error, OperatingPointError, TwoStage
 from cr2fast._util.checks import check_type
 from cr2fast._util.optional import require
 from cr2fast.evaluation.intervals import binomial_interval
-from cr2fast.evaluation.offpolicy import Estimate
 from cr2fast.router import Router
 from cr2fast.traffic.label import Judged, Link, Log, Traffic, groups_of, judge, opened, traffic_of
 from cr2fast.traffic.lines import LIMITS
+from cr2fast.traffic.replayed import Figures, Measured, Replay
 from cr2fast.traffic.value import value_of
 
 F64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What some decisions come to, as predicted.
-
-    Attributes
-    ----------
-    n : int
-        Requests.
-    local_rate : float
-        Fraction kept on the device.
-    latency_s, latency_p50_s, latency_p95_s : float or None
-        Seconds per request by the cost table and predicted lengths; None without times in the
-        table.
-    energy_j, usd : float or None
-        Joules and dollars per request, likewise.
-    cost : float
-        Mean normalised cost.
-    accuracy : float
-        Mean probability of a right answer, as the teacher predicts it.
-    false_acceptances : int
-        Requests kept local although the teacher prefers an edge model.
-    risk, risk_low, risk_high : float
-        Their fraction, with its exact 95 % binomial interval.
-    needless_deferrals : float
-        Fraction deferred although the teacher prefers the local model.
-    share : dict of str to float
-        Fraction of requests per model.
-    """
-
-    n: int
-    local_rate: float
-    latency_s: float | None
-    latency_p50_s: float | None
-    latency_p95_s: float | None
-    energy_j: float | None
-    usd: float | None
-    cost: float
-    accuracy: float
-    false_acceptances: int
-    risk: float
-    risk_low: float
-    risk_high: float
-    needless_deferrals: float
-    share: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the log measured of answered requests; None where it measured nothing.
-
-    Attributes
-    ----------
-    n : int
-        Answered requests.
-    latency_s, latency_p50_s, latency_p95_s, ttft_s : float or None
-        Seconds from arrival to the end, and on average to the first content.
-    n_output_tokens : float or None
-        Mean, as the models counted.
-    score : float or None
-        Mean grade of those that were graded.
-    graded : int
-    """
-
-    n: int
-    latency_s: float | None
-    latency_p50_s: float | None
-    latency_p95_s: float | None
-    ttft_s: float | None
-    n_output_tokens: float | None
-    score: float | None
-    graded: int
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Another point's decisions on logged requests.
-
-    Attributes
-    ----------
-    lam, alpha, threshold : float
-        The point that was replayed.
-    would : Figures
-        What it would have done.
-    logged : Figures
-        The logged decisions, predicted in the same way; risk at `lam`, by the same teacher.
-    measured : Measured
-        What the log measured of the logged decisions.
-    changed : float
-        Fraction of requests that would have gone to the other place.
-    value : Estimate or None
-        The mean score that it would have met, from grades of answers and of shadows, with a 95 %
-        interval (:func:`cr2fast.traffic.value.value_of`): observed, not predicted.
-    value_note : str
-        Why there is none.
-    left_out : dict of str to int
-        Requests of the log that are in none of these figures, by why.
-    """
-
-    lam: float
-    alpha: float
-    threshold: float
-    would: Figures
-    logged: Figures
-    measured: Measured
-    changed: float
-    value: Estimate | None
-    value_note: str
-    left_out: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        from cr2fast.calibration import threshold_word
-
-        return asdict(self) | {"threshold": threshold_word(self.threshold)}
-
-    def __str__(self) -> str:
-        return table([self])
 
 
 def replay(
@@ -222,6 +102,7 @@ def replays(
     judged = judge(traffic, router, link, seed)
     then = _logged_models(traffic, router)
     measured = _measured(found)
+    priced = _priced(traffic, judged, router)
     out = []
     for lam, alpha in points:
         two = router.two_stage(lam, alpha, rule, fallback)
@@ -239,8 +120,8 @@ def replays(
                 lam=two.lam,
                 alpha=two.alpha,
                 threshold=two.threshold,
-                would=_figures(router, traffic, judged, now, prefers_edge),
-                logged=_figures(router, traffic, judged, then, prefers_edge),
+                would=_figures(router, judged, priced, now, prefers_edge),
+                logged=_figures(router, judged, priced, then, prefers_edge),
                 measured=measured,
                 changed=float(((now == 0) != (then == 0))[known].mean()) if known.any() else 0.0,
                 value=value,
@@ -287,10 +168,20 @@ def _logged_models(traffic: Traffic, router: Router) -> npt.NDArray[np.int64]:
     return np.array([0 if place == "device" else index.get(model, -1) for place, model in rows])
 
 
+def _priced(traffic: Traffic, judged: Judged, router: Router) -> dict[str, F64 | None]:
+    """What each model would take, (N, M) in s, J and $; None where the cost table cannot tell."""
+    table, args = router.costs, (traffic.n_input_tokens, judged.n_output_tokens, judged.states)
+    return {
+        "latency_s": table.latency_s(*args) if table.has_latency else None,
+        "energy_j": table.energy_j(*args) if table.has_energy else None,
+        "usd": table.usd(*args) if table.has_prices else None,
+    }
+
+
 def _figures(
     router: Router,
-    traffic: Traffic,
     judged: Judged,
+    priced: Mapping[str, F64 | None],
     chosen: npt.NDArray[np.int64],
     prefers_edge: npt.NDArray[np.bool_],
 ) -> Figures:
@@ -302,12 +193,12 @@ def _figures(
             f"{list(router.models)}"
         )
     picked = chosen[rows]
-    table = router.costs
-    args = (traffic.n_input_tokens, judged.n_output_tokens, judged.states)
     local = picked == 0
     false = int((local & prefers_edge[rows]).sum())
     low, high = binomial_interval(false, len(rows))
-    latency = table.latency_s(*args)[rows, picked] if table.has_latency else None
+    latency, energy, usd = (
+        None if values is None else values[rows, picked] for values in priced.values()
+    )
     share = np.bincount(picked, minlength=len(router.models)) / len(rows)
     return Figures(
         n=len(rows),
@@ -315,8 +206,8 @@ def _figures(
         latency_s=_mean(latency),
         latency_p50_s=_quantile(latency, 0.5),
         latency_p95_s=_quantile(latency, 0.95),
-        energy_j=_mean(table.energy_j(*args)[rows, picked]) if table.has_energy else None,
-        usd=_mean(table.usd(*args)[rows, picked]) if table.has_prices else None,
+        energy_j=_mean(energy),
+        usd=_mean(usd),
         cost=float(judged.costs[rows, picked].mean(dtype=np.float64)),
         accuracy=float(judged.accuracies[rows, picked].mean(dtype=np.float64)),
         false_acceptances=false,
@@ -351,50 +242,3 @@ def _mean(values: F64 | None) -> float | None:
 
 def _quantile(values: F64 | None, q: float) -> float | None:
     return None if values is None or not len(values) else float(np.quantile(values, q))
-
-
-def table(replays: Sequence[Replay]) -> str:
-    """Replays of one log, a line each below what was logged."""
-    head = ("lam", "alpha", "local", "latency s", "p95 s", "J", "usd", "accuracy", "risk", "95 %")
-    logged, measured = replays[0].logged, replays[0].measured
-    rows = [head, _row(("logged", ""), logged)]
-    rows += [_row((f"{r.lam:g}", f"{r.alpha:g}"), r.would) for r in replays]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    text = "\n".join(
-        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows
-    )
-    said = [
-        f"{replays[0].would.n} requests. Latency, energy and dollars are predicted by the cost "
-        f"table and predicted lengths, accuracy by the teacher; risk is the fraction kept local "
-        f"although the teacher prefers an edge model (that of the logged decisions at the first "
-        f"lam)."
-    ]
-    if measured.latency_s is not None:
-        said.append(
-            f"Measured: {measured.n} answered requests took {measured.latency_s:.3g} s on average."
-        )
-    if measured.score is not None:
-        said.append(f"{measured.graded} were graded, {measured.score:.3f} on average.")
-        for r in replays:
-            told = str(r.value) if r.value is not None else f"unknown: {r.value_note}"
-            said.append(f"Score at lam={r.lam:g}, alpha={r.alpha:g}: {told}.")
-    if left := replays[0].left_out:
-        said.append("Left out: " + ", ".join(f"{n} {why}" for why, n in left.items()) + ".")
-    return text + "\n" + " ".join(said)
-
-
-def _row(point: tuple[str, str], f: Figures) -> tuple[str, ...]:
-    def cell(value: float | None, form: str = ".3g") -> str:
-        return "-" if value is None else format(value, form)
-
-    return (
-        *point,
-        cell(f.local_rate, ".1%"),
-        cell(f.latency_s),
-        cell(f.latency_p95_s),
-        cell(f.energy_j),
-        cell(f.usd),
-        cell(f.accuracy, ".3f"),
-        cell(f.risk, ".2%"),
-        f"{f.risk_low:.2%}..{f.risk_high:.2%}",
-    )
