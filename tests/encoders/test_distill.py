@@ -163,7 +163,7 @@ def test_from_a_shell_distil_fit_calibrate_and_route(encoder, tmp_path, capsys, 
         assert (row["model"], row["cost"], row["n_input_tokens"]) == (choice.model, choice.cost, 2)
     code, out, err = run("route", router, *point, *prompt, "--max-latency-s", 0)
     assert code == 2
-    assert "budget: expected limits that some model meets, got max_latency_s=0" in err
+    assert "budget: expected limits that some model meets, got --max-latency-s 0" in err
     # The table's embeddings are not this encoder's; a lone option says what it lacks.
     code, _, err = run("fit", *data, "--encoder", static, "-o", router)
     assert code == 2
