@@ -339,6 +339,8 @@ class QueryTable(Queries):
         encoder : EncoderInfo, Encoder or StaticEncoder, optional
             The encoder of the embeddings. An encoder itself, beyond its name, embeds prompts where
             there is no column `embedding`, and counts tokens where there is no `n_input_tokens`.
+            Where there are prompts and embeddings, it checks that they belong together: of a
+            sample of rows or, a static one, of all.
         columns : mapping, optional
             What columns are called, by the names above: ``{"text": "question"}``.
         incomplete : {"raise", "drop"}
@@ -356,7 +358,7 @@ class QueryTable(Queries):
         ------
         Cr2Error
             Neither embeddings nor prompts and an encoder, missing token counts, duplicate ids,
-            nulls, wrong types; the message names the rows.
+            nulls, wrong types, embeddings of other texts; the message names the rows.
         """
         check_polars("QueryTable.read")
         maker = reading.Maker(encoder, embed, cache, progress)

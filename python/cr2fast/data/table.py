@@ -152,7 +152,8 @@ class RoutingTable(Queries):
             Names of the edge models, in the order of the columns to come.
         encoder : EncoderInfo, Encoder or StaticEncoder, optional
             The encoder of the embeddings. An encoder itself, beyond its name, embeds the column
-            `text` where there is no `embedding`, and counts tokens where there are none.
+            `text` where there is no `embedding`, counts tokens where there are none, and checks
+            embeddings that stand beside texts, as of :meth:`QueryTable.read`.
         incomplete : {"raise", "drop"}
             What to do with queries that lack the outcome of some model, or a value of their own, or
             whose embedding is damaged: an error, or leave them out and count them in `notes`. An
