@@ -162,6 +162,20 @@ LINES = [
         "distill-encoder --encoder fitted --data data",
         "--encoder: fitted: artifact: expected format",
     ),
+    ("recalibrate log.jsonl --router fitted -o log.jsonl", "--out: expected another file than one"),
+    (
+        "recalibrate log.jsonl --router fitted -o ./data/../log.jsonl",
+        "--out: expected another file",
+    ),
+    (
+        "watch log.jsonl --router fitted --state log.jsonl --lam 1 --alpha 1",
+        "--state: expected anoth",
+    ),
+    ("fit --log calls.jsonl -o calls.jsonl", "--out: expected another file than one that is read"),
+    (
+        "costs --log calls.jsonl -o calls.jsonl",
+        "--out: expected another file than one that is read",
+    ),
     ("demo --data data --alpha 3", "alpha=3.0: expected a level of the demonstration's grid"),
     ("demo --data data --lam -1", "--lam: expected a positive, finite cost weight"),
 ]

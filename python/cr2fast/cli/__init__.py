@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from cr2fast._core import Cr2Error
+from cr2fast.cli.options import check_outputs
 from cr2fast.cli.parser import parser
 from cr2fast.cli.words import said
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args = parser().parse_args(argv)
     try:
+        check_outputs(args)
         result = args.run(args)
         if args.json:
             from cr2fast._util.jsontext import json_ready

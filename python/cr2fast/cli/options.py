@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cr2fast._core import Cr2Error
 from cr2fast._util import renamed
 from cr2fast._util.checks import shown
 
@@ -198,3 +199,18 @@ def groups(sub: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="the column of the queries' groups, with a router calibrated with --groups",
     )
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to write over a file that is read: a log is not to be had again."""
+    read = [getattr(args, n, None) for n in ("queries", "costs", "prices", "embeddings", "point")]
+    for name in ("log", "logged_by"):
+        given = getattr(args, name, None)
+        read += given if isinstance(given, list) else [given]
+    taken = {Path(p).resolve() for p in read if p}
+    for name in ("out", "write", "state"):
+        path = getattr(args, name, None)
+        if path and path.resolve() in taken:
+            raise Cr2Error(
+                f"--{name}: expected another file than one that is read, got {shown(str(path))}"
+            )
