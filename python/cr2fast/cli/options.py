@@ -6,6 +6,7 @@ In: a command's parser. Out: the same with more options.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,10 +208,10 @@ def check_outputs(args: argparse.Namespace) -> None:
     for name in ("log", "logged_by"):
         given = getattr(args, name, None)
         read += given if isinstance(given, list) else [given]
-    taken = {Path(p).resolve() for p in read if p}
+    taken = {os.path.realpath(p) for p in read if p}
     for name in ("out", "write", "state"):
         path = getattr(args, name, None)
-        if path and path.resolve() in taken:
+        if path and os.path.realpath(path) in taken:
             raise Cr2Error(
                 f"--{name}: expected another file than one that is read, got {shown(str(path))}"
             )
