@@ -45,6 +45,7 @@ __all__ = [
     "SplitOverlapError",
     "StateError",
     "StaticEncoder",
+    "TokenCounter",
     "TwoStage",
     "__version__",
     "allowed_counts",
@@ -53,6 +54,7 @@ __all__ = [
     "choice_margins",
     "choices",
     "count",
+    "counted_tokens",
     "crc_thresholds",
     "empirical_risk",
     "endpoint_answer",
@@ -909,6 +911,12 @@ def text_features(texts: Sequence[Text]) -> NDArray[np.float32]: ...
 
 TEXT_FEATURES: tuple[str, ...]
 
+@final
+class TokenCounter:
+    def __new__(cls, vocabulary: Sequence[str]) -> TokenCounter: ...
+    def count_tokens(self, text: Text) -> int: ...
+
+def counted_tokens(n_ids: int, unknown: Sequence[int], n_bytes: int) -> int: ...
 def endpoint_text(text: str, max_chars: int) -> str: ...
 def endpoint_question(model: str, text: str) -> str: ...
 def endpoint_answer(

@@ -88,8 +88,13 @@ def test_the_real_files_give_the_published_table(data_dir, serve, minilm, tmp_pa
     assert table.extra["text"] == expected.extra["text"]
     assert table.categories == expected.categories
     np.testing.assert_array_equal(table.correct, expected.correct)
-    np.testing.assert_array_equal(table.n_input_tokens, expected.n_input_tokens)
-    np.testing.assert_array_equal(table.n_output_tokens, expected.n_output_tokens)
+    # As published, where a word that the vocabulary lacks is one token; here it counts by its bytes.
+    for counted, published, changed in [
+        (table.n_input_tokens, expected.n_input_tokens, 43),
+        (table.n_output_tokens, expected.n_output_tokens, 128),
+    ]:
+        assert (counted >= published).all()
+        assert (counted > published).sum() == changed
     some = np.random.default_rng(0).choice(len(table), 60, replace=False)
     vectors = minilm.encode([table.extra["text"][i] for i in some])
     # int8 kernels differ between processors.

@@ -11,7 +11,7 @@ import pytest
 import cr2fast
 from cr2fast import cli
 from cr2fast.datasets import make_routing_problem
-from cr2fast.encoders.distill import _vocabulary, distill, fit_rows
+from cr2fast.encoders.distill import bert_vocabulary, distill, fit_rows
 from testing import oracle
 from testing.tables import write_folder
 from testing.texts import TEXTS
@@ -121,7 +121,7 @@ def test_other_tokenizers_are_refused(encoder, part, change, words):
     document = copy.deepcopy(encoder.tokenizer_json)
     document[part].update(change)
     with pytest.raises(cr2fast.Cr2Error, match=words):
-        _vocabulary(document)
+        bert_vocabulary(document)
 
 
 @pytest.mark.slow

@@ -102,6 +102,17 @@ def test_what_it_says_is_what_is_embedded(endpoint):
     assert encoder.encode([]).shape == (0, D)
 
 
+def test_a_count_of_next_to_nothing_is_none(endpoint):
+    """As of a tokenizer for which a long word is one token, or of a server that cuts texts."""
+    encoder = cr2fast.EndpointEncoder(endpoint.url, "m")
+    assert encoder.count_tokens("internationalization") == 1
+    assert encoder.count_tokens("a" * 32) == 8
+    assert encoder.count_tokens("a" * 10**6) == 250_000
+    assert encoder.count_tokens("word " * 1000) == 1000
+    system = "Be brief. " * 5
+    assert encoder.count_turns([system, "a" * 10**4], "a" * 10**4) == 2_513
+
+
 def test_vectors_get_unit_length_unless_told_otherwise(endpoint):
     endpoint.vector = lambda text: 3 * vector_of(text)
     encoder = cr2fast.EndpointEncoder(endpoint.url, "m")

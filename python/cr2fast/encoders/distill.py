@@ -31,6 +31,7 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error, StaticEncoder, thread_count
 from cr2fast._util.checks import check_threads, check_type, real, shown, whole
 from cr2fast._util.progress import Shows, item_bar
+from cr2fast.encoders.counting import bert_vocabulary
 from cr2fast.encoders.onnx import Encoder
 
 Matrix = npt.NDArray[np.float32]
@@ -109,7 +110,7 @@ def distill(
             raise Cr2Error(f"{name}: expected a positive number, got {shown(value)}")
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise Cr2Error("texts: expected a sequence of strings, got something else in it")
-    vocabulary = _vocabulary(encoder.tokenizer_json)
+    vocabulary = bert_vocabulary(encoder.tokenizer_json)
     for name, given, n in (("vectors", vectors, len(vocabulary)), ("targets", targets, len(texts))):
         if given is not None and np.shape(given) != (n, encoder.dim):
             raise Cr2Error(f"{name}: expected shape {(n, encoder.dim)}, got {np.shape(given)}")
@@ -235,7 +236,7 @@ def token_vectors(encoder: Encoder, *, threads: int = 0, progress: Shows = True)
     progress : bool
         Draw a progress bar.
     """
-    n = len(_vocabulary(encoder.tokenizer_json))
+    n = len(bert_vocabulary(encoder.tokenizer_json))
     cls, sep = encoder.tokens("")
     out = np.empty((n, encoder.dim), dtype=np.float32)
 
@@ -251,35 +252,3 @@ def token_vectors(encoder: Encoder, *, threads: int = 0, progress: Shows = True)
             list(pool.map(run, part))
             update(len(part))
     return out
-
-
-def _vocabulary(document: dict[str, Any]) -> list[str]:
-    """Tokens by id of BERT's uncased tokenizer; an error for any other."""
-    model, normalizer = document.get("model") or {}, document.get("normalizer") or {}
-    expected = {
-        "normalizer": (
-            normalizer.get("type"),
-            normalizer.get("lowercase"),
-            normalizer.get("clean_text"),
-            normalizer.get("handle_chinese_chars"),
-            normalizer.get("strip_accents") in (None, True),
-        )
-        == ("BertNormalizer", True, True, True, True),
-        "pre_tokenizer": (document.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer",
-        "model": (
-            model.get("type"),
-            model.get("continuing_subword_prefix"),
-            model.get("max_input_chars_per_word"),
-            model.get("unk_token"),
-        )
-        == ("WordPiece", "##", 100, "[UNK]"),
-    }
-    if wrong := [name for name, good in expected.items() if not good]:
-        raise Cr2Error(
-            f"encoder: expected BERT's uncased WordPiece tokenizer, got another {wrong[0]}: "
-            f"{str(document.get(wrong[0]))[:120]}"
-        )
-    tokens = sorted(model["vocab"].items(), key=lambda item: int(item[1]))
-    if [i for _, i in tokens] != list(range(len(tokens))):
-        raise Cr2Error("encoder: expected a vocabulary numbered from 0 without gaps, got another")
-    return [t for t, _ in tokens]

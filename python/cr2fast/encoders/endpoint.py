@@ -216,8 +216,9 @@ class EndpointEncoder:
     def count_tokens(self, text: Text) -> int:
         """Tokens of a text as the endpoint counts them (``usage.prompt_tokens``).
 
-        They are scaled by bytes where `max_chars` cut the text; without a count they are a quarter
-        of its bytes, rounded up.
+        They are scaled by bytes where `max_chars` cut the text. They are a quarter of its bytes,
+        rounded up, without a count, and with one of less than a token per 16 bytes, as of a server
+        that cuts texts, or whose tokenizer has one token for a long word.
         """
         string = text_of(text)
         return self.count_turns([string], string)

@@ -23,6 +23,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -35,6 +36,7 @@ from cr2fast._core import Cr2Error, thread_count
 from cr2fast._util.checks import check_choice, check_threads, explained, whole
 from cr2fast._util.optional import require
 from cr2fast.encoders.configuration import Configuration
+from cr2fast.encoders.counting import Counter, counter, encoded
 from cr2fast.encoders.files import EncoderFiles, find
 from cr2fast.encoders.info import EncoderInfo, sha256_of
 from cr2fast.encoders.messages import Text, text_of, texts_of
@@ -46,9 +48,6 @@ Truncation = Literal["head-tail", "head"]
 # `max_tokens` need (a BERT token has four characters on average), and they bound what one text can
 # cost: a tokenizer reads every byte.
 END_CHARS = 16_384
-# A tokenizer's `encode` holds the interpreter's lock, half a microsecond per character, which stops
-# a server's event loop; its batch call does not, but runs on a pool of threads that it starts.
-LONG_CHARS = 2048
 # all-MiniLM-L6-v2 was trained for as many.
 DEFAULT_TOKENS = 256
 # Hidden states (tokens, d) to a vector (d,). Without padding the last token is a text's own.
@@ -223,21 +222,16 @@ class Encoder:
         return out
 
     def count_tokens(self, text: Text) -> int:
-        """Count the tokens of a whole text without special ones: L_in as the tables have it."""
-        special: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        return len(self._encoding(text_of(text))) - special
+        """Tokens that a whole text counts for, special ones left out: L_in, an estimate.
 
-    def _encoding(self, string: str) -> Any:
-        try:
-            string.encode()
-        except UnicodeEncodeError as error:
-            raise Cr2Error(f"text: expected text that UTF-8 can hold, got {error}") from None
-        if len(string) <= LONG_CHARS:
-            return self._tokenizer.encode(string)
-        # The fast one leaves out offsets; older versions of the library have only the other.
-        tokenizer = self._tokenizer
-        batch = getattr(tokenizer, "encode_batch_fast", None) or tokenizer.encode_batch
-        return batch([string])[0]
+        As of :meth:`StaticEncoder.count_tokens`: what the tokenizer does not know counts by its
+        bytes, however long the text is.
+        """
+        return self._counter.count_tokens(text_of(text))
+
+    @cached_property
+    def _counter(self) -> Counter:
+        return counter(self._tokenizer, self.tokenizer_json)
 
     def tokens(self, text: Text) -> list[int]:
         """Token ids that the model reads, special ones among them, cut to `max_tokens`.
@@ -249,7 +243,7 @@ class Encoder:
             string = string.lower()
         if len(string) > 2 * END_CHARS:
             string = f"{string[:END_CHARS]} {string[-END_CHARS:]}"
-        ids: list[int] = self._encoding(string).ids
+        ids: list[int] = encoded(self._tokenizer, string).ids
         if len(ids) <= self.max_tokens:
             return ids
         if self.truncation == "head":

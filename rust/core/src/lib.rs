@@ -46,13 +46,15 @@ pub use decide::edge::{Batch, EdgeSelector, Query, Selection};
 pub use decide::expected::Expected;
 pub use decide::rule::Rule;
 pub use decide::two_stage::{Call, Choice, TwoStage};
+pub use encoder::count::{Reading, of_unknown as unknown_tokens, scaled as endpoint_tokens};
 pub use encoder::endpoint::{
     Embedded, MAX_CHARS as ENDPOINT_CHARS, answer as endpoint_answer, cut as endpoint_text,
-    normalised, question as endpoint_question, tokens as endpoint_tokens,
+    normalised, question as endpoint_question,
 };
 pub use encoder::identity::EncoderInfo;
 pub use encoder::probes::{MAX_PROBES, PROBE_TOLERANCE, Probes};
 pub use encoder::static_encoder::{Settings as StaticSettings, StaticEncoder};
+pub use encoder::wordpiece::WordPiece;
 pub use features::inputs::{Features, check_width, row_of_text};
 pub use features::text::{TEXT_FEATURES, TEXT_SET, text_features};
 pub use file::disk::{read as read_bounded, write as write_whole};
@@ -77,7 +79,6 @@ pub use simd::layers::{ERF_P, ERF_Q, LAYER_NORM_EPS};
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::encoder::wordpiece::WordPiece;
     pub use crate::simd::layers::sigmoid;
     pub use crate::simd::packed::{Packed, PaddedVec};
 }

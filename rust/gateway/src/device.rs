@@ -250,8 +250,7 @@ impl Device {
             };
         }
         let within = job.wish.budget();
-        let tokens = job.ask.texts.in_context(input_tokens);
-        let tokens = tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
+        let tokens = input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
         let too_long = self.context_tokens.is_some_and(|most| tokens > most);
         if encoded.embedding.is_none() {
             let failed = encoded.failure.is_some();

@@ -292,8 +292,7 @@ impl Edge {
             return Ok(Picked { next, selection: None, available: None, waits: None });
         };
         let names = job.brain.models();
-        let tokens = job.ask.texts.in_context(plan.input_tokens);
-        let tokens = tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
+        let tokens = plan.input_tokens.saturating_add(job.ask.max_output_tokens.unwrap_or(0));
         let place = |name: &String| self.models.iter().position(|m| m.upstream.name() == name);
         let places: Vec<Option<usize>> = names.iter().map(place).collect();
         // A device that deferred can take its request back; one that is down or too small cannot.

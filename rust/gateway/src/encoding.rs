@@ -21,7 +21,7 @@ use crate::upstream::Failure;
 pub struct Encoded {
     /// What networks read: e(x), and the router's features; none where there is no text to decide by.
     pub embedding: Option<Vec<f32>>,
-    /// L_in by the encoder's tokenizer: an estimate of what models count.
+    /// L_in: an estimate of what models count, by [`cr2fast_core::Reading`] or by the endpoint.
     pub input_tokens: u64,
     /// Why the endpoint gave no embedding of a text that there is.
     pub failure: Option<Failure>,

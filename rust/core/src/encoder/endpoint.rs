@@ -1,7 +1,7 @@
 //! An encoder behind an OpenAI-compatible `/v1/embeddings`: what it is asked, and what its answer says.
 //!
 //! In: a text. Out: the body of the request; and from the body of the answer e(x), and how many tokens
-//! the text had. Gateway and Python ask by these functions, so that one answer is the same bits in both.
+//! the server says that the text had. Gateway and Python ask by these functions, so that one answer is the same bits in both.
 //! A request holds one text: in a batch, padding may change the vectors. Every byte read is hostile.
 
 use std::borrow::Cow;
@@ -15,8 +15,6 @@ use crate::base::limits::MAX_WIDTH;
 pub const MAX_CHARS: usize = 32_768;
 /// A vector whose length is this near to 1 is taken as it is.
 const UNIT: f64 = 1e-5;
-/// Bytes per token where nobody counts.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// What an endpoint says of a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,19 +129,6 @@ pub fn normalised(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-/// Tokens of `bytes` bytes of text, of which the endpoint saw `sent`, and counted `counted`; a quarter of
-/// the bytes where it counted none.
-pub fn tokens(counted: Option<u64>, sent: usize, bytes: usize) -> u64 {
-    let (sent, bytes) = (sent as u64, bytes as u64);
-    match counted {
-        Some(n) if sent > 0 => {
-            let all = u128::from(n) * u128::from(bytes);
-            u64::try_from(all.div_ceil(u128::from(sent))).unwrap_or(u64::MAX)
-        }
-        _ => bytes.div_ceil(BYTES_PER_TOKEN),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,13 +176,5 @@ mod tests {
         let unit = vec![0.6_f32, 0.8];
         assert_eq!(normalised(unit.clone()), unit);
         assert_eq!(normalised(vec![3.0, 4.0]), [0.6, 0.8]);
-    }
-
-    #[test]
-    fn tokens_scale_with_bytes() {
-        assert_eq!(tokens(Some(10), 40, 40), 10);
-        assert_eq!(tokens(Some(10), 40, 41), 11);
-        assert_eq!(tokens(None, 0, 9), 3);
-        assert_eq!(tokens(Some(u64::MAX), 1, usize::MAX), u64::MAX);
     }
 }

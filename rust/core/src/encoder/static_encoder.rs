@@ -166,9 +166,10 @@ impl StaticEncoder {
         self.d
     }
 
-    /// Tokens of a text, however many, special ones left out.
+    /// Tokens that a whole text counts for, special ones left out: more than are summed where it is long, or
+    /// where the vocabulary cannot read it ([`Reading`](crate::Reading)).
     pub fn count_tokens(&self, text: &str) -> usize {
-        self.tokenizer.encode(text).len()
+        self.tokenizer.encode_counted(text).1
     }
 
     /// Ids of the tokens that are summed.
@@ -215,17 +216,17 @@ impl StaticEncoder {
         Ok(out)
     }
 
-    /// Embedding (d,) of a text, and its tokens, however many, special ones left out: the text is
+    /// Embedding (d,) of a text, and its tokens as [`Self::count_tokens`] has them: the text is
     /// tokenized once where the embedding reads all of it.
     pub fn encode_counted(&self, text: &str) -> Result<(Vec<f32>, usize)> {
         if WordPiece::reads_ends(text) {
             return Ok((self.encode(text)?, self.count_tokens(text)));
         }
-        let ids = self.tokenizer.encode(text);
+        let (ids, tokens) = self.tokenizer.encode_counted(text);
         let mut out = vec![0.0; self.stride];
         self.pool(&self.kept(&ids), &mut out)?;
         out.truncate(self.d);
-        Ok((out, ids.len()))
+        Ok((out, tokens))
     }
 
     /// Embeddings (N, d) of texts, each the same bits as alone.

@@ -9,9 +9,6 @@ use serde_json::value::RawValue;
 
 use crate::refusal::Refusal;
 
-/// Bytes per token above which a count is not believed; English prose has four to five.
-const MOST_BYTES: u64 = 8;
-
 /// The texts of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
@@ -32,14 +29,6 @@ impl Texts {
     /// Bytes of all texts.
     pub fn len(&self) -> usize {
         self.all.iter().map(String::len).sum()
-    }
-
-    /// Tokens that a model's context must hold for these texts, of which an encoder counted so many.
-    ///
-    /// An encoder counts a word of more than 100 characters as one token, and so a whole text without spaces.
-    /// Hardly a text has more than [`MOST_BYTES`] bytes per token of a model.
-    pub fn in_context(&self, counted: u64) -> u64 {
-        counted.max(self.len() as u64 / MOST_BYTES)
     }
 
     /// Whether there is no text at all.

@@ -118,6 +118,41 @@ async fn an_edge_keeps_limits_too_and_what_it_cannot_keep_the_device_does() {
 }
 
 #[tokio::test]
+async fn a_word_that_the_vocabulary_lacks_costs_by_its_length() {
+    let world = World::new();
+    let gateway = world.start(&device("http://127.0.0.1:1", "http://127.0.0.1:1")).await;
+    let core = TwoStage::new(&world.router, 1.0, 0.05, Rule::EdgeOnly).unwrap();
+    let at = async |text: &str, usd: f64| {
+        let limit = (LIMITS[2], &*usd.to_string());
+        post(&gateway.url, "/v1/route", &chat("cr2fast", text), &[limit]).await.json()
+    };
+    let mut rng = Rng::new(5);
+    // One unknown word each, so one embedding.
+    let (short, long) = std::iter::repeat_with(|| rng.words())
+        .map(|words| (format!("{words} ก"), format!("{words} {}", "ก".repeat(900))))
+        .find(|(short, _)| !world.core().route_text(short, &world.encoder, false).unwrap().local)
+        .unwrap();
+    assert_eq!(world.encoder.encode(&short).unwrap(), world.encoder.encode(&long).unwrap());
+    let free = at(&short, 1e6).await;
+    let costly = at(&long, 1e6).await;
+    assert_eq!((&free["why"], &costly["why"]), (&"deferred".into(), &"deferred".into()));
+    let tokens = |told: &serde_json::Value| told["n_input_tokens_estimated"].as_u64().unwrap();
+    assert_eq!(tokens(&free), world.encoder.count_tokens(&short) as u64);
+    assert_eq!(tokens(&costly), tokens(&free) + 899);
+    let x = world.encoder.encode(&short).unwrap();
+    let route = |n: u64, usd: f64| {
+        let call =
+            Call { budget: Budget { usd: Some(usd), ..Budget::default() }, ..Call::default() };
+        core.route(&x, n as f64, &call).unwrap().model
+    };
+    let limits = (-20..10).map(|power| 2_f64.powi(power));
+    let usd = limits.into_iter().find(|usd| route(tokens(&free), *usd) > 0).unwrap();
+    assert_eq!(at(&short, usd).await["place"], "edge");
+    let kept = at(&long, usd).await;
+    assert_eq!((&kept["place"], &kept["why"]), (&"device".into(), &"budget".into()));
+}
+
+#[tokio::test]
 async fn limits_that_mean_nothing_are_refused() {
     let world = World::new();
     let gateway = world.start(&device("http://127.0.0.1:1", "http://127.0.0.1:1")).await;

@@ -118,9 +118,22 @@ async fn what_text_does_not_decide_and_what_is_too_long_goes_to_the_edge() {
     assert_eq!(reply.place().2, "too-long");
     let much = format!("{{\"max_tokens\": 1000, {}", &chat("cr2fast", &accepted)[1..]);
     assert_eq!(ask(&gateway.url, &much).await.place().2, "too-long");
-    // An encoder counts what has no spaces as one word.
-    let whole = chat("cr2fast", &"สวัสดี".repeat(500));
-    assert_eq!(ask(&gateway.url, &whole).await.place().2, "too-long");
+    // A vocabulary has one token for the first five, and none for the others.
+    for (part, times) in [
+        ("สวัสดี", 251),
+        ("さようなら", 201),
+        ("a", 3_001),
+        ("aGVsbG8gd29ybGQ", 201),
+        ("🙂", 751),
+        (" ", 16_016),
+        ("\u{200b}", 1_001),
+    ] {
+        let whole = chat("cr2fast", &part.repeat(times));
+        assert_eq!(ask(&gateway.url, &whole).await.place().2, "too-long", "{part}");
+        let less = chat("cr2fast", &part.repeat(times - 1));
+        let told = post(&gateway.url, "/v1/route", &less, &[]).await.json();
+        assert_ne!(told["why"], "too-long", "{part}");
+    }
     assert_eq!(local.count(), 0);
 }
 

@@ -33,7 +33,8 @@ fn endpoint_answer<'py>(
     Ok((out1(py, &vector), said.prompt_tokens))
 }
 
-/// Tokens of `n_bytes` bytes of text, of which the endpoint saw `sent` and counted `counted`.
+/// Tokens of `n_bytes` bytes of text, of which the endpoint saw `sent` bytes and counted `counted` tokens: as
+/// many per byte; a quarter of the bytes without a count, or with one below a token per 16 bytes.
 #[pyfunction]
 fn endpoint_tokens(counted: Option<u64>, sent: usize, n_bytes: usize) -> u64 {
     core_crate::endpoint_tokens(counted, sent, n_bytes)

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+pub mod count;
 pub mod endpoint;
 pub mod messages;
 pub mod static_encoder;
@@ -46,6 +47,7 @@ pub fn info<'py>(py: Python<'py>, info: &EncoderInfo) -> PyResult<Bound<'py, PyA
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("EncoderInfo", info_class(m.py())?)?;
     m.add_class::<static_encoder::StaticEncoder>()?;
+    count::register(m)?;
     endpoint::register(m)?;
     m.add_function(wrap_pyfunction!(messages::text_of, m)?)?;
     m.add_function(wrap_pyfunction!(messages::texts_of, m)?)

@@ -166,7 +166,11 @@ impl StaticEncoder {
         Ok(out.into_any())
     }
 
-    /// Tokens of a text, special ones left out, however many: L_in as the tables count it.
+    /// Tokens that a whole text counts for, special ones left out: L_in, an estimate of what models count.
+    ///
+    /// They are the vocabulary's, except where it cannot read the text. A word that it does not know, or of more
+    /// than 100 characters, has a token per three bytes. No text has fewer than a token per three bytes of
+    /// control, format and combining characters and per 16 bytes of all else, white space included.
     fn count_tokens(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<usize> {
         let text = one_text(text)?;
         Ok(py.detach(|| self.0.count_tokens(&text)))
