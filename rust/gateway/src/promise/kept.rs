@@ -10,7 +10,8 @@ use cr2fast_core::{DeviceRouter, Whose};
 use serde_json::{Value, json};
 
 use super::point::{Counted, Known, Place, Point, Rules};
-use super::{Decided, Queue, state};
+use super::queue::Queue;
+use super::{Decided, state};
 
 /// Points of one (λ, α).
 #[derive(Debug, Default)]

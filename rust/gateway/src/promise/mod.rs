@@ -13,11 +13,12 @@
 mod gauges;
 mod kept;
 mod point;
+mod queue;
 mod state;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -27,6 +28,7 @@ use crate::config::{Config, ConfigError, PromiseConfig};
 use crate::link::Measured;
 use crate::log::Log;
 use point::Rules;
+use queue::{Queue, Work};
 use worker::{Saver, Worker, save};
 
 pub use point::{Known, Place, Point};
@@ -73,30 +75,6 @@ pub struct Decided {
     pub measured: Measured,
 }
 
-enum Work {
-    Label(Box<Decided>),
-    /// Say when all before it is counted.
-    Flush(oneshot::Sender<()>),
-    /// Write the state, and end.
-    Stop,
-}
-
-/// The queue's end on the requests' path.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    work: SyncSender<Work>,
-    gauges: Gauges,
-}
-
-impl Queue {
-    /// Hand over a decision; never waits.
-    pub fn put(&self, decided: Decided) {
-        if self.work.try_send(Work::Label(Box::new(decided))).is_err() {
-            self.gauges.dropped.inc();
-        }
-    }
-}
-
 /// The watch of a gateway, over all routers that it loads.
 #[derive(Debug)]
 pub struct Promise {
@@ -118,7 +96,7 @@ impl Promise {
         let Some(settings) = &config.promise else { return Ok(None) };
         let rules = Rules::from(settings);
         let (work, decided) = sync_channel(settings.queue);
-        let queue = Queue { work, gauges: gauges.clone() };
+        let queue = Queue::new(work, gauges.clone());
         let first = Kept::new(rules, judge.router(), queue.clone());
         if let Restored::Aside(path, router) = restore(config, settings, judge, &first)? {
             let aside = aside(&path, &router);
@@ -151,7 +129,7 @@ impl Promise {
     pub fn check(config: &Config, judge: &dyn Judge) -> Result<Vec<String>, ConfigError> {
         let Some(settings) = &config.promise else { return Ok(vec![]) };
         let (work, _) = sync_channel(1);
-        let queue = Queue { work, gauges: Gauges::default() };
+        let queue = Queue::new(work, Gauges::default());
         let kept = Kept::new(Rules::from(settings), judge.router(), queue);
         let mut lines = vec![format!(
             "watches the promise: δ = {}, {} thresholds, on an alarm: {}",

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::point::{Label, Raised, Rules};
-use super::{Decided, Gauges, Kept, Work, state};
+use super::queue::Work;
+use super::{Decided, Gauges, Kept, state};
 use crate::log::{AlarmRecord, Line, Log, SCHEMA, now};
 
 /// Write the state; what goes wrong is counted and said.
@@ -48,7 +49,7 @@ impl Worker {
         let mut unsaved = false;
         loop {
             match work.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(Work::Label(decided)) => {
+                Ok(Work::Label(decided, _room)) => {
                     unsaved = true;
                     // An alarm outlives whatever comes next.
                     if self.label(*decided) {
