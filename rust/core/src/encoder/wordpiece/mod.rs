@@ -109,7 +109,7 @@ impl WordPiece {
         (words.ids, Reading { ids, bytes: text.len(), ..words.beside })
     }
 
-    /// The same of a text's ends: [`END_CHARS`] characters from either side of a longer one, as if
+    /// The same of a text's ends: `END_CHARS` characters from either side of a longer one, as if
     /// white space stood between them. Bounds the work, whatever comes.
     pub fn encode_ends(&self, text: &str) -> Vec<u32> {
         let mut words = Words::new(self);
