@@ -29,6 +29,12 @@ class Slow:
         return ENCODER.count_tokens(text)
 
 
+class Told(Slow):
+    """One that says what it reads at most."""
+
+    max_tokens = ENCODER.max_tokens
+
+
 class Blank:
     """Knows no token of any text."""
 
@@ -99,3 +105,31 @@ def test_lengths_do_not_matter_and_a_text_without_a_direction_says_nothing():
         check_texts(TEXTS, -x, ids, ENCODER, "x", "y")
     with pytest.raises(Cr2Error, match="cosine 0.000"):
         check_texts(TEXTS, 0 * x, ids, ENCODER, "x", "y")
+
+
+def test_a_text_longer_than_the_encoder_reads_says_nothing():
+    # Embeddings may have been made with another cut of long texts, as MMLU-Pro's were.
+    x, ids = ENCODER.encode(TEXTS), [str(i) for i in range(N)]
+    most = ENCODER.max_tokens - 2
+    for texts in ([*TEXTS[:-1], "b " * (most + 1)], ["a " * (most + 1), *TEXTS[1:]]):
+        check_texts(texts, x, ids, ENCODER, "x", "y")
+        check_texts(texts, x, ids, Told(), "x", "y")
+    with pytest.raises(Cr2Error, match=r"'299' \(1 such rows of 300 compared\)"):
+        check_texts([*TEXTS[:-1], "b " * most], x, ids, ENCODER, "x", "y")
+    with pytest.raises(Cr2Error, match=r"'0' \(1 such rows of 299 compared\)"):
+        check_texts(["b", "b " * 65, *TEXTS[2:]], x, ids, ENCODER, "x", "y")
+    # A sample is of the rows that tell, however few.
+    swapped = ["a " * (most + 1)] * (N - 2) + [TEXTS[-1], TEXTS[-2]]
+    with pytest.raises(Cr2Error, match=r"'298' \(2 such rows of 2 compared\)"):
+        check_texts(swapped, x, ids, Told(), "x", "y")
+
+
+def test_mmlu_pro_is_read_with_its_own_encoder(data_dir):
+    encoder = cr2fast.Encoder.load("minilm", cache=0)
+    read = cr2fast.datasets.load_folder(data_dir, None, encoder, progress=False)
+    table = read.table
+    assert len(table) == 12_032
+    assert table.encoder.sha256 == encoder.info.sha256
+    x, ids, texts = table.embeddings, table.query_ids, table.extra["text"]
+    with pytest.raises(Cr2Error, match=r"3[12] such rows of 32 compared"):
+        check_texts([*texts[1:], texts[0]], x, ids, encoder, "encoder", "y")

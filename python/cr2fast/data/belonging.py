@@ -19,6 +19,9 @@ from cr2fast._core import Cr2Error, StaticEncoder
 _ALL = 100_000
 _SAMPLE = 32
 _CHUNK = 4096
+# What is taken for the most that an encoder reads which does not say it, an endpoint's say.
+_READ_TOKENS = 256
+_BYTES_PER_TOKEN = 4
 # What another processor or a rounding to half precision moves a vector by is far smaller, what
 # another text or another encoder does far larger.
 _LEAST_COSINE = 0.99
@@ -40,7 +43,8 @@ def check_texts(
     Parameters
     ----------
     texts : sequence of (str or None), (N,)
-        Rows without a text are passed over.
+        Rows without a text are passed over, and those whose text is longer than the encoder reads:
+        the embeddings may have been made with another cut.
     embeddings : ndarray of float32, (N, d)
         Of any length: directions are compared.
     ids : sequence of str, (N,)
@@ -59,9 +63,7 @@ def check_texts(
     Cr2Error
         A row's cosine is 0.99 or less, or its width another.
     """
-    rows = np.array([i for i, text in enumerate(texts) if isinstance(text, str)], dtype=np.int64)
-    most = _ALL if isinstance(encoder, StaticEncoder) else _SAMPLE
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64))]
+    rows = _telling(texts, encoder, _ALL if isinstance(encoder, StaticEncoder) else _SAMPLE)
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
         made = encoder.encode([texts[i] for i in part.tolist()])
@@ -85,6 +87,27 @@ def check_texts(
                 f"{what}: expected embeddings that {encoder.info.id[:200]} gives the texts of "
                 f"their rows, got one of cosine {cosines[at]:.3f} with its text's for "
                 f"{ids[part[at]][:200]!r} ({bad.size} such rows of {len(part)} compared): it "
-                f"belongs to another text, or is of another encoder or of one that cuts long texts "
-                f"elsewhere; {remedy}"
+                f"belongs to another text, or is of another encoder; {remedy}"
             )
+
+
+def _telling(texts: Sequence[Any], encoder: Any, most: int) -> npt.NDArray[np.int64]:
+    """At most so many rows, spread evenly, whose texts the encoder reads whole."""
+    rows = [i for i, text in enumerate(texts) if isinstance(text, str)]
+    # A golden-ratio sequence: any first part of it is spread evenly.
+    order = np.argsort(np.arange(len(rows)) * 0.6180339887498949 % 1.0, kind="stable")
+    found: list[int] = []
+    for k in np.argsort(order, kind="stable").tolist():
+        if len(found) == most:
+            break
+        if _read_whole(texts[rows[k]], encoder):
+            found.append(rows[k])
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _read_whole(text: str, encoder: Any) -> bool:
+    limit = getattr(encoder, "max_tokens", None)
+    if limit is None:  # An endpoint is not asked for what it would count.
+        return len(text.encode(errors="replace")) <= _READ_TOKENS * _BYTES_PER_TOKEN
+    # Two of them may be special ones.
+    return bool(encoder.count_tokens(text) <= limit - 2)
