@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown, some
 from cr2fast._util.optional import require
-from cr2fast.data import calls, columns, frames, reading
+from cr2fast.data import calls, columns, frames, reading, statuses
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,10 +33,10 @@ def read(
     incomplete: str,
 ) -> tuple[frames.Aligned, tuple[str, ...]]:
     """Read; the second of what is returned are the models, the local one first."""
-    frame = calls.read(log, names, ("model", "score", "text"))
+    notes: list[str] = []
+    frame = calls.read(log, names, ("model", "score", "text"), notes)
     models = (local, *(others(frame, local) if edge is None else edge))
     check_models(frame, models)
-    notes: list[str] = []
     good = _good(frame, models, notes)
     good = _counted(good, maker, notes)
     good = _joined(good, _ids(good, names, notes), notes)
@@ -132,9 +132,10 @@ def _good(frame: pl.DataFrame, models: Sequence[str], notes: list[str]) -> pl.Da
     polars = require("polars", "lab")
     kept = frame.filter(polars.col("model").is_in(list(models)))
     _left_out(notes, len(frame) - len(kept), "calls of other models")
+    notes += statuses.left_out(int(kept["failed"].sum()), kept["odd"].to_list())
     graded = kept.with_columns(score=columns.grades(kept["score"], "log.score"))
+    graded = graded.filter(~polars.col("failed"))
     for rule, what in (
-        (~polars.col("failed"), "failed calls"),
         (polars.col("score").is_not_null(), "calls without a score"),
         (polars.col("text").is_not_null(), "calls without a prompt"),
     ):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from cr2fast._core import Cr2Error, text_of
 from cr2fast._util.checks import shown
 from cr2fast._util.optional import require
-from cr2fast.data import jsonlines, names, source
+from cr2fast.data import clocks, jsonlines, names, source, statuses
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,14 +28,17 @@ COLUMNS = (
     "started", "ended", "answer", "error", "status", "currency",
 )  # fmt: skip
 TOKENS = ("prompt_tokens", "completion_tokens")
-_FAILED = ("fail", "failure", "failed", "error", "timeout", "exception", "cancelled", "canceled")
-_NO_ERROR = ("", "null", "none", "nan", "n/a", "false", "0", "[]", "{}", "ok", "success")
 _DOLLARS = ("USD", "$", "US$", "")
 # Objects within objects that become columns, `usage.prompt_tokens`.
 _DEPTH = 3
 
 
-def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> pl.DataFrame:
+def read(
+    log: Any,
+    columns: Mapping[str, str] | None,
+    needed: Sequence[str],
+    notes: list[str] | None = None,
+) -> pl.DataFrame:
     """Read a log.
 
     Parameters
@@ -46,15 +48,17 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
         What the log calls our columns, where it is no usual name.
     needed : sequence of str
         Our columns that the log must have.
+    notes : list of str, optional
+        Where what was not read is said.
 
     Returns
     -------
     polars.DataFrame
         The columns of :data:`COLUMNS` but for messages, milliseconds, started, ended, status and
         currency:
-        `text` has what a chat's last user turn says, `seconds` what clocks say, and `failed`
-        whether the call failed. `row` counts the log's rows. Other columns stand behind, as
-        ``other.<name>``.
+        `text` has what a chat's last user turn says, `seconds` what clocks say, `failed` whether
+        the call is left out, `odd` its status where that is why and nobody knows the word. `row`
+        counts the log's rows. Other columns stand behind, as ``other.<name>``.
     """
     polars = require("polars", "lab")
     frame = flat(source.frame(log, "log"))
@@ -71,6 +75,9 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
         own[ours] = _numbers(own[ours], ours)
     _check_currency(own)
     taken = set(found.values())
+    failed, odd = statuses.failed(own["error"], own["status"], found.get("status", ""))
+    clocks_of = (found.get("started", "started"), found.get("ended", "ended"))
+    said: list[str] = [] if notes is None else notes
     pairs = zip(texts(own["text"]), texts(own["messages"]), strict=True)
     known = {
         "row": np.arange(len(frame)),
@@ -83,9 +90,10 @@ def read(log: Any, columns: Mapping[str, str] | None, needed: Sequence[str]) -> 
         "prompt_tokens": own["prompt_tokens"],
         "completion_tokens": own["completion_tokens"],
         "usd": own["usd"],
-        "seconds": _seconds(own),
+        "seconds": _seconds(own, failed, clocks_of, said),
         "answer": _answers(own["answer"]),
-        "failed": _failed(own["error"], own["status"]),
+        "failed": failed,
+        "odd": polars.Series(odd, dtype=polars.String),
     }
     others = {f"other.{c}": frame[c] for c in frame.columns if c not in taken}
     out: pl.DataFrame = polars.DataFrame(known | others)
@@ -214,36 +222,17 @@ def _answered(value: Any) -> str | None:
     return said
 
 
-def _seconds(own: Mapping[str, pl.Series]) -> pl.Series:
+def _seconds(
+    own: Mapping[str, pl.Series], failed: list[bool], names: tuple[str, str], notes: list[str]
+) -> pl.Series:
     """Seconds, milliseconds, or the time between two clocks, whichever the log has."""
     seconds, thousandths = own["seconds"], own["milliseconds"]
     if seconds.null_count() < len(seconds) or thousandths.null_count() < len(thousandths):
         return seconds if seconds.null_count() < len(seconds) else thousandths / 1000
     polars = require("polars", "lab")
-    pairs = zip(own["started"].to_list(), own["ended"].to_list(), strict=True)
-    between = [_between(a, b) for a, b in pairs]
+    between = clocks.seconds(own["started"], own["ended"], failed, names, notes)
     out: pl.Series = polars.Series(between, dtype=polars.Float64)
     return out
-
-
-def _between(start: Any, end: Any) -> float | None:
-    a, b = _instant(start), _instant(end)
-    return None if a is None or b is None else b - a
-
-
-def _instant(value: Any) -> float | None:
-    """Seconds since 1970 of a date, of ISO text, or of a number that counts them."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        except ValueError:
-            return None
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # Clocks that count milliseconds are beyond the year 5000 in seconds.
-        return float(value) / (1000 if value > 1e11 else 1)
-    return None
 
 
 def _check_currency(own: Mapping[str, pl.Series]) -> None:
@@ -256,25 +245,3 @@ def _check_currency(own: Mapping[str, pl.Series]) -> None:
             f"log.usd: expected dollars throughout, got bills in {shown(others)} (column "
             f"currency); convert them first, or read the log without that column"
         )
-
-
-def _failed(error: pl.Series, status: pl.Series) -> list[bool]:
-    pairs = zip(error.to_list(), status.to_list(), strict=True)
-    return [_is_error(e) or _is_bad(s) for e, s in pairs]
-
-
-def _is_error(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() not in _NO_ERROR
-    return value not in (None, False, 0, []) and value == value  # NaN is a hole.
-
-
-def _is_bad(status: Any) -> bool:
-    if isinstance(status, str):
-        word = status.strip().lower()
-        return word in _FAILED or (word.isdecimal() and int(word[:6]) >= 400)
-    return (
-        isinstance(status, (int, float))
-        and not isinstance(status, bool)
-        and (status >= 400 or status < 0)
-    )

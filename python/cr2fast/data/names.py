@@ -88,6 +88,11 @@ UNIT_OF_TIME = (
     "--column milliseconds=latency)"
 )
 
+UNIT_OF_CLOCK = (
+    "a clock that does not count from 1970 has no unit; write a column seconds or milliseconds of "
+    "what each call took"
+)
+
 
 def _canonical(name: object, wanted: Sequence[str]) -> object:
     """Our name behind one that people use: `prompt` is `text`."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from cr2fast._core import CostTable, Cr2Error
 from cr2fast._util.checks import shown
-from cr2fast.data import calls
+from cr2fast.data import calls, statuses
 from cr2fast.data.names import GUESSES, UNIT_OF_TIME, without_unit
 from cr2fast.pricing import regression
 from cr2fast.pricing.prices import PRICES, document
@@ -41,7 +41,8 @@ def from_log(
     names = [local, *edge]
     if len(names) < 2 or len(set(names)) < len(names):
         raise Cr2Error(f"edge: expected other models than the local one, distinct, got {names}")
-    frame = calls.read(log, columns, ("model", *calls.TOKENS))
+    unread: list[str] = []
+    frame = calls.read(log, columns, ("model", *calls.TOKENS), unread)
     _check_models(frame, names)
     models, exact = [], True
     for k, name in enumerate(names):
@@ -53,6 +54,8 @@ def from_log(
     if not timed and (unsaid := without_unit(c.removeprefix("other.") for c in frame.columns)):
         for model in models:
             model["provenance"]["notes"].append(f"{shown(unsaid)} not read: {UNIT_OF_TIME}")
+    for model in models:
+        model["provenance"]["notes"] += unread
     free = billed and not any(m[price] for m in models for price in PRICES if price in m)
     if free and shares is None:
         # Models of one's own: the bills say nothing, the clock does.
@@ -72,7 +75,8 @@ def from_log(
             raise Cr2Error(
                 f"log: expected dollars (tried {list(GUESSES['usd'])}) or seconds (tried "
                 f"{list(GUESSES['seconds'])}, {list(GUESSES['milliseconds'])}) of the calls of "
-                f"every model, got neither for {shown(lacking)}; {UNIT_OF_TIME}"
+                f"every model, got neither for {shown(lacking)}; "
+                f"{'; '.join(unread) or UNIT_OF_TIME}"
             )
         shares = {"price": 1.0} if billed else {"latency": 1.0}
     # Prices that every call agrees with were read off the bills; all else was estimated.
@@ -101,7 +105,7 @@ def _check_models(frame: pl.DataFrame, names: list[str]) -> None:
 def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], bool]:
     """One entry of the table, and whether every call agrees with its prices."""
     rows = frame.filter(frame["model"] == name)
-    failed = int(rows["failed"].sum())
+    notes = statuses.left_out(int(rows["failed"].sum()), rows["odd"].to_list())
     rows = rows.filter(~rows["failed"])
     for column in (*calls.TOKENS, "usd", "seconds"):
         bad = rows.filter(~(rows[column].is_finite() & (rows[column] >= 0)))
@@ -110,7 +114,6 @@ def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], b
                 f"log.{column}: expected numbers, at least 0, got {bad[column][0]} in row "
                 f"{bad['row'][0]}, of {name}"
             )
-    notes = [f"{failed} failed calls left out"] if failed else []
     billed = rows.filter(rows["usd"].is_not_null())
     lacking = billed.filter(billed[calls.TOKENS[0]].is_null() | billed[calls.TOKENS[1]].is_null())
     if len(lacking):
