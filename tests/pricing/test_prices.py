@@ -119,7 +119,11 @@ def test_a_router_learns_and_chooses_in_dollars(splits):
             {"a": {"usd_per_request": 0}, "b": {"usd_per_request": 0}},
             "a model that costs something",
         ),
-        ({"a": 3, "b": {}}, "prices of 'a': expected at least one of"),
+        ({"a": {}, "b": {}}, "prices of 'a': expected at least one of"),
+        (
+            {"a": (1, 1), "b": {}},
+            r"prices of 'a': expected a mapping such as {'usd_per_input_token': .*got \(1, 1\)",
+        ),
     ],
 )
 def test_bad_prices_are_named(given, words):
@@ -299,3 +303,74 @@ def test_bad_arguments_are_named(tmp_path):
         cr2fast.Cr2Error, match="log: expected a file whose name ends in one of .*jsonl"
     ):
         table(tmp_path / "log.xls")
+
+
+def spoilt(row, **values):
+    """A log of which one call has other values."""
+    frame = calls()
+    at = pl.int_range(pl.len()) == row
+    return frame.with_columns(
+        **{c: pl.when(at).then(pl.lit(v)).otherwise(c) for c, v in values.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"usd": 1e6}, "1 of 300 calls left out whose dollars are out of all proportion to the "
+         "others', such as 1e+06 for "),
+        ({"completion_tokens": 2**32 - 1}, " + 4294967295 tokens; mend them"),
+    ],
+)  # fmt: skip
+def test_one_absurd_call_makes_no_absurd_prices(values, words):
+    plain, found = table(calls()), table(spoilt(7, **values))
+    assert prices(found, "small") == pytest.approx(prices(plain, "small"))
+    assert prices(found, "big") == prices(plain, "big")
+    assert any(words in note for note in found.notes), found.notes
+    state = plain.sample_states(1, 0)
+    for costs in (plain, found):
+        t = costs.latency_s([100], [[10, 10, 10]], state)
+        np.testing.assert_allclose(t, [[0.31, 0.41, 0.51]], rtol=1e-6)
+    # Where bills follow no list, as well.
+    noise = pl.col("usd") * (1 + 0.3 * pl.col("prompt_tokens").sin())
+    noisy = [table(frame.with_columns(usd=noise)) for frame in (calls(), spoilt(7, **values))]
+    assert prices(noisy[1], "small") == pytest.approx(prices(noisy[0], "small"), rel=0.05)
+
+
+def test_one_absurd_time_makes_no_absurd_times():
+    found = table(spoilt(7, seconds=1e7))
+    t = found.latency_s([100], [[10, 10, 10]], found.sample_states(1, 0))
+    np.testing.assert_allclose(t, [[0.31, 0.41, 0.51]], rtol=1e-9)
+    assert any("1 of 300 calls left out whose seconds are out of all" in n for n in found.notes)
+
+
+def test_price_lists_of_caches_and_fees_are_in_proportion():
+    # A tenth of a cent per call beside tokens at a millionth; and a hundredth for what was cached.
+    rng = np.random.default_rng(0)
+    n_in, n_out = rng.integers(1, 10**5, 3000).astype(float), rng.integers(1, 3000, 3000) + 0.0
+    usd = 1e-6 * n_in * np.where(rng.random(3000) < 0.5, 0.01, 1) + 4e-6 * n_out + 1e-3
+    assert not regression.far(n_in, n_out, usd, 100.0).any()
+    free = np.where(rng.random(3000) < 0.9, 0, usd)
+    assert not regression.far(n_in, n_out, free, 100.0).any()
+    assert not regression.far(n_in, n_out, 0 * usd, 100.0).any()
+
+
+@pytest.mark.parametrize("count", [2.0**40, 1.5])
+def test_counts_that_are_none_are_refused_as_read_log_does(count):
+    log = spoilt(7, completion_tokens=count)
+    with pytest.raises(cr2fast.Cr2Error, match="log.completion_tokens: expected token counts, got"):
+        table(log)
+
+
+def test_seconds_that_do_not_vary_are_said():
+    found = table(calls(seconds=pl.lit(0.5)))
+    assert any(
+        "small: all 300 calls took 0.5 s, so that no token is said to take" in n
+        for n in found.notes
+    )
+    assert not any("R2" in n for n in found.notes)
+    t = found.latency_s([100], [[10, 10, 10]], found.sample_states(1, 0))
+    assert t.tolist() == [[0.5, 0.5, 0.5]]
+    exact = "\n".join(table(calls()).notes)
+    assert "95 % took no longer than it says" in exact
+    assert "half of the calls are within 1 %" in exact

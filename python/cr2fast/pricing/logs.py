@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TIMES = ("beta_pre_s", "beta_dec_s", "tau0_s")
+# How many times the usual a bill, and a time, is out of all proportion: requests do stall.
+_FAR_USD, _FAR_SECONDS = 100.0, 1000.0
+_MOST_TOKENS = 2**32 - 1
 
 
 def from_log(
@@ -114,6 +117,13 @@ def _model(frame: pl.DataFrame, name: str, tier: str) -> tuple[dict[str, Any], b
                 f"log.{column}: expected numbers, at least 0, got {bad[column][0]} in row "
                 f"{bad['row'][0]}, of {name}"
             )
+    for column in calls.TOKENS:
+        bad = rows.filter((rows[column] > _MOST_TOKENS) | (rows[column] != rows[column].floor()))
+        if len(bad):
+            raise Cr2Error(
+                f"log.{column}: expected token counts, got {bad[column][0]:.15g} in row "
+                f"{bad['row'][0]}, of {name}"
+            )
     billed = rows.filter(rows["usd"].is_not_null())
     lacking = billed.filter(billed[calls.TOKENS[0]].is_null() | billed[calls.TOKENS[1]].is_null())
     if len(lacking):
@@ -138,6 +148,22 @@ def _arrays(rows: pl.DataFrame, y: str) -> tuple[F64, F64, F64]:
     return n_input, n_output, values
 
 
+def _usual(
+    calls: tuple[F64, F64, F64], factor: float, what: str, notes: list[str]
+) -> tuple[F64, F64, F64]:
+    """Calls but for those that are out of all proportion, which would make any fit absurd."""
+    n_input, n_output, y = calls
+    off = regression.far(n_input, n_output, y, factor)
+    if off.any():
+        at = int(np.flatnonzero(off)[np.argmax(np.abs(np.log(np.maximum(y[off], 1e-300))))])
+        notes.append(
+            f"{int(off.sum())} of {len(y)} calls left out whose {what} are out of all proportion "
+            f"to the others', such as {y[at]:.6g} for {n_input[at]:.15g} + {n_output[at]:.15g} "
+            f"tokens; mend them in the log"
+        )
+    return n_input[~off], n_output[~off], y[~off]
+
+
 def _untold(found: Coefficients, names: Sequence[str], notes: list[str]) -> None:
     if found.untold:
         which = ", ".join(names[j] for j in found.untold)
@@ -149,7 +175,7 @@ def _untold(found: Coefficients, names: Sequence[str], notes: list[str]) -> None
 
 def _prices(calls: tuple[F64, F64, F64], notes: list[str]) -> tuple[list[float] | list[None], bool]:
     """Prices, or three Nones; and whether every call agrees with them."""
-    n_input, n_output, usd = calls
+    n_input, n_output, usd = _usual(calls, _FAR_USD, "dollars", notes)
     if not len(usd):
         notes.append("no dollars in the log: prices unknown")
         return [None, None, None], False
@@ -177,18 +203,26 @@ def _prices(calls: tuple[F64, F64, F64], notes: list[str]) -> tuple[list[float] 
 
 def _times(calls: tuple[F64, F64, F64], notes: list[str]) -> list[float] | list[None]:
     """Seconds per input token, per output token and per call, or three Nones."""
-    n_input, n_output, seconds = calls
+    n_input, n_output, seconds = _usual(calls, _FAR_SECONDS, "seconds", notes)
     if len(seconds) < 3:
         notes.append("fewer than three calls have seconds: times unknown")
         return [None, None, None]
+    least, most = float(seconds.min()), float(seconds.max())
+    if most - least <= 1e-9 * most:
+        notes.append(
+            f"all {len(seconds)} calls took {most:.4g} s, so that no token is said to take longer: "
+            f"are these seconds measured?"
+        )
+        return [0.0, 0.0, most]
     found = regression.least_squares(n_input, n_output, seconds)
     fit = found.values[0] * n_input + found.values[1] * n_output + found.values[2]
-    off = np.median(np.abs(fit - seconds) / np.maximum(seconds, 1e-12))
+    off = 100 * float(np.median(np.abs(fit - seconds) / np.maximum(seconds, 1e-12)))
     slow = np.quantile(seconds / np.maximum(fit, 1e-12), 0.95)
+    longer = f"at most {slow:.3g} times what it says" if slow >= 1.005 else "no longer than it says"
     notes.append(
         f"times are a least-squares fit over {len(seconds)} calls, the network's part included "
-        f"(R2 {found.r2:.2f}; half of the calls are within {off:.0%}, and 95 % took at most "
-        f"{slow:.3g} times what it says: latencies, and limits on them, are by the fit)"
+        f"(R2 {found.r2:.2f}; half of the calls are within {max(off, 1):.0f} %, and 95 % took "
+        f"{longer}: latencies, and limits on them, are by the fit)"
     )
     if found.values[0] == 0:
         notes.append("seconds do not grow with the prompt: beta_pre_s cannot be told from 0")

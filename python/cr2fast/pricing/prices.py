@@ -75,7 +75,12 @@ def of_prices(
 def _checked(model: str, given: object) -> dict[str, float]:
     """The three prices of a model, of which at least one was given."""
     where = f"prices of {model[:60]!r}"
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(given, Mapping):
+        raise CostTableError(
+            f"{where}: expected a mapping such as {{'usd_per_input_token': 2.5e-06, "
+            f"'usd_per_output_token': 1e-05}}, dollars per token, got {str(given)[:60]}"
+        )
+    if not given:
         raise CostTableError(
             f"{where}: expected at least one of {list(PRICES)}, got none; a model that costs no "
             f"money has usd_per_request 0"

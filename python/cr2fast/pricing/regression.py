@@ -43,6 +43,23 @@ class Coefficients:
     untold: tuple[int, ...]
 
 
+def far(n_input: F64, n_output: F64, y: F64, factor: float) -> npt.NDArray[np.bool_]:
+    """Values that are out of all proportion to the others.
+
+    More than `factor` times what the median call, and as many tokens at the median rate, come to;
+    or less than a thousandth of what these tokens do. A price list spans less: a token that is read
+    from a cache may cost a hundredth of one that is written.
+    """
+    some = y > 0
+    if not some.any():
+        return np.zeros(len(y), bool)
+    tokens = n_input + n_output
+    rate = float(np.median(y[some] / np.maximum(tokens[some], 1)))
+    usual = rate * tokens
+    out: npt.NDArray[np.bool_] = y > factor * (usual + float(np.median(y[some])))
+    return out | (some & (1000 * y < usual) & (tokens > 1000 * np.median(tokens)))
+
+
 def _design(n_input: F64, n_output: F64) -> F64:
     return np.column_stack([n_input, n_output, np.ones_like(n_input)])
 
