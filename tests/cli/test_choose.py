@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,3 +106,46 @@ def test_route_needs_a_point(routed, tmp_path, capsys):
     code, _, err = run(capsys, "route", routed, *x, "--lam", 1, "--point", tmp_path / "p.json")
     assert code == 2
     assert "--point and --lam: expected one of them, got both" in err
+
+
+@pytest.mark.parametrize("stdout", ["> /dev/full", "| true", "| head -1"])
+@pytest.mark.parametrize("command", ["choose", "calibrate", "costs", "fit"])
+def test_files_are_written_whether_or_not_anybody_listens(
+    command, stdout, routed, folder, tmp_path
+):
+    made, data = tmp_path / "made", f"--data {folder}"
+    line = {
+        "choose": f"choose {routed} {data} --min-accuracy 0.1 --write {made}",
+        "calibrate": f"calibrate {routed} {data} -o {made}",
+        "costs": f"costs --price a=0,0 --price b=2,8 -o {made}",
+        "fit": f"fit {data} -o {made} --teacher-epochs 1 --gate-epochs 1 2>&1",
+    }[command]
+    done = subprocess.run(
+        f"{sys.executable} -m cr2fast {line} {stdout}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.stat().st_size > 100
+    assert "Traceback" not in done.stderr
+    full = "No space left on device" in done.stderr
+    assert full == (stdout == "> /dev/full" and command != "fit"), done.stderr
+    # What a shell sees of the command itself.
+    assert done.returncode == (2 if ">" in stdout else 0)
+    {
+        "choose": cr2fast.OperatingPoint.read,
+        "costs": lambda p: cr2fast.CostTable.from_json(p.read_text()),
+    }.get(command, cr2fast.Router.load)(made)
+
+
+def test_what_writes_nothing_ends_where_nobody_listens(routed):
+    done = subprocess.run(
+        f"{sys.executable} -m cr2fast inspect {routed} > /dev/full",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "cr2fast inspect: error: No space left on device\n"

@@ -164,10 +164,13 @@ def test_a_static_encoder_is_distilled_on_the_logs_training_part(log, known, cap
         return Made()
 
     monkeypatch.setattr("cr2fast.encoders.distill.distill", distill)
-    code, _, err = run(capsys, "distill-encoder", "--log", log, "-o", log.parent / "s.safetensors")
+    code, out, err = run(
+        capsys, "distill-encoder", "--log", log, "-o", log.parent / "s.safetensors"
+    )
     assert code == 0, err
     t = cr2fast.RoutingTable.read_log(log, local="device-s", encoder=known, progress=False)
     assert said == t.split_by_content()[0].extra["text"]
+    assert f"next: cr2fast fit --log {log} --encoder {log.parent / 's.safetensors'} --embed" in out
     assert known.seen == t.extra["text"], "distilling embeds nothing of the log"
 
 

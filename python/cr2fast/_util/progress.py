@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +34,9 @@ class Lines:
         if self._said.get(stage) == float("inf"):
             return
         self._said[stage] = now if done < total else float("inf")
-        print(f"{stage}: {done:.4g} of {total} {more}", file=sys.stderr, flush=True)
+        # Work does not end because nobody listens any longer.
+        with suppress(OSError):
+            print(f"{stage}: {done:.4g} of {total} {more}", file=sys.stderr, flush=True)
 
 
 def _unit(stage: str) -> str:

@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_outputs(args)
         result = args.run(args)
+        if (unheard := getattr(args, "unheard", None)) is not None:
+            raise unheard
         if args.json:
             from cr2fast._util.jsontext import json_ready
 

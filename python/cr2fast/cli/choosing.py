@@ -99,9 +99,10 @@ def choose(args: argparse.Namespace) -> Any:
         raise InfeasibleWishError(
             str(error).removeprefix("choose: "), error.binding, error.nearest
         ) from None
-    inputs.say(args, str(point))
     if args.write:
         point.write(args.write)
+    inputs.say(args, str(point))
+    if args.write:
         inputs.say(
             args,
             f"wrote {args.write}; next: cr2fast route {args.router} --point {args.write} "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def distill_encoder(args: argparse.Namespace) -> Any:
     inputs.say(
         args,
         f"wrote {args.out}: {made.info.id}, {size / 1e6:.1f} MB, from {len(texts)} texts; next: "
-        f"cr2fast fit --data DIR --encoder {args.out} --embed",
+        f"cr2fast fit {_next_source(args)}",
     )
     return {
         "encoder": made.info._asdict(),
@@ -190,6 +191,13 @@ def distill_encoder(args: argparse.Namespace) -> Any:
         "bytes": size,
         "record": json.loads(made.record),
     }
+
+
+def _next_source(args: argparse.Namespace) -> str:
+    """The flags that name the same data with the encoder that was made of it."""
+    if args.log is None and args.data is None:
+        return f"--data DIR --encoder {shlex.quote(str(args.out))} --embed"
+    return inputs.given(args, str(args.out), embed=True)
 
 
 def calibrate(args: argparse.Namespace) -> Any:

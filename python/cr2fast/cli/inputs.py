@@ -287,17 +287,18 @@ def part(args: argparse.Namespace, table: Any, name: str) -> Any:
         raise
 
 
-def given(args: argparse.Namespace) -> str:
-    """The flags that name the data, for the next command."""
+def given(args: argparse.Namespace, encoder: str | None = None, embed: bool = False) -> str:
+    """The flags that name the data, for the next command, and perhaps another encoder."""
     logged = getattr(args, "log", None) is not None
     words = ["--log", str(args.log)] if logged else ["--data", str(args.data)]
     for ours, theirs in getattr(args, "column", []):
         words += ["--column", f"{ours}={theirs}"]
-    if args.encoder:
-        words += ["--encoder", str(args.encoder)]
+    encoder = encoder or args.encoder
+    if encoder:
+        words += ["--encoder", str(encoder)]
     elif args.encoder_id:
         words += ["--encoder-id", args.encoder_id]
-    return shlex.join([*words, "--embed"] if args.embed else words)
+    return shlex.join([*words, "--embed"] if embed or getattr(args, "embed", False) else words)
 
 
 def features(args: argparse.Namespace) -> bool | list[str] | None:
@@ -378,9 +379,21 @@ def check_rows(args: argparse.Namespace, x: np.ndarray[Any, Any]) -> None:
 def say(args: argparse.Namespace, text: str) -> None:
     """Text for people, on stdout; none where stdout carries the same as JSON."""
     if not args.json:
-        print(text, flush=True)
+        _print(args, text, sys.stdout)
 
 
 def note(args: argparse.Namespace, text: str) -> None:
     """What no document says and people must know: beside the JSON, on stderr."""
-    print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+    _print(args, text, sys.stderr if args.json else sys.stdout)
+
+
+def _print(args: argparse.Namespace, text: str, stream: Any) -> None:
+    """Print; a command that writes a file writes it although nobody listens (`| head`)."""
+    if getattr(args, "unheard", None) is not None:
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        if not (hasattr(args, "out") or any(getattr(args, n, None) for n in ("write", "plots"))):
+            raise
+        args.unheard = error
