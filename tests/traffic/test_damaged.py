@@ -67,6 +67,32 @@ def test_a_log_that_no_threshold_decided_says_what_it_holds(tmp_path, records, r
         replay(late, router, 1.0, 0.05)
 
 
+def test_refused_requests_are_said_by_their_status(tmp_path, records, router):
+    def refused(status, outcome="refused"):
+        blank = {"why": None, "margin": None, "threshold": None, "place": None, "model": None}
+        return blank | {"outcome": outcome, "status": status}
+
+    rows = [r | refused(422) for r in records[:30]] + [r | refused(404) for r in records[30:45]]
+    rows += [r | refused(0, "cancelled") for r in records[45:50]] + records[50:]
+    told = replay(written(tmp_path, rows), router, 1.0, 0.05)
+    assert told.left_out == {
+        "refused before a decision (status 422)": 30,
+        "refused before a decision (status 404)": 15,
+        "cancelled before a decision": 5,
+    }
+    assert "Left out: 30 refused before a decision (status 422), 15 refused" in str(told)
+
+
+def test_an_embedding_that_is_no_json_is_named(tmp_path, records, router):
+    bad = [r | {"embedding": [float("nan"), *r["embedding"][1:]]} for r in records[:400]]
+    others = [r | {"embedding": None} for r in records[400:]]
+    words = r"0 with one; .* 400 lines were not read, such as line 1 of .*\(NaN is no JSON\)"
+    with pytest.raises(Cr2Error, match=words):
+        replay(written(tmp_path, bad + others), router, 1.0, 0.05)
+    with pytest.raises(Cr2Error, match="NaN"):
+        replay(written(tmp_path, bad), router, 1.0, 0.05)
+
+
 def test_an_edges_log_alone_sets_no_thresholds(tmp_path, records, router, sha256):
     blank = {"margin": None, "threshold": None}
     deferred = [r | blank for r in records if r["place"] == "edge"]

@@ -130,12 +130,7 @@ def traffic_of(
     found = opened(log)
     frame = found.frame
     routed = frame.filter(polars.col("why").is_in(ROUTED))
-    left_out = {
-        "for no reason that the log gives" if why is None else str(why): n
-        for why, n in frame.filter(~polars.col("why").is_in(ROUTED).fill_null(False))["why"]
-        .value_counts(sort=True)
-        .rows()
-    }
+    left_out = found.undecided(ROUTED)
     tokens = polars.coalesce("n_input_tokens_estimated", "n_input_tokens")
     usable = routed.filter(polars.col("embedding").is_not_null() & tokens.is_not_null())
     if lacking := routed.height - usable.height:
@@ -155,7 +150,7 @@ def traffic_of(
         raise Cr2Error(
             f"log: expected routed requests with embeddings, got {routed.height} routed of "
             f"{frame.height} and {usable.height} with one; set embedding = true in the gateway's "
-            f"[log]"
+            f"[log]{found.unread()}"
         )
     x, there = rows_of(usable, router, logged_by, _agreeing, encoder)
     lost = dict.fromkeys(_lost(routed, usable), NO_EMBEDDING)

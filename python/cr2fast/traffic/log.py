@@ -8,6 +8,7 @@ gaps, clock steps and duplicates.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,34 @@ class DecisionLog:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def undecided(self, routed: Sequence[str]) -> dict[str, int]:
+        """How many requests have a `why` that is none of these, by why.
+
+        Those without one were refused before anything was decided, as a rule: by outcome and
+        status.
+        """
+        polars = require("polars", "lab")
+        others = self.frame.filter(~polars.col("why").is_in(routed).fill_null(False))
+        counts = others.group_by("why", "outcome", "status").len().sort("len", descending=True)
+        out: dict[str, int] = {}
+        for why, outcome, status, n in counts.rows():
+            if why is not None:
+                words = str(why)
+            elif outcome == "answered":
+                words = "for no reason that the log gives"
+            else:
+                words = f"{outcome} before a decision" + (f" (status {status})" if status else "")
+            out[words] = out.get(words, 0) + n
+        return dict(sorted(out.items(), key=lambda pair: -pair[1]))
+
+    def unread(self) -> str:
+        """What is wrong with the first line that is no row, behind an error; else nothing."""
+        if not self.apart.height:
+            return ""
+        file, line, _, words = self.apart.row(0)
+        lost = self.found.torn + self.found.wrong + self.found.too_long
+        return f". {lost} lines were not read, such as line {line} of {file}: {words}"
 
     def __str__(self) -> str:
         n, f = len(self), self.found
