@@ -216,7 +216,10 @@ def test_one_tidy_table_is_both(tmp_path):
 DAMAGED = {
     "q.jsonl": (b'{"a": 1}\n{"a": \n', "JSON Lines in .*line 2"),
     "twice.jsonl": (b'{"a": 1, "a": 2}\n', "line 1.*the key 'a' stands twice"),
-    "list.jsonl": (b"[1]\n", "line 1, .*where an object belongs"),
+    "list.jsonl": (b"[1]\n", "1 at place 0 of the list, where an object belongs"),
+    "word.jsonl": (b"1\n", "line 1, .*where an object belongs"),
+    "twice.csv": (b"a,b,a\n1,2,3\n", "two columns called 'a'; give each a name of its own"),
+    "twice.tsv": (b"a\tb\tb\n1\t2\t3\n", "two columns called 'b'"),
     "utf8.jsonl": (b'{"a": "\xff"}\n', "line 1"),
     "half.jsonl": (b'{"text": "\\ud800"}\n', "text: expected text that UTF-8 can hold"),
     "deep.jsonl": (b'{"a":' + b"[" * 100_000, "nested too deeply|line 1"),
@@ -282,3 +285,19 @@ def test_what_is_no_table_is_refused(tmp_path):
         QueryTable.read(tmp_path / "none.csv")
     with pytest.raises(cr2fast.Cr2Error, match="queries: expected a query that polars can run"):
         QueryTable.read(pl.LazyFrame({"a": [1]}).select("b"))
+
+
+@pytest.mark.parametrize("front", ["", "\ufeff", "\n  "])
+def test_a_list_under_a_name_of_lines_is_read(front, tmp_path):
+    rows = [{"a": 1, "m": [{"role": "user"}]}, {"a": 2}]
+    expected = tmp_path / "lines.jsonl"
+    expected.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "list.jsonl"
+    path.write_text(front + json.dumps(rows, indent=1))
+    assert source.frame(path, "log").equals(source.frame(expected, "log"))
+
+
+def test_a_name_that_looks_as_if_it_stood_twice_is_a_name(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("a,a_duplicated_0\n1,2\n")
+    assert source.frame(path, "log").columns == ["a", "a_duplicated_0"]

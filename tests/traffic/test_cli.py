@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -162,6 +163,24 @@ def test_a_gateway_is_told_by_its_process_id(tmp_path, monkeypatch):
         with pytest.raises(cr2fast.Cr2Error, match="--reload-pid: expected a process id"):
             traffic._hang_up(file)
     assert len(sent) == 1
+    file.write_bytes(b"\xff")
+    with pytest.raises(cr2fast.Cr2Error, match="--reload-pid: expected a process id in"):
+        traffic._hang_up(file)
+
+
+def test_the_process_id_is_looked_at_before_the_first_look(artifact, log, tmp_path, capsys):
+    base = ("--state", tmp_path / "s", "--lam", "1", "--alpha", "0.05", "--looks", "1")
+    for content, words in (
+        (None, "--reload-pid: expected a file with the gateway's process id, got .*No such file"),
+        ("none", "--reload-pid: expected a process id in .*, got 'none'"),
+    ):
+        pid = tmp_path / "gateway.pid"
+        if content is not None:
+            pid.write_text(content)
+        code, out, err = run(capsys, "watch", log, "--router", artifact, *base, "--reload-pid", pid)
+        assert (code, out) == (2, "")
+        assert re.search(words, err), err
+        assert not (tmp_path / "s").exists()
 
 
 def test_a_log_is_summed_up_by_the_module_itself(log, records, capsys, tmp_path):

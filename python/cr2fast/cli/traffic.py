@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cr2fast._core import Cr2Error
+from cr2fast._util.checks import shown
 from cr2fast.cli import inputs, options
 from cr2fast.cli.words import in_flags
 
@@ -265,6 +266,8 @@ def watch(args: argparse.Namespace) -> Any:
     if args.looks is not None and args.looks < 1:
         raise Cr2Error(f"--looks: expected a number of looks, at least 1, got {args.looks}")
     inputs.writable(args.state, "--state")
+    if args.reload_pid is not None:
+        _process(args.reload_pid)
     watched = Watch(
         args.log,
         args.router,
@@ -313,13 +316,22 @@ def _stream(args: argparse.Namespace) -> Any:
 
 def _hang_up(path: Path) -> None:
     """Send SIGHUP to the process that a file names."""
+    os.kill(_process(path), signal.SIGHUP)
+
+
+def _process(path: Path) -> int:
+    """The process id that a file holds."""
     try:
-        text = path.read_text()
+        text = path.read_bytes()
         number = int(text)
-    except ValueError:
+    except OSError as error:
         raise Cr2Error(
-            f"--reload-pid: expected a process id in {path}, got {text[:40]!r}"
+            f"--reload-pid: expected a file with the gateway's process id, got {path}: "
+            f"{error.strerror}"
         ) from None
+    except ValueError:
+        got = shown(text[:40].decode(errors="replace"))
+        raise Cr2Error(f"--reload-pid: expected a process id in {path}, got {got}") from None
     if number <= 1:
         raise Cr2Error(f"--reload-pid: expected a process id in {path}, got {number}")
-    os.kill(number, signal.SIGHUP)
+    return number

@@ -38,19 +38,26 @@ _INT = 2**63
 
 
 def read(path: Path) -> pl.DataFrame:
-    """Read a file of JSON objects, one per line; empty lines are passed over."""
+    """Read a file of JSON objects, one per line, or a list of them; empty lines are passed over."""
+    if _start(path).startswith(b"["):
+        return _read_list(path)
     with _opened(path) as file:
         return _frame(_objects(file))
 
 
 def read_json(path: Path) -> pl.DataFrame:
     """Read one JSON list of objects, also in an object of an API's answer; else as :func:`read`."""
-    with _opened(path) as file:
-        start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
-    if start.startswith(b"{") and (rows := _wrapped(path)) is not None:
+    if _start(path).startswith(b"{") and (rows := _wrapped(path)) is not None:
         return _frame(iter(rows))
-    if not start.startswith(b"["):
-        return read(path)
+    return read(path)
+
+
+def _start(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+
+
+def _read_list(path: Path) -> pl.DataFrame:
     with _opened(path) as file:
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:

@@ -123,9 +123,22 @@ def _csv(path: Path, separator: str | None = None) -> pl.DataFrame:
     separator = separator or _separator(path)
     options = {"separator": separator, "glob": False, "infer_schema_length": None}
     names = polars.read_csv(path, n_rows=0, separator=separator, glob=False).columns
+    _check_once(path, names, separator)
     words = {name: polars.String for name in names if name in _WORDS}
     found: pl.DataFrame = polars.read_csv(path, schema_overrides=words, **options)
     return found
+
+
+def _check_once(path: Path, names: list[str], separator: str) -> None:
+    """Refuse a name that two columns have: polars gives the second another, and one is lost."""
+    if not any("_duplicated_" in name for name in names):
+        return
+    header = require("polars", "lab").read_csv(
+        path, n_rows=1, has_header=False, infer_schema=False, separator=separator, glob=False
+    )
+    known = [str(name) for name in header.row(0)]
+    if twice := [name for name in known if known.count(name) > 1]:
+        raise Cr2Error(f"two columns called {shown(twice[0])}; give each a name of its own")
 
 
 def _separator(path: Path) -> str:
