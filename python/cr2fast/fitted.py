@@ -69,7 +69,8 @@ class Fitted(Probed):
         Parameters
         ----------
         path : path
-            The file, replaced as a whole: the bytes are written to a temporary file beside it.
+            The file, replaced as a whole, whatever it held: the bytes are written to a temporary
+            file beside it. (The commands refuse to write over a file that they read.)
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,6 +48,9 @@ def test_one_promise_for_the_whole_grid_and_the_papers_recipe(folder, tmp_path, 
     data = ["--data", str(folder)]
     paper = ["--recipe", "paper", "--precision", precision]
     assert cli.main(["fit", *data, "-o", str(path), *paper, *EPOCHS, *LAMS]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"cost weights 0.1 to 20: \S+ % of the queries are better off on the device at \S+, "
+                     r"\S+ % at \S+", said), said  # fmt: skip
     assert cr2fast.Router.load(path).precision == precision
     grid = ["--alphas", "0.1,0.2", "--lams", "0.5,1"]
     assert cli.main(["calibrate", str(path), *data, *grid, "--simultaneous", "0.2"]) == 0

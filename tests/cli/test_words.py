@@ -171,6 +171,20 @@ LINES = [
         "watch log.jsonl --router fitted --state log.jsonl --lam 1 --alpha 1",
         "--state: expected anoth",
     ),
+    (
+        "recalibrate log.jsonl* --router fitted -o log.jsonl",
+        "--out: expected another file than one",
+    ),
+    ("choose fitted --data data @ --min-accuracy 1 --write fitted", "--write: expected another"),
+    ("choose fitted --data data @ --min-accuracy 1 --write ./fitted", "--write: expected another"),
+    ("watch log.jsonl --router fitted --state fitted --lam 1 --alpha 1", "--state: expected anoth"),
+    ("fit --data data --encoder x.npy -o x.npy", "--out: expected another file than one that is"),
+    ("fit --data data @ -o data/queries.parquet", "--out: expected another file than one that is"),
+    ("fit --data data @ -o data/cost_table.json", "--out: expected another file than one that is"),
+    (
+        "calibrate fitted --data data @ -o data/outcomes.parquet",
+        "--out: expected another file than one that is read",
+    ),
     ("fit --log calls.jsonl -o calls.jsonl", "--out: expected another file than one that is read"),
     (
         "costs --log calls.jsonl -o calls.jsonl",

@@ -113,6 +113,28 @@ def test_scores_are_words_or_grades():
         read(log(score=pl.lit(7)))
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("pass", r"got 'pass' \(12 such values\); write true or false for such words"),
+        ("100%", r"got '100%' \(12 such values\); a grade of 50 % is 0.5"),
+        (1.000000001, r"got 1.000000001 \(12 values outside\)"),
+    ],
+)
+def test_what_is_no_score_is_shown_as_it_is_with_advice(value, words):
+    with pytest.raises(cr2fast.Cr2Error, match=words):
+        read(log(score=pl.lit(value)))
+
+
+def test_calls_that_name_no_model_are_said_apart():
+    blank = log().with_columns(model=pl.lit(None, pl.String)).head(3)
+    other = log().with_columns(model=pl.lit("third")).head(2)
+    assert read(pl.concat([log(), blank, other]), edge=["big"]).notes[:2] == (
+        "2 calls of other models left out",
+        "3 calls that name no model left out",
+    )
+
+
 def test_edge_models_are_the_cheapest_first():
     third = log().filter(pl.col("model") == "big")
     cheap = third.with_columns(model=pl.lit("middle"), usd=pl.col("usd") / 2)

@@ -184,6 +184,9 @@ def test_a_state_of_another_watch_or_of_nothing_is_refused(world, serving, tmp_p
         watch(tmp_path, serving, points=[(LAM, 0.1)])
     with pytest.raises(Cr2Error, match="at delta 0.1, got one"):
         watch(tmp_path, serving, delta=0.1)
+    state.write_text("{}")
+    with pytest.raises(Cr2Error, match="got JSON without the field 'schema'; name another"):
+        watch(tmp_path, serving)
     value = json.loads(good)
     value["points"][0]["alpha"] = 0.1
     forged = json.dumps(value).encode()

@@ -154,10 +154,10 @@ def _without_texts(train: Any) -> str:
 
 def _lam_range(found: dict[str, Any]) -> str:
     """The cost weights of a fit, in words."""
-    rates = " to ".join(f"{100 * rate:.3g} %" for rate in found["local_rate"])
+    (first, last), rates = found["local"], [f"{100 * r:.3g} %" for r in found["local_rate"]]
     return (
-        f"cost weights {found['low']:g} to {found['high']:g}; from {found['local'][0]:g} to "
-        f"{found['local'][1]:g} {rates} of the queries are better off on the device"
+        f"cost weights {found['low']:g} to {found['high']:g}: {rates[0]} of the queries are better "
+        f"off on the device at {first:g}, {rates[1]} at {last:g}"
         + (f" ({found['note']})" if found["note"] else "")
     )
 

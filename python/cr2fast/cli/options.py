@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,38 @@ def groups(sub: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse to write over a file that is read: a log is not to be had again."""
-    read = [getattr(args, n, None) for n in ("queries", "costs", "prices", "embeddings", "point")]
-    for name in ("log", "logged_by"):
-        given = getattr(args, name, None)
-        read += given if isinstance(given, list) else [given]
-    taken = {os.path.realpath(p) for p in read if p}
+    """Refuse to write over a file that is read: a log is not to be had again.
+
+    A router is written anew by what changes it, and by nothing else.
+    """
+    taken = {os.path.realpath(p) for p in _read(args)}
+    router = getattr(args, "router", None)
     for name in ("out", "write", "state"):
         path = getattr(args, name, None)
-        if path and os.path.realpath(path) in taken:
+        if not path:
+            continue
+        real = os.path.realpath(path)
+        if real in taken or (name != "out" and router and real == os.path.realpath(router)):
             raise Cr2Error(
                 f"--{name}: expected another file than one that is read, got {shown(str(path))}"
             )
+
+
+def _read(args: argparse.Namespace) -> list[str | Path]:
+    """The files that a command reads, its router aside."""
+    names = ("queries", "costs", "prices", "embeddings", "point", "encoder", "reload_pid")
+    read = [getattr(args, name, None) for name in names]
+    read += getattr(args, "logged_by", [])
+    if (data := getattr(args, "data", None)) is not None:
+        for pattern in ("*queries.*", "*outcomes.*", "cost_table*"):
+            read += data.glob(pattern)
+    log = getattr(args, "log", None)
+    if isinstance(log, list):
+        from cr2fast.traffic.files import sources
+
+        read += log
+        with suppress(OSError, Cr2Error):  # The command itself says what is wrong with its logs.
+            read += [source.path for source in sources(log)]
+    else:
+        read.append(log)
+    return [p for p in read if p]

@@ -131,7 +131,9 @@ def _good(frame: pl.DataFrame, models: Sequence[str], notes: list[str]) -> pl.Da
     """Calls of these models that did not fail, with a prompt and a score."""
     polars = require("polars", "lab")
     kept = frame.filter(polars.col("model").is_in(list(models)))
-    _left_out(notes, len(frame) - len(kept), "calls of other models")
+    unnamed = frame["model"].null_count()
+    _left_out(notes, len(frame) - len(kept) - unnamed, "calls of other models")
+    _left_out(notes, unnamed, "calls that name no model")
     notes += statuses.left_out(int(kept["failed"].sum()), kept["odd"].to_list())
     graded = kept.with_columns(score=columns.grades(kept["score"], "log.score"))
     graded = graded.filter(~polars.col("failed"))

@@ -76,8 +76,11 @@ def grades(column: pl.Series, what: str) -> pl.Series:
         )
         odd = column.filter(values.is_null() & column.is_not_null())
         if len(odd):
+            percent = str(odd[0]).strip().endswith("%")
+            advice = "a grade of 50 % is 0.5" if percent else "write true or false for such words"
             raise Cr2Error(
-                f"{what}: expected true or false, 0 or 1, or grades in [0, 1], got {shown(odd[0])}"
+                f"{what}: expected true or false, 0 or 1, or grades in [0, 1], got {shown(odd[0])} "
+                f"({len(odd)} such values); {advice}"
             )
     elif column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.Null):
         values = column.cast(polars.Float64)
@@ -89,7 +92,7 @@ def grades(column: pl.Series, what: str) -> pl.Series:
     outside = values.filter((values < 0) | (values > 1))
     if len(outside):
         raise Cr2Error(
-            f"{what}: expected true or false, 0 or 1, or grades in [0, 1], got {outside[0]:g} "
+            f"{what}: expected true or false, 0 or 1, or grades in [0, 1], got {outside[0]:.15g} "
             f"({len(outside)} values outside); divide by the best possible grade first"
         )
     return values.cast(polars.Float32)

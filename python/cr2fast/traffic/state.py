@@ -89,7 +89,9 @@ class State:
         try:
             value = json.loads(data)
             state = cls._of(value)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except KeyError as error:
+            raise _no_state(path, f"JSON without the field {error}") from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _no_state(path, explained(error)) from None
         theirs = list(dict.fromkeys((p.lam, p.alpha) for p in state.points))
         if set(theirs) != set(points) or state.delta != delta:
