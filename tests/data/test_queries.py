@@ -76,9 +76,7 @@ def test_chats_are_read_by_their_last_user_turn(name, as_text):
     else:
         frame = pl.DataFrame({name: [json.dumps(c) for c in chats] if as_text else chats})
     t = QueryTable.read(frame, encoder=Counts())
-    # A column of prompts that is text stays what it is in a table of queries.
-    stays = as_text and name == "prompt"
-    assert t.extra["text"] == (frame["prompt"].to_list() if stays else TEXTS)
+    assert t.extra["text"] == TEXTS
 
 
 def test_without_ids_a_query_is_called_by_what_it_says():

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cr2fast._core import Cr2Error, text_of
+from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
 from cr2fast._util.optional import require
-from cr2fast.data import clocks, jsonlines, names, source, statuses
+from cr2fast.data import chats, clocks, jsonlines, names, source, statuses
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,11 +78,17 @@ def read(
     failed, odd = statuses.failed(own["error"], own["status"], found.get("status", ""))
     clocks_of = (found.get("started", "started"), found.get("ended", "ended"))
     said: list[str] = [] if notes is None else notes
-    pairs = zip(texts(own["text"]), texts(own["messages"]), strict=True)
+    prompts, dialogues = (
+        chats.texts(own[c].to_list(), f"log.{found.get(c, c)}", c == "messages")
+        for c in ("text", "messages")
+    )
     known = {
         "row": np.arange(len(frame)),
         "query_id": _words(own["query_id"], "query_id"),
-        "text": [chat if prompt is None else prompt for prompt, chat in pairs],
+        "text": [
+            chat if prompt is None else prompt
+            for prompt, chat in zip(prompts, dialogues, strict=True)
+        ],
         "category": _words(own["category"], "category"),
         "embedding": own["embedding"],
         "model": _words(own["model"], "model"),
@@ -161,43 +167,6 @@ def _numbers(column: pl.Series, what: str) -> pl.Series:
     if not (column.dtype.is_numeric() or column.dtype == polars.Null):
         raise Cr2Error(f"log.{what}: expected numbers, got {column.dtype}")
     return column.cast(polars.Float64)
-
-
-def texts(column: pl.Series) -> list[str | None]:
-    """What was asked: prompts as they are, of chats what the last user turn says."""
-    return [_said(v) for v in column.to_list()]
-
-
-def _said(value: Any) -> str | None:
-    """The text of a prompt or a chat; None where there is none to read."""
-    if isinstance(value, str):
-        value = _chat(value) or value
-    elif isinstance(value, dict):
-        value = value.get("messages")
-    if isinstance(value, str):
-        return value if value.strip() else None
-    if not value:
-        return None
-    try:
-        said: str = text_of(value)
-    except (TypeError, ValueError):
-        # No chat, or none with a user's turn.
-        return None
-    return said if said.strip() else None
-
-
-def _chat(text: str) -> Any:
-    """The messages that a text is the JSON of, or None: most prompts are just text."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        value = value.get("messages")
-    turns = isinstance(value, list) and value and all(isinstance(m, dict) for m in value)
-    return value if turns and all("role" in m for m in value) else None
 
 
 def _answers(column: pl.Series) -> list[str | None]:

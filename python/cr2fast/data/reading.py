@@ -19,7 +19,7 @@ from cr2fast._core import Cr2Error, texts_of
 from cr2fast._util.checks import check_choice, shown, some
 from cr2fast._util.optional import require
 from cr2fast._util.progress import Shows, check_shows
-from cr2fast.data import calls, names, source
+from cr2fast.data import calls, chats, names, source
 from cr2fast.data import columns as kinds
 from cr2fast.data.belonging import check_texts
 from cr2fast.data.embedding import Cache, embed
@@ -154,16 +154,21 @@ def named(
     for ours in needed:
         if ours not in found:
             raise names.missing(ours, frame.columns, what)
-    chats = found.pop("messages", None)
-    said = found.get("text", chats)
+    dialogues = found.pop("messages", None)
+    said = found.get("text", dialogues)
     moved = {theirs: ours for ours, theirs in found.items() if theirs != ours}
     # A column of such a name that is not the one asked for keeps what it says under another.
     moved |= {c: f"other.{c}" for c in moved.values() if c in frame.columns and c not in moved}
     own = frame.rename(moved)
-    if said is not None and ("text" not in found or frame[said].dtype != polars.String):
-        # Chats: what is read is the last user turn.
+    # A column of this very name holds what is embedded; of requests it is the last user turn.
+    if said is not None and (said != "text" or frame[said].dtype != polars.String):
+        values, where = frame[said].to_list(), f"{what}.{said}"
+        if frame[said].dtype == polars.String and "text" in found:
+            read = chats.prompts(values, where)
+        else:
+            read = chats.texts(values, where, "text" not in found)
         found["text"] = said
-        own = own.with_columns(text=polars.Series(calls.texts(frame[said]), dtype=polars.String))
+        own = own.with_columns(text=polars.Series(read, dtype=polars.String))
     text = [c for c in ("query_id", "category", "text") if c in found]
     try:
         own = own.with_columns(polars.col(text).cast(polars.String))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cr2fast._core import Cr2Error, DeviceRouter, StaticEncoder, TwoStage
 from cr2fast._util.checks import check_choice, check_threads, shown
 from cr2fast.calibration import accepted
+from cr2fast.data import chats
 from cr2fast.encoders.info import sha256_of
 from cr2fast.features import looks_at
 from cr2fast.traffic import columns
@@ -132,7 +133,10 @@ class RouteBatches:
         device, two, encoder = self._load()
         kind = columns.kind_of(batch)
         if self.text is not None:
-            chunks = [_encoded(encoder, columns.texts(batch, kind, self.text), self, device)]
+            texts = columns.texts(batch, kind, self.text)
+            if self.text != "text":  # A column of this very name holds what is embedded.
+                texts = chats.prompts(texts, f"batch.{self.text}")
+            chunks = [_encoded(encoder, texts, self, device)]
         else:
             chunks = self._rows(batch, kind, device)
         groups = None if self.group is None else columns.texts(batch, kind, self.group)
