@@ -91,17 +91,6 @@ def test_what_says_that_there_was_no_error_is_none(value):
     assert read(log(error=pl.lit(value))).notes == ()
 
 
-@pytest.mark.parametrize(
-    ("status", "fails"),
-    [(200, False), ("200", False), ("completed", False), (None, False), (429, True), ("503", True),
-     ("FAILED", True), (-1, True), ("timeout", True)],
-)  # fmt: skip
-def test_a_status_says_which_calls_failed(status, fails):
-    there = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(status))
-    t = read(log(status=there))
-    assert len(t) == 6 - fails
-
-
 def test_scores_are_words_or_grades():
     assert read(log(score=pl.lit("True"))).correct.tolist() == [[True, True]] * 6
     graded = read(log(score=pl.col("score") * 0.5 + 0.25))
