@@ -6,6 +6,7 @@ what was left out, how many, and why.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,10 @@ def _good(frame: pl.DataFrame, models: Sequence[str], notes: list[str]) -> pl.Da
         (polars.col("score").is_not_null(), "calls without a score"),
         (polars.col("text").is_not_null(), "calls without a prompt"),
     ):
-        before, graded = len(graded), graded.filter(rule)
-        _left_out(notes, before - len(graded), what)
+        before, graded = graded, graded.filter(rule)
+        said = before.filter(~rule)["unasked"].drop_nulls() if "prompt" in what else ()
+        have = ", ".join(f"{n} have {kind}" for kind, n in Counter(said).most_common())
+        _left_out(notes, len(before) - len(graded), what + (f" ({have})" if have else ""))
     if graded.is_empty():
         raise Cr2Error(
             f"log: expected calls with a prompt and a score that did not fail, got none among "

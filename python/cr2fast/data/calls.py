@@ -55,10 +55,10 @@ def read(
     -------
     polars.DataFrame
         The columns of :data:`COLUMNS` but for messages, milliseconds, started, ended, status and
-        currency:
-        `text` has what a chat's last user turn says, `seconds` what clocks say, `failed` whether
-        the call is left out, `odd` its status where that is why and nobody knows the word. `row`
-        counts the log's rows. Other columns stand behind, as ``other.<name>``.
+        currency: `text` has what a chat's last user turn says, `unasked` what stands there in place
+        of a prompt, `seconds` what clocks say, `failed` whether the call is left out, `odd` its
+        status where that is why and nobody knows the word. `row` counts the log's rows. Other
+        columns stand behind, as ``other.<name>``.
     """
     polars = require("polars", "lab")
     frame = flat(source.frame(log, "log"))
@@ -89,6 +89,7 @@ def read(
             chat if prompt is None else prompt
             for prompt, chat in zip(prompts, dialogues, strict=True)
         ],
+        "unasked": polars.Series(_unasked(own, prompts, dialogues), dtype=polars.String),
         "category": _words(own["category"], "category"),
         "embedding": own["embedding"],
         "model": _words(own["model"], "model"),
@@ -104,6 +105,30 @@ def read(
     others = {f"other.{c}": frame[c] for c in frame.columns if c not in taken}
     out: pl.DataFrame = polars.DataFrame(known | others)
     return out
+
+
+def _unasked(
+    own: Mapping[str, pl.Series], prompts: list[str | None], dialogues: list[str | None]
+) -> list[str | None]:
+    """What stands in place of a prompt, where none was read; null where nothing does."""
+    pairs = zip(own["text"].to_list(), own["messages"].to_list(), strict=True)
+    read = zip(prompts, dialogues, strict=True)
+    return [
+        None if texts != (None, None) else _kind(pair[1] if _is_blank(pair[0]) else pair[0])
+        for pair, texts in zip(pairs, read, strict=True)
+    ]
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _kind(value: Any) -> str | None:
+    if _is_blank(value):
+        return None
+    if isinstance(value, (bool, int, float)):
+        return "a number"
+    return "a chat without a user's turn that says something"
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
