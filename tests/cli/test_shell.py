@@ -202,3 +202,23 @@ def test_small_data_calibrates_from_the_command_line(fitted, splits, tmp_path, c
     few = renamed_rows(splits[0].take(range(60)))
     assert cli.main(command) == 2
     assert "--overlap drop" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_modules_load_is_no_traceback(tmp_path):
+    """Ctrl-C as soon as numpy, the first large import, begins to load."""
+    code = """
+import importlib.abc, os, signal, sys
+class Now(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Now())
+sys.argv = ["cr2fast", "inspect", "x"]
+from cr2fast.cli import script
+assert "numpy" not in sys.modules, "loaded before anybody hears Ctrl-C"
+sys.exit(script())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "cr2fast: interrupted\n")

@@ -1,7 +1,11 @@
-"""The command line: ``cr2fast`` and ``python -m cr2fast``."""
+"""The command line: ``cr2fast`` and ``python -m cr2fast``.
+
+What takes long to import is imported by :func:`main`, which hears Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -9,17 +13,31 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from cr2fast._core import Cr2Error
-from cr2fast.cli.options import check_outputs
-from cr2fast.cli.parser import parser
-from cr2fast.cli.words import said
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status (2 for bad input, 130 for Ctrl-C)."""
     if not _streams():
         return 2
-    args = parser().parse_args(argv)
+    name = "cr2fast"
+    try:
+        # Imports take a third of a second, in which Ctrl-C is pressed too.
+        from cr2fast.cli.parser import parser
+
+        args = parser().parse_args(argv)
+        name = f"cr2fast {args.command}"
+        return _run(args, name)
+    except KeyboardInterrupt:
+        _ignore_interrupts()
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace, name: str) -> int:
+    """Run the command that was typed."""
+    from cr2fast._core import Cr2Error
+    from cr2fast.cli.options import check_outputs
+    from cr2fast.cli.words import said
+
     try:
         check_outputs(args)
         result = args.run(args)
@@ -35,12 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Cr2Error, OSError, ImportError, TypeError) as error:
-        print(f"cr2fast {args.command}: error: {said(error, args)}", file=sys.stderr)
+        print(f"{name}: error: {said(error, args)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        _ignore_interrupts()
-        print(f"cr2fast {args.command}: interrupted", file=sys.stderr)
-        return 130
     return int(getattr(args, "status", 0))
 
 
