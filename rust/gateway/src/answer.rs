@@ -104,48 +104,50 @@ fn write(job: &Job, label: &Label, headers: &mut HeaderMap) {
 
 /// The error where nobody answered; `tried` names the upstreams and how each failed.
 pub fn nobody(tried: &[(String, Failure)], mut trace: Box<Trace>) -> Refusal {
-    let words: Vec<String> =
-        tried.iter().map(|(name, f)| format!("{name}: {}", words(f))).collect();
-    let open = tried.iter().filter_map(|(_, f)| match f {
-        Failure::Open(wait) => Some(wait.as_secs_f64()),
-        _ => None,
-    });
-    let wait = open.fold(None, |least: Option<f64>, x| Some(least.map_or(x, |l| l.min(x))));
-    let late = tried.iter().any(|(_, f)| *f == Failure::Deadline);
-    let (status, code) = match wait {
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstreams_down"),
-        None if tried.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "upstreams_down"),
-        None if late => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
-        None => (StatusCode::BAD_GATEWAY, "upstreams_failed"),
-    };
-    let got = if words.is_empty() { "none that is up".into() } else { words.join("; ") };
-    let message = format!("expected an answer from a model's server, got {got}; retry later");
+    let (status, code) = status_of(tried);
+    let wait = tried.iter().filter_map(|(_, f)| f.wait_s()).min_by(f64::total_cmp);
+    let wait = wait.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(1.0));
     trace.ended("failed");
     trace.record.status = status.as_u16();
-    let refusal = Refusal::new(status, code, message);
-    match wait {
-        Some(seconds) => refusal.retry_after(seconds),
-        None if status == StatusCode::SERVICE_UNAVAILABLE => refusal.retry_after(1.0),
-        None => refusal,
+    let refusal = Refusal::new(status, code, message(tried));
+    wait.into_iter().fold(refusal, Refusal::retry_after)
+}
+
+/// One that asked an edge alone hands on what the edge says.
+fn status_of(tried: &[(String, Failure)]) -> (StatusCode, &'static str) {
+    if let [(_, Failure::Refused(refused))] = tried {
+        return (refused.status, refused.code);
+    }
+    let any = |of: fn(&Failure) -> bool| tried.iter().any(|(_, failure)| of(failure));
+    let full = |f: &Failure| match f {
+        Failure::Status(status, _) => *status == StatusCode::TOO_MANY_REQUESTS,
+        Failure::Refused(refused) => refused.status == StatusCode::TOO_MANY_REQUESTS,
+        _ => false,
+    };
+    if tried.is_empty() || any(|f| matches!(f, Failure::Open(_))) {
+        (StatusCode::SERVICE_UNAVAILABLE, "upstreams_down")
+    } else if tried.iter().all(|(_, f)| full(f)) {
+        (StatusCode::TOO_MANY_REQUESTS, "upstreams_full")
+    } else if any(|f| *f == Failure::Deadline) {
+        (StatusCode::GATEWAY_TIMEOUT, "deadline")
+    } else {
+        (StatusCode::BAD_GATEWAY, "upstreams_failed")
     }
 }
 
-fn words(failure: &Failure) -> String {
-    match failure {
-        Failure::Open(wait) => {
-            format!("left alone for {:.1} s more after failures", wait.as_secs_f64())
-        }
-        Failure::Unreachable => "no connection".into(),
-        Failure::Untrusted => {
-            "no TLS connection: its certificate is not trusted (tls.ca), or it speaks no TLS".into()
-        }
-        Failure::Broken => "a connection that broke before the end".into(),
-        Failure::Deadline => "no content within the deadline".into(),
-        Failure::Status(status) => format!("status {}", status.as_u16()),
-        Failure::ErrorInside => "an error under status 200".into(),
-        Failure::Garbage => "bytes that are no completion".into(),
-        Failure::OtherEncoder => "the vectors of another encoder".into(),
-        Failure::Misfit(what) => format!("refuses this device: {what}"),
-        Failure::TooLarge => "an answer larger than limits.answer_bytes".into(),
+/// What waiting does not mend is not to be tried later.
+fn message(tried: &[(String, Failure)]) -> String {
+    if let [(name, Failure::Refused(refused))] = tried {
+        return format!("{name}: {}", refused.message);
     }
+    let words: Vec<String> =
+        tried.iter().map(|(name, f)| format!("{name}: {}", f.words())).collect();
+    let got = if words.is_empty() { "none that is up".into() } else { words.join("; ") };
+    let advice = match tried {
+        [_, ..] if tried.iter().all(|(_, f)| matches!(f, Failure::Token(_))) => {
+            "; whoever runs this gateway has to set the right token"
+        }
+        _ => "; retry later",
+    };
+    format!("expected an answer from a model's server, got {got}{advice}")
 }

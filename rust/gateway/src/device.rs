@@ -87,13 +87,13 @@ impl Device {
     ) -> Self {
         let upstream = |address: &Address, deadlines| {
             let largest = config.limits.answer_bytes;
-            Arc::new(Upstream::new(address.clone(), deadlines, largest, config.breaker, trust))
+            Upstream::new(address.clone(), deadlines, largest, config.breaker, trust)
         };
         Self {
-            local: upstream(&local.address, local.deadlines),
+            local: Arc::new(upstream(&local.address, local.deadlines)),
             local_model: local.model.clone().unwrap_or_else(|| brain.models()[0].clone()),
             context_tokens: local.context_tokens,
-            edge: upstream(&edge.0, edge.1),
+            edge: Arc::new(upstream(&edge.0, edge.1).of_edge()),
             not_text,
             link: Link::default(),
             warm: Mutex::default(),
@@ -314,6 +314,7 @@ impl Device {
             body: job.ask.body_for(&self.local_model),
             headers: HeaderMap::new(),
             stream: job.ask.stream,
+            named: false,
         }
     }
 
@@ -339,7 +340,8 @@ impl Device {
             Target::Routed { .. } => job.ask.body_for("cr2fast"),
             Target::Model(_) => job.ask.body.clone(),
         };
-        Question { path: job.kind.path(), body, headers, stream: job.ask.stream }
+        let named = matches!(job.ask.target, Target::Model(_));
+        Question { path: job.kind.path(), body, headers, stream: job.ask.stream, named }
     }
 
     /// What an exchange with the edge shows of the link.

@@ -215,6 +215,7 @@ impl Edge {
                 body: job.ask.body_for(&self.models[k].served),
                 headers: HeaderMap::new(),
                 stream: job.ask.stream,
+                named: false,
             };
             trace.asks(upstream.name(), &mut question);
             match upstream.ask(&question).await {

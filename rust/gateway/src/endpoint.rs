@@ -135,7 +135,7 @@ impl Endpoint {
         match &result {
             Ok(_) => ticket.success(),
             // It is this text that it does not take.
-            Err(Failure::Status(status)) if matches!(status.as_u16(), 400 | 413 | 422) => {
+            Err(Failure::Status(status, _)) if matches!(status.as_u16(), 400 | 413 | 422) => {
                 ticket.success();
             }
             Err(failure) => {
@@ -191,7 +191,7 @@ impl Endpoint {
             let mut worst: f64 = 0.0;
             for (i, text) in self.probes.texts().iter().enumerate() {
                 let said = self.ask(text).await.map_err(|failure| {
-                    let words = format!("got no vector of probe {}: {}", i + 1, failure.word());
+                    let words = format!("got no vector of probe {}: {}", i + 1, failure.words());
                     (failure, words)
                 })?;
                 let far = self.probes.distance(i, &said.vector).unwrap_or(f64::INFINITY);
@@ -241,7 +241,7 @@ impl Endpoint {
             _ => Failure::Broken,
         })?;
         if !response.status().is_success() {
-            return Err(Failure::Status(response.status()));
+            return Err(Failure::of_status(response.status(), response.headers()));
         }
         let read = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let bytes = read.map_err(|e| {

@@ -20,6 +20,9 @@ use crate::stop::Stopped;
 use crate::trace::Trace;
 use crate::upstream::{Events, Upstream};
 
+/// How a stream is interrupted whose connection ends.
+const BROKE_OFF: &str = "broke off";
+
 /// The body of an upstream's answer.
 #[derive(Debug)]
 pub enum Out {
@@ -106,7 +109,7 @@ impl Stream {
                         Err(()) => self.interrupted("sent an event without end"),
                     }
                 }
-                Some(Err(_)) => self.interrupted("broke off"),
+                Some(Err(_)) => self.interrupted(BROKE_OFF),
                 None => self.ended(),
             }
         }
@@ -116,7 +119,7 @@ impl Stream {
     fn ended(&mut self) {
         let rest = self.events.end();
         if !self.events.done() && !self.events.failed {
-            return self.interrupted("broke off");
+            return self.interrupted(BROKE_OFF);
         }
         self.held.extend(Some(rest).filter(|rest| !rest.is_empty()));
         self.finished();
@@ -126,7 +129,7 @@ impl Stream {
         self.body = None;
         self.trace.usage(self.events.usage);
         if self.events.failed {
-            self.upstream.breaker.failed();
+            self.upstream.failed_midway(false);
             return self.trace.ended("broken");
         }
         self.trace.ended("answered");
@@ -138,7 +141,7 @@ impl Stream {
         if self.events.done() {
             return self.finished();
         }
-        self.upstream.breaker.failed();
+        self.upstream.failed_midway(how == BROKE_OFF);
         let words = format!("the model's server {how} in the middle of its answer; ask again");
         self.cut("stream_interrupted", &words);
     }

@@ -108,7 +108,7 @@ impl Shadow {
                 line.model = line.model.or(said.map(String::from));
             }
             Ok((head, ..)) => {
-                let status = Failure::Status(head.status).word();
+                let status = Failure::of_status(head.status, &head.headers).word();
                 line.failure = Some(wire::misfit(&head.headers).unwrap_or(status));
             }
             Err(failure) => line.failure = Some(failure.word()),

@@ -7,7 +7,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::StatusCode;
 use serde_json::Value;
 
 use crate::refusal::REFUSAL;
@@ -97,10 +96,7 @@ impl Standing {
 
 /// Whether a failure is a refusal of this device's token.
 fn token(failure: &Failure) -> Option<(Failure, String)> {
-    let Failure::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = failure
-    else {
-        return None;
-    };
+    let Failure::Token(status) = failure else { return None };
     let words = format!(
         "status {}: check that edge.token_env here and access.device_token_env there hold one token",
         status.as_u16()

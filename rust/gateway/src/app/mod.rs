@@ -222,8 +222,15 @@ impl App {
             Role::Device(device) => device.ready(),
             Role::Edge(edge) => (edge.upstreams().iter().any(|u| u.is_up()), None),
         };
-        let reason =
+        let mut reason =
             reason.map_or(String::new(), |r| format!("the edge refuses this device: {r}\n"));
+        for words in self.upstreams().iter().filter_map(|u| u.token_refused()) {
+            reason.extend([&words, "\n"]);
+        }
+        // Requests are answered all the same.
+        if let Some(words) = self.log.trouble() {
+            reason.extend(["the decision log ", &words, "\n"]);
+        }
         if !up {
             let words = format!("every upstream fails\n{reason}");
             return (StatusCode::SERVICE_UNAVAILABLE, words);

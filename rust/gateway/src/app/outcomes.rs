@@ -1,7 +1,7 @@
 //! `/v1/outcomes`: how good an answer was, by its request's id.
 //!
-//! In: `{"id": …, "score": 0 to 1, "place": …}`. Out: a line of the decision log, which readers join to
-//! its request by the id. The last requests are remembered, so that a grade that repeats another is not
+//! In: `{"id": …, "score": 0 to 1, "place": …}`. Out: a line of the decision log, written before the answer
+//! says so, which readers join to its request by the id. The last requests are remembered, so that a grade that repeats another is not
 //! written twice; one of a request that is not remembered is kept too, for it may be late.
 
 use std::collections::{HashMap, VecDeque};
@@ -180,11 +180,13 @@ impl App {
         if let Some(words) = self.recent.lacks(number, place) {
             return Err(Refusal::new(StatusCode::CONFLICT, "not_shadowed", words));
         }
-        // Repeated ones are written, too: the disk may have been full the first time.
+        // Repeated ones are written, too: the disk may have lost the first one since.
         let (ts, of) = (now(), place.word());
         let line = OutcomeRecord { schema: SCHEMA, kind: "outcome", id, ts, score, place: of };
-        if !self.log.offer(Line::Outcome(Box::new(line))) {
-            let words = "expected room in the log's queue, got none; retry later";
+        if let Err(got) = self.log.write(Line::Outcome(Box::new(line))).await {
+            let words = format!(
+                "expected a decision log that takes the grade, got one that does not: {got}; send it again later"
+            );
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", words);
             return Err(refusal.retry_after(1.0));
         }

@@ -45,6 +45,9 @@ impl Checker<'_> {
             return Err(self.wrong(name, "access.device_token_env", expected, name.get_ref()));
         }
         let deadlines = self.deadlines(&file.deadlines)?;
+        let beside = (file.encoder.as_ref(), file.energy.as_ref(), file.traces.as_ref());
+        let upstreams = [("local.url", &file.local.url), ("edge.url", &file.edge.url)];
+        self.elsewhere(&file.listen, &upstreams, beside)?;
         let (local, edge) = (&file.local, &file.edge);
         let of_local = (local.first_content_ms.as_ref(), local.answer_ms.as_ref());
         let of_edge = (edge.first_content_ms.as_ref(), edge.answer_ms.as_ref());
@@ -92,6 +95,9 @@ impl Checker<'_> {
 
     pub fn edge(&self, file: EdgeFile) -> Result<Config> {
         let deadlines = self.deadlines(&file.deadlines)?;
+        let beside = (file.encoder.as_ref(), file.energy.as_ref(), file.traces.as_ref());
+        let upstreams: Vec<_> = file.models.iter().map(|m| ("models.url", &m.url)).collect();
+        self.elsewhere(&file.listen, &upstreams, beside)?;
         let mut models: Vec<ModelConfig> = Vec::with_capacity(file.models.len());
         let mut shown = Shown::default();
         shown.servers.extend(self.encoder_token(file.encoder.as_ref())?);

@@ -11,6 +11,7 @@ mod energy;
 mod explain;
 mod file;
 mod operations;
+mod own;
 mod point;
 mod promise;
 mod tokens;
@@ -268,7 +269,7 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let checker = check::Checker { path, text, env };
-        match file::parse(text) {
+        let config = match file::parse(text) {
             Ok(file::File::Device(file)) => checker.device(*file),
             Ok(file::File::Edge(file)) => checker.edge(*file),
             Err((at, message)) => Err(ConfigError {
@@ -276,6 +277,8 @@ impl Config {
                 line: at.map(|at| check::line(text, at)),
                 message,
             }),
-        }
+        }?;
+        config.apart()?;
+        Ok(config)
     }
 }

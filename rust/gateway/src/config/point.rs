@@ -3,6 +3,8 @@
 //! In: `lam` and `alpha` of `[router]`, or `point`, the JSON that `cr2fast choose --write` wrote. Out:
 //! [`PointConfig`], or the line that is wrong. A chosen point belongs to one router, whose hash it names.
 
+use std::path::PathBuf;
+
 use cr2fast_core::{Error, read_bounded};
 use serde::Deserialize;
 
@@ -22,6 +24,8 @@ pub struct PointConfig {
     pub lam: Lined<f64>,
     /// α.
     pub alpha: Lined<f64>,
+    /// The file of both, where they were chosen.
+    pub file: Option<Lined<PathBuf>>,
     /// SHA-256 of the router's file that the point was chosen for, where one was.
     pub chosen_for: Option<Lined<String>>,
 }
@@ -56,7 +60,7 @@ impl Checker<'_> {
         let path = match (&router.lam, &router.alpha, &router.point) {
             (Some(lam), Some(alpha), None) => {
                 let (lam, alpha) = (self.lined(lam.clone()), self.lined(alpha.clone()));
-                return Ok(PointConfig { lam, alpha, chosen_for: None });
+                return Ok(PointConfig { lam, alpha, file: None, chosen_for: None });
             }
             (None, None, Some(path)) => path,
             (_, _, Some(path)) => {
@@ -91,6 +95,7 @@ impl Checker<'_> {
         }
         let lined = |value| Lined { value, line: at.line };
         let chosen_for = Some(Lined { value: router, line: at.line });
-        Ok(PointConfig { lam: lined(lam), alpha: lined(alpha), chosen_for })
+        let (lam, alpha) = (lined(lam), lined(alpha));
+        Ok(PointConfig { lam, alpha, file: Some(at), chosen_for })
     }
 }

@@ -17,8 +17,8 @@ pub struct LogFile {
     lines: Lines<File>,
     bytes: u64,
     opened: Instant,
-    /// Whether somebody was told that something is wrong, and it still is.
-    told: bool,
+    /// What is wrong, which somebody was told, while it is.
+    trouble: Option<String>,
 }
 
 /// Lines on their way to something that may have no room.
@@ -83,7 +83,7 @@ impl LogFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (file, bytes) = append(path)?;
         let lines = Lines { out: file, torn: false };
-        Ok(Self { path: path.into(), lines, bytes, opened: Instant::now(), told: false })
+        Ok(Self { path: path.into(), lines, bytes, opened: Instant::now(), trouble: None })
     }
 
     /// Whether a file could be opened: one that is there is left as it is, and none is made.
@@ -107,9 +107,14 @@ impl LogFile {
         self.bytes += bytes;
         match error {
             Some(e) => self.tell(&format!("takes no records: {e}")),
-            None => self.told = false,
+            None => self.trouble = None,
         }
         lost
+    }
+
+    /// What is wrong, while it is.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// Whether so many more bytes would make it longer than it may be.
@@ -155,15 +160,15 @@ impl LogFile {
 
     fn begin(&mut self, file: File, bytes: u64) {
         self.lines = Lines { out: file, torn: false };
-        (self.bytes, self.opened, self.told) = (bytes, Instant::now(), false);
+        (self.bytes, self.opened, self.trouble) = (bytes, Instant::now(), None);
     }
 
     /// Say it once until it is mended.
     fn tell(&mut self, words: &str) {
-        if !self.told {
+        if self.trouble.is_none() {
             crate::say(&format!("the decision log {} {words}", self.path.display()));
         }
-        self.told = true;
+        self.trouble = Some(words.into());
     }
 }
 

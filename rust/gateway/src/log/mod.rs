@@ -7,27 +7,31 @@
 mod alarm;
 mod file;
 mod queue;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::config::LogConfig;
 use crate::link::Measured;
 
 use queue::Queue;
+use writer::{Trouble, Writer};
 
 pub use alarm::AlarmRecord;
 pub use file::LogFile;
 
 /// The format of a line.
 pub const SCHEMA: &str = "cr2fast.decision_log/1";
-/// Bytes of one write, about.
-const BATCH: usize = 1 << 16;
+/// For a line to be written that somebody waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a text that a line carries at most: lines wait in memory while the disk is busy.
 const MAX_TEXT: usize = 1 << 16;
 
@@ -248,6 +252,8 @@ pub fn threshold<S: Serializer>(x: &Option<f32>, s: S) -> Result<S::Ok, S::Error
 #[derive(Debug)]
 enum Message {
     Line(Line),
+    /// A line, and whoever waits to hear whether it is written.
+    Awaited(Line, oneshot::Sender<bool>),
     /// The file may have been renamed.
     Reopen,
 }
@@ -258,6 +264,7 @@ pub struct Log {
     queue: Option<Arc<Queue<Message>>>,
     writer: Option<JoinHandle<()>>,
     dropped: Counter,
+    trouble: Trouble,
     embedding: bool,
     texts: bool,
 }
@@ -265,17 +272,18 @@ pub struct Log {
 impl Log {
     /// Open the file and start the writer; no configuration, no log.
     pub fn start(config: Option<&LogConfig>, dropped: Counter) -> Result<Self, std::io::Error> {
+        let trouble = Trouble::default();
+        let (embedding, texts) = config.map_or((false, false), |c| (c.embedding, c.texts));
         let Some(config) = config else {
-            return Ok(Self { queue: None, writer: None, dropped, embedding: false, texts: false });
+            return Ok(Self { queue: None, writer: None, dropped, trouble, embedding, texts });
         };
         let queue = Arc::new(Queue::new(config.queue, config.queue_bytes));
-        let writer = Writer::open(config.clone(), dropped.clone())?;
+        let writer = Writer::open(config.clone(), dropped.clone(), trouble.clone())?;
         let lines = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("decision-log".into())
             .spawn(move || writer.run(&lines))?;
-        let (embedding, texts) = (config.embedding, config.texts);
-        Ok(Self { queue: Some(queue), writer: Some(writer), dropped, embedding, texts })
+        Ok(Self { queue: Some(queue), writer: Some(writer), dropped, trouble, embedding, texts })
     }
 
     /// Whether records should carry embeddings.
@@ -290,15 +298,33 @@ impl Log {
 
     /// Hand over a line; never waits. A full queue drops it.
     pub fn put(&self, line: Line) {
-        if self.is_on() && !self.offer(line) {
+        let Some(queue) = &self.queue else { return };
+        let bytes = line.bytes();
+        if !queue.put(Message::Line(line), bytes) {
             self.dropped.inc();
         }
     }
 
-    /// Hand over a line that somebody will send again where it is not taken.
-    pub fn offer(&self, line: Line) -> bool {
+    /// Hand over a line that somebody will send again where it is not written, and wait for that; the error
+    /// is what came in place of a file that has it. One that comes too late may be written later.
+    pub async fn write(&self, line: Line) -> Result<(), String> {
+        let Some(queue) = &self.queue else { return Err("no log".into()) };
+        let (done, written) = oneshot::channel();
         let bytes = line.bytes();
-        self.queue.as_ref().is_some_and(|queue| queue.put(Message::Line(line), bytes))
+        if !queue.hurry(Message::Awaited(line, done), bytes) {
+            return Err("no room in its queue".into());
+        }
+        match timeout(PATIENCE, written).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(_) => Err(self.trouble().unwrap_or_else(|| "a line that was lost".into())),
+            Err(_) => Err(format!("no word of its disk in {PATIENCE:?}")),
+        }
+    }
+
+    /// What keeps lines from being written, while it does.
+    pub fn trouble(&self) -> Option<String> {
+        let full = || self.queue.as_ref().is_some_and(|queue| queue.is_full());
+        self.trouble.words().or_else(|| full().then(|| "has no room in its queue".into()))
     }
 
     /// Somebody may have renamed the file. Where the queue is full, the next write finds out.
@@ -323,69 +349,5 @@ impl Drop for Log {
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
-    }
-}
-
-struct Writer {
-    config: LogConfig,
-    dropped: Counter,
-    file: LogFile,
-    batch: Vec<u8>,
-}
-
-impl Writer {
-    fn open(config: LogConfig, dropped: Counter) -> Result<Self, std::io::Error> {
-        let file = LogFile::open(&config.path.value)?;
-        Ok(Self { config, dropped, file, batch: Vec::with_capacity(2 * BATCH) })
-    }
-
-    fn run(mut self, queue: &Queue<Message>) {
-        let mut messages = Vec::new();
-        let mut more = true;
-        while more {
-            more = queue.take(self.config.flush, &mut messages);
-            for message in messages.drain(..) {
-                match message {
-                    Message::Line(line) => self.add(&line),
-                    Message::Reopen => self.file.follow(),
-                }
-                if self.batch.len() >= BATCH {
-                    self.write();
-                }
-            }
-            self.write();
-        }
-    }
-
-    /// Put a record into the batch; one that the file has no room for begins a new file.
-    fn add(&mut self, record: &Line) {
-        let before = self.batch.len();
-        if serde_json::to_writer(&mut self.batch, record).is_err() {
-            self.dropped.inc();
-            return self.batch.truncate(before);
-        }
-        self.batch.push(b'\n');
-        let most = self.config.max_bytes;
-        if self.file.is_full(self.batch.len(), most) && (self.file.is_begun() || before > 0) {
-            let line = self.batch.split_off(before);
-            self.write();
-            // What was written may have gone to a file that somebody else has begun.
-            if self.file.is_full(line.len(), most) && self.file.is_begun() {
-                self.file.rotate();
-            }
-            self.batch = line;
-        }
-    }
-
-    fn write(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        self.file.follow();
-        if self.file.is_old(self.config.max_age) {
-            self.file.rotate();
-        }
-        self.dropped.inc_by(self.file.write(&self.batch));
-        self.batch.clear();
     }
 }

@@ -16,6 +16,8 @@ struct State<T> {
     bytes: usize,
     /// Of those that were taken last: whoever took them may be at work on them still.
     taken: usize,
+    /// Whether somebody waits until an item is done with.
+    hurried: bool,
     closed: bool,
 }
 
@@ -31,7 +33,7 @@ pub struct Queue<T> {
 impl<T> Queue<T> {
     /// One with room for so many items, of so many bytes together.
     pub fn new(room: usize, most_bytes: usize) -> Self {
-        let state = State { items: Vec::new(), bytes: 0, taken: 0, closed: false };
+        let state = State { items: Vec::new(), bytes: 0, taken: 0, hurried: false, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), room, most_bytes }
     }
 
@@ -46,20 +48,38 @@ impl<T> Queue<T> {
 
     /// Put an item in; whether there was room.
     pub fn put(&self, item: T, bytes: usize) -> bool {
+        self.add(item, bytes, false)
+    }
+
+    /// The same of an item that somebody waits for: others are not gathered first.
+    pub fn hurry(&self, item: T, bytes: usize) -> bool {
+        self.add(item, bytes, true)
+    }
+
+    fn add(&self, item: T, bytes: usize, hurried: bool) -> bool {
         let mut state = self.state();
         let all = state.bytes.saturating_add(state.taken).saturating_add(bytes);
         if state.items.len() >= self.room || all > self.most_bytes {
             return false;
         }
-        let before = self.is_half_full(&state);
+        let before = self.is_half_full(&state) || state.hurried;
         state.items.push(item);
         state.bytes += bytes;
-        let wakes = state.items.len() == 1 || (!before && self.is_half_full(&state));
+        state.hurried |= hurried;
+        let now = self.is_half_full(&state) || state.hurried;
+        let wakes = state.items.len() == 1 || (!before && now);
         drop(state);
         if wakes {
             self.changed.notify_one();
         }
         true
+    }
+
+    /// Whether the smallest item would find no room.
+    pub fn is_full(&self) -> bool {
+        let state = self.state();
+        let bytes = state.bytes.saturating_add(state.taken);
+        state.items.len() >= self.room || bytes >= self.most_bytes
     }
 
     /// No more items will come.
@@ -75,9 +95,10 @@ impl<T> Queue<T> {
         state.taken = 0;
         let first = self.changed.wait_while(state, |s| s.items.is_empty() && !s.closed);
         let first = first.unwrap_or_else(PoisonError::into_inner);
-        let few = |s: &mut State<T>| !self.is_half_full(s) && !s.closed;
+        let few = |s: &mut State<T>| !self.is_half_full(s) && !s.hurried && !s.closed;
         let gathered = self.changed.wait_timeout_while(first, gather, few);
         let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        state.hurried = false;
         std::mem::swap(&mut state.items, into);
         state.taken = std::mem::take(&mut state.bytes);
         !state.closed
@@ -122,6 +143,23 @@ mod tests {
         assert!(!queue.take(LONG, &mut items));
         assert!(items.is_empty() && queue.put(8, 100), "and no more, once it is done with");
         assert!(!queue.put(9, usize::MAX), "no sum of bytes wraps");
+    }
+
+    #[test]
+    fn an_item_that_somebody_waits_for_is_taken_at_once_with_those_before_it() {
+        let queue = Queue::new(1_000, 1_000);
+        let mut items = Vec::new();
+        std::thread::scope(|scope| {
+            // Whether the taker waits already or comes later.
+            scope.spawn(|| assert!(queue.put(1, 1) && queue.hurry(2, 1)));
+            while items != [1, 2] {
+                let mut more = Vec::new();
+                assert!(queue.take(LONG, &mut more));
+                items.append(&mut more);
+            }
+        });
+        assert!(queue.put(3, 1), "and others gather again");
+        assert!(!queue.state().hurried);
     }
 
     #[test]

@@ -6,10 +6,12 @@
 
 mod breaker;
 mod events;
+mod failure;
 mod health;
 mod queueing;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ pub use breaker::{Breaker, BreakerSettings, Ticket};
 #[cfg(any(test, feature = "internals"))]
 pub use events::look_at_whole;
 pub use events::{Event, Events, Usage};
+pub use failure::{Failure, token_words};
 pub use health::{HealthSettings, watch};
 pub use queueing::Queue;
 
@@ -91,6 +94,8 @@ pub struct Question {
     pub headers: HeaderMap,
     /// Whether a stream was asked for.
     pub stream: bool,
+    /// Whether the request names one of several models there, whose silence is not the others'.
+    pub named: bool,
 }
 
 /// An upstream's answer, with content.
@@ -115,52 +120,6 @@ pub enum Content {
     Whole(Bytes, Option<Usage>),
     /// What came until the first content, and what is to come.
     Stream(Vec<Bytes>, Events, Incoming),
-}
-
-/// Why an upstream gave no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Its breaker is open, for this long.
-    Open(Duration),
-    /// No connection.
-    Unreachable,
-    /// No TLS that both sides take, or a certificate that is not trusted.
-    Untrusted,
-    /// The connection broke, or the length was a lie.
-    Broken,
-    /// Nothing within the deadline.
-    Deadline,
-    /// This status.
-    Status(StatusCode),
-    /// Status 200 with an error in it.
-    ErrorInside,
-    /// No answer of this API.
-    Garbage,
-    /// More than the configured bytes.
-    TooLarge,
-    /// The vectors of another encoder than the router's.
-    OtherEncoder,
-    /// An edge that runs another router, encoder or release than its device.
-    Misfit(&'static str),
-}
-
-impl Failure {
-    /// The word in log and metrics.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Open(_) => "breaker-open",
-            Self::Unreachable => "unreachable",
-            Self::Untrusted => "untrusted",
-            Self::Broken => "broken",
-            Self::Deadline => "deadline",
-            Self::Status(_) => "status",
-            Self::ErrorInside => "error-inside",
-            Self::Garbage => "garbage",
-            Self::TooLarge => "too-large",
-            Self::OtherEncoder => "other-encoder",
-            Self::Misfit(what) => what,
-        }
-    }
 }
 
 /// Where an upstream is, and what it is called.
@@ -202,6 +161,10 @@ pub struct Upstream {
     health: Health,
     /// How long it keeps requests waiting.
     pub queue: Arc<Queue>,
+    /// Whether it is an edge gateway, behind which are servers of its own.
+    is_edge: bool,
+    /// The status of a server that does not take our token; 0 is none.
+    token_status: AtomicU16,
 }
 
 impl Upstream {
@@ -222,7 +185,15 @@ impl Upstream {
             breaker: Breaker::new(breaker),
             health: Health::default(),
             queue: Arc::default(),
+            is_edge: false,
+            token_status: AtomicU16::new(0),
         }
+    }
+
+    /// The same, where it is an edge gateway.
+    #[must_use]
+    pub fn of_edge(self) -> Self {
+        Self { is_edge: true, ..self }
     }
 
     /// Its name.
@@ -247,13 +218,45 @@ impl Upstream {
             if question.stream { self.deadlines.first_content } else { self.deadlines.answer };
         let asked = timeout_at(Instant::now() + long, self.exchange(question)).await;
         let result = asked.unwrap_or(Err(Failure::Deadline));
+        self.note_token(&result);
         match &result {
-            // A server that is full, or does not know us, is alive.
-            Ok(_) | Err(Failure::TooLarge) => ticket.success(),
-            Err(Failure::Status(status)) if status.is_client_error() => ticket.success(),
+            Ok(_) => ticket.success(),
+            Err(failure) if failure.is_of_the_living() => ticket.success(),
+            // Of the edge or of that one model, nobody knows: it counts for neither.
+            Err(Failure::Deadline) if self.is_edge && question.named => drop(ticket),
             Err(_) => ticket.failure(),
         }
         result
+    }
+
+    /// A stream failed after its first content. An edge that tells of it, or whose model fell silent, has
+    /// not failed itself.
+    pub fn failed_midway(&self, broke_off: bool) {
+        if broke_off || !self.is_edge {
+            self.breaker.failed();
+        }
+    }
+
+    /// Why the server does not take our token, while it does not.
+    pub fn token_refused(&self) -> Option<String> {
+        let status = StatusCode::from_u16(self.token_status.load(Ordering::Relaxed)).ok()?;
+        Some(format!("{}: {}", self.name(), token_words(status)))
+    }
+
+    /// Whether our token is taken: said once, for whoever runs the gateway. Of an edge, the device's standing says
+    /// more.
+    fn note_token(&self, result: &Result<Answer, Failure>) {
+        let status = match result {
+            Ok(_) => 0,
+            Err(Failure::Token(status)) if !self.is_edge => status.as_u16(),
+            Err(_) => return,
+        };
+        let before = self.token_status.swap(status, Ordering::Relaxed);
+        if before == 0
+            && let Some(words) = self.token_refused()
+        {
+            crate::say(&words);
+        }
     }
 
     /// Ask for comparison only, and read the answer to its end: the breaker keeps the question back where
@@ -302,7 +305,8 @@ impl Upstream {
             status == StatusCode::MISDIRECTED_REQUEST && head.headers.contains_key(REFUSAL);
         let elsewhere = taken_elsewhere(status) && !edge_says;
         if !(status.is_success() || status.is_client_error()) || elsewhere {
-            return Err(Failure::Status(status));
+            let plain = Failure::of_status(status, &head.headers);
+            return Err(if self.is_edge { plain.of_edge(&head, body).await } else { plain });
         }
         let local = head.extensions.get::<HttpInfo>().map(HttpInfo::local_addr);
         let media = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");

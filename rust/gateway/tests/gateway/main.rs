@@ -1,6 +1,7 @@
 //! Gateways on loopback, between clients and upstreams that play a part.
 
 mod api;
+mod blame;
 mod bounds;
 mod budget;
 mod common;
@@ -12,9 +13,11 @@ mod endpoint;
 mod energy;
 mod energy_refused;
 mod hostile;
+mod kept;
 mod kill;
 mod load;
 mod log;
+mod own;
 mod reload;
 mod shadow;
 #[cfg(feature = "otel")]

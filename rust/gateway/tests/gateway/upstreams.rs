@@ -26,7 +26,7 @@ async fn the_other_place_answers_whatever_way_the_first_one_fails() {
         ("status", Play::Json(500, "{}".into())),
         ("status", Play::Json(429, "{}".into())),
         ("status", Play::Json(302, "{}".into())),
-        ("status", Play::Json(401, "{}".into())),
+        ("token", Play::Json(401, "{}".into())),
         ("deadline", Play::Silence),
         ("broken", Play::Cut),
         ("broken", Play::Raw(b"\x16\x03\x01 no HTTP\r\n\r\n".to_vec())),
