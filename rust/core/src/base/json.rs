@@ -10,6 +10,18 @@ pub fn parse(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str::<Unique>(text).map(|unique| unique.0)
 }
 
+/// What is wrong with a text; where another writer's NaN or Infinity stands, that it is no number.
+pub fn explained(text: &str, error: &serde_json::Error) -> String {
+    let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default().as_bytes();
+    // The column is that of the character, or of the one behind it.
+    let from = error.column().saturating_sub(2).min(line.len());
+    let near = String::from_utf8_lossy(&line[from..line.len().min(from + 10)]);
+    match ["NaN", "Infinity"].iter().find(|word| near.contains(*word)) {
+        Some(word) => format!("{word} at line {}, which is no JSON number", error.line()),
+        None => error.to_string(),
+    }
+}
+
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -90,5 +102,22 @@ mod tests {
             assert!(parse(twice).unwrap_err().to_string().contains("\"a\" stands twice"));
         }
         assert!(parse(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn what_is_no_number_is_named() {
+        for (text, word) in [
+            ("{\"a\": NaN}", "NaN at line 1, which is no JSON number"),
+            ("[1,\n NaN]", "NaN at line 2, which"),
+            ("{\"a\": -Infinity, \"b\": 1}", "Infinity at line 1, which"),
+            ("[Infinity]", "Infinity at line 1, which"),
+            ("NaN", "NaN at line 1, which"),
+            ("{\"NaN\": 1, \"b\": oh}", "expected value at line 1 column"),
+            ("", "EOF while parsing"),
+            ("{\"é\": \"Infinity\"", "EOF while parsing"),
+        ] {
+            let told = explained(text, &parse(text).unwrap_err());
+            assert!(told.contains(word), "{text}: {told}");
+        }
     }
 }

@@ -98,7 +98,8 @@ impl Table {
     pub fn from_json(text: &str, stored: bool) -> Result<Self> {
         // Some editors begin a file with a byte-order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let raw = json::parse(text).map_err(|e| bad("file", "valid JSON", e))?;
+        let raw =
+            json::parse(text).map_err(|e| bad("file", "valid JSON", json::explained(text, &e)))?;
         let version = Version::of(&raw)?;
         if !stored {
             fields::check(&raw, version)?;
