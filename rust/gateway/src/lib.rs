@@ -54,5 +54,34 @@ pub mod internals {
 /// A line for whoever runs the gateway.
 pub fn say(words: &str) {
     // Nobody may be listening; that ends nothing.
-    let _ = writeln!(std::io::stderr(), "cr2fast-gateway: {words}");
+    let _ = writeln!(std::io::stderr(), "cr2fast-gateway: {}", plain(words));
+}
+
+/// Words without the system's numbers of its errors: `No such file or directory (os error 2)`.
+fn plain(words: &str) -> String {
+    let mut parts = words.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let digits = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        match digits.strip_prefix(')').filter(|_| digits.len() < part.len()) {
+            Some(rest) => out.push_str(rest),
+            None => out.extend([" (os error ", part]),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_of_the_systems_errors_are_left_out() {
+        for (words, plain) in [
+            ("got a: No such file (os error 2)", "got a: No such file"),
+            ("a (os error 2), b (os error 13); c", "a, b; c"),
+            ("a (os error x) (os error ) (os error 2", "a (os error x) (os error ) (os error 2"),
+            ("", ""),
+        ] {
+            assert_eq!(super::plain(words), plain);
+        }
+    }
 }

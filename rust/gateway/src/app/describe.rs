@@ -22,9 +22,8 @@ impl App {
     pub fn describe(config: &Config) -> Result<String, ConfigError> {
         let trust = certificates::trust(config)?;
         let brain = Brain::load(config, &trust)?;
-        if let Some(log) = &config.log {
-            LogFile::check(&log.path.value).map_err(|e| no_log(config, &e))?;
-        }
+        let log = config.log.as_ref().map(|log| log.path.value.as_path());
+        let held = log.map(LogFile::check).transpose().map_err(|e| no_log(config, &e))?;
         let scheme = if certificates::served(config)?.is_some() { "https" } else { "http" };
         let taken = match config.socket() {
             Ok(_) => false,
@@ -37,6 +36,16 @@ impl App {
             format!("listens on {scheme}://{}", config.listen.value),
             format!("router {}, λ = {lam}, α = {alpha}", brain.hash()),
         ];
+        lines.extend((config.listen.value.port() == 0).then(|| {
+            "note: port 0 is any that is free, another one at each start, which then says which"
+                .into()
+        }));
+        lines.extend(log.filter(|_| held == Some(true)).map(|path| {
+            format!(
+                "note: a gateway has {} open, perhaps this one, which runs already; two that share a log also share its rotation",
+                path.display()
+            )
+        }));
         lines.extend(taken.then(|| {
             format!(
                 "note: {} is in use, perhaps by this gateway, which runs already; another program there keeps it from starting",

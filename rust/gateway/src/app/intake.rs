@@ -3,6 +3,8 @@
 //! In: a request, hostile until shown otherwise. Out: whether a device gateway asks, and a [`Job`]; or a
 //! refusal.
 
+use std::io;
+
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap};
@@ -129,10 +131,9 @@ pub(super) struct Pieces {
 impl Pieces {
     async fn of(mut body: Body, most: usize) -> Result<Self, Refusal> {
         let mut pieces = Self::default();
+        let chunked = body.size_hint().exact().is_none();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                Refusal::bad("body_cut", "body: expected as many bytes as announced, got fewer")
-            })?;
+            let frame = frame.map_err(|e| cut(&e, chunked))?;
             let Ok(piece) = frame.into_data() else { continue };
             pieces.len += piece.len();
             if pieces.len > most {
@@ -167,6 +168,25 @@ impl Pieces {
             _ => Bytes::from(self.whole.concat()),
         }
     }
+}
+
+/// A body that did not come whole: one in chunks may have been none.
+fn cut(e: &axum::Error, chunked: bool) -> Refusal {
+    let mut beneath = std::error::Error::source(e);
+    while let Some(inner) = beneath {
+        let io = inner.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(io, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+            let words = "body: expected chunks, each SIZE in hexadecimal digits, CR LF, so many bytes, CR LF (RFC 9112, section 7.1), got something else";
+            return Refusal::bad("framing", words);
+        }
+        beneath = inner.source();
+    }
+    let words = if chunked {
+        "body: expected a last chunk, of size 0, got the end of the connection"
+    } else {
+        "body: expected as many bytes as content-length announced, got fewer"
+    };
+    Refusal::bad("body_cut", words)
 }
 
 /// Whether a device that asks decides by this router and encoder. What stage one deferred is refused

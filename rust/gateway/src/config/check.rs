@@ -295,12 +295,18 @@ impl Checker<'_> {
                     .is_some_and(|a| a.as_str().strip_prefix(a.host()).is_some_and(port))
                 && !base.contains(['?', '#', '@'])
         });
-        let shown = text.split(['?', '#']).next().unwrap_or_default();
+        let shown = url.get_ref().split(['?', '#']).next().unwrap_or_default();
         match parsed {
             Some(_) => Ok(base.into()),
             None if text.contains('@') => {
                 let expected = "http://HOST:PORT or https://HOST without a user or password; a server's token stands in an environment variable that token_env names";
                 Err(self.wrong(url, key, expected, &shown))
+            }
+            None if text.contains(['?', '#']) => {
+                let expected = "http://HOST:PORT or https://HOST with nothing after them";
+                let shown: String = shown.chars().take(60).collect();
+                let got = format!("{shown} and more after ? or #, which is not shown");
+                Err(self.wrong(url, key, expected, &got))
             }
             None => Err(self.wrong(url, key, "http://HOST:PORT or https://HOST", &shown)),
         }

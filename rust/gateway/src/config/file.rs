@@ -353,6 +353,9 @@ fn max_age_h() -> Spanned<i64> {
 pub fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
     let wrong = |e: toml::de::Error| explain(text, &e);
     let table: toml::Table = toml::from_str(text).map_err(wrong)?;
+    if !table.contains_key("local") && !table.contains_key("models") {
+        return Err(neither(text, &table));
+    }
     // What is a list would be read as a section without names.
     if let Some((key, _)) = table.iter().find(|(key, x)| *key != "models" && x.is_array()) {
         let key: String = key.chars().take(40).collect();
@@ -360,18 +363,49 @@ pub fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
         return Err((at, format!("{key}: expected a section, [{key}], got a list")));
     }
     if table.contains_key("models") {
+        if table.contains_key("local") {
+            let words = "models: expected a device's file, with [local] and [edge], or an edge's, with [[models]]; got both";
+            return Err((text.find("[[models").or(text.find("models")), words.into()));
+        }
         if table.contains_key("promise") {
             let words = "promise: expected no such section in an edge's file, got one: a device watches the promise, since it is the device that accepts";
             return Err((text.find("[promise").or(text.find("promise")), words.into()));
         }
         return toml::from_str(text).map(|file| File::Edge(Box::new(file))).map_err(wrong);
     }
-    if table.contains_key("local") {
-        return toml::from_str(text).map(|file| File::Device(Box::new(file))).map_err(wrong);
+    toml::from_str(text).map(|file| File::Device(Box::new(file))).map_err(wrong)
+}
+
+/// What either file may have beside `[local]` and `[[models]]`.
+const KNOWN: [&str; 17] = [
+    "listen",
+    "router",
+    "encoder",
+    "edge",
+    "not_text",
+    "shadow",
+    "rule",
+    "fallback",
+    "health",
+    "deadlines",
+    "limits",
+    "breaker",
+    "access",
+    "tls",
+    "log",
+    "promise",
+    "energy",
+];
+
+/// The error of a file that is nobody's: the section that nobody has, most likely one with a slip in its name.
+fn neither(text: &str, table: &toml::Table) -> (Option<usize>, String) {
+    let whose = "a device's file, with [local] and [edge], or an edge's, with [[models]]";
+    let unknown = table.keys().find(|key| !KNOWN.contains(&key.as_str()) && *key != "traces");
+    if let Some(key) = unknown {
+        let shown: String = key.chars().take(40).collect();
+        let at = text.find(&format!("[{key}")).or(text.find(key.as_str()));
+        return (at, format!("{shown}: no such section or setting; expected {whose}"));
     }
-    Err((
-        None,
-        "expected a device's file, with [local] and [edge], or an edge's, with [[models]]; got neither"
-            .into(),
-    ))
+    let got = if table.contains_key("edge") { "[edge] without [local]" } else { "neither" };
+    (text.find("[edge").filter(|_| got != "neither"), format!("expected {whose}; got {got}"))
 }

@@ -46,7 +46,7 @@ pub struct ConfigError {
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (path, message) = (self.path.display(), masked(&self.message));
+        let (path, message) = (self.path.display(), masked(&crate::plain(&self.message)));
         match self.line {
             Some(line) => write!(f, "{path}:{line}: {message}"),
             None => write!(f, "{path}: {message}"),

@@ -4,7 +4,7 @@
 //! is what a reader misses. A file that somebody renamed or removed, as logrotate does, is left, and the
 //! path's own file is opened again.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -86,15 +86,16 @@ impl LogFile {
         Ok(Self { path: path.into(), lines, bytes, opened: Instant::now(), trouble: None })
     }
 
-    /// Whether a file could be opened: one that is there is left as it is, and none is made.
-    pub fn check(path: &Path) -> Result<(), Error> {
+    /// Whether a file could be opened: one that is there is left as it is, and none is made. Says whether a
+    /// gateway has it open, as far as the file's system tells.
+    pub fn check(path: &Path) -> Result<bool, Error> {
         match OpenOptions::new().append(true).read(true).open(path) {
             // A link to a file that is not there yet leads to where it would be.
             Err(e) if e.kind() == ErrorKind::NotFound => match std::fs::read_link(path) {
                 Ok(to) => Self::check(&path.with_file_name("").join(to)),
-                Err(_) => takes_a_file(path.parent().unwrap_or(Path::new(""))),
+                Err(_) => takes_a_file(path.parent().unwrap_or(Path::new(""))).map(|()| false),
             },
-            opened => opened.map(drop),
+            opened => Ok(matches!(opened?.try_lock(), Err(TryLockError::WouldBlock))),
         }
     }
 
@@ -168,7 +169,7 @@ impl LogFile {
         if self.trouble.is_none() {
             crate::say(&format!("the decision log {} {words}", self.path.display()));
         }
-        self.trouble = Some(words.into());
+        self.trouble = Some(crate::plain(words));
     }
 }
 
@@ -182,6 +183,8 @@ fn takes_a_file(folder: &Path) -> Result<(), Error> {
 
 fn append(path: &Path) -> Result<(File, u64), Error> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+    // For others to see; a file that another gateway has, is written all the same.
+    let _ = file.try_lock();
     let mut bytes = file.metadata()?.len();
     // A line that a kill cut short stays by itself.
     if bytes > 0 && !ends_with_newline(&mut file)? {

@@ -88,6 +88,8 @@ pub fn read(bytes: &[u8]) -> Result<(Framing, bool), Refusal> {
     let path = request.path.and_then(|path| path.parse::<Uri>().ok());
     let (Some(_), Some(_)) = (method, path) else { return Err(no_head(Error::Token, bytes)) };
     let (mut length, mut chunked, mut hosts, mut waits) = (None, false, 0, false);
+    // An older client knows neither host nor expect.
+    let old = request.version == Some(0);
     for field in request.headers.iter() {
         let (name, value) = (field.name, field.value.trim_ascii());
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
@@ -99,6 +101,10 @@ pub fn read(bytes: &[u8]) -> Result<(Framing, bool), Refusal> {
         if name.eq_ignore_ascii_case("host") {
             hosts += 1;
         } else if name.eq_ignore_ascii_case("expect") {
+            if !old && !value.eq_ignore_ascii_case(b"100-continue") {
+                let words = "expect: expected \"100-continue\" or no such field, got another";
+                return Err(Refusal::new(StatusCode::EXPECTATION_FAILED, "expectation", words));
+            }
             waits = true;
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if chunked {
@@ -124,11 +130,14 @@ pub fn read(bytes: &[u8]) -> Result<(Framing, bool), Refusal> {
     if chunked && length.is_some() {
         return Err(framing("expected content-length or transfer-encoding, got both"));
     }
-    if chunked && request.version == Some(0) {
+    if chunked && old {
         return Err(framing("transfer-encoding: expected none in HTTP/1.0, got one"));
     }
     if hosts > 1 {
         return Err(Refusal::bad("head", "host: expected it once, got it twice"));
+    }
+    if hosts == 0 && !old {
+        return Err(Refusal::bad("head", "host: expected it once in HTTP/1.1, got none"));
     }
     Ok((if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) }, waits))
 }

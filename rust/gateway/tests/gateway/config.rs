@@ -144,10 +144,43 @@ fn an_edges_file_is_held_against_the_router() {
         ),
         (ROUTER.to_string(), "a device's file, with [local] and [edge], or an edge's"),
         (String::new(), "got neither"),
+        (device(URL, URL).replace("[local]", "[locl]"), ":9: locl: no such section or setting"),
+        (
+            edge(&[("medium", URL)]).replace("[[models]]", "[[model]]"),
+            ":9: model: no such section or setting; expected a device's file, with [local]",
+        ),
+        (
+            device(URL, URL).replace("[local]", "[shadow]"),
+            "and [edge], or an edge's, with [[models]]; got [edge] without [local]",
+        ),
+        (
+            device(URL, URL) + "[promise]\n[[models]]\nname = \"medium\"\n",
+            ":21: models: expected a device's file, with [local] and [edge], or an edge's, with [[models]]; got both",
+        ),
     ] {
         let got = error(&world, &text);
         assert!(got.contains(words), "{words:?}: {got}");
     }
+}
+
+#[test]
+fn what_is_odd_and_no_error_is_a_note() {
+    let world = World::new();
+    let file = device(URL, URL) + "[log]\npath = \"decisions.jsonl\"\n";
+    let told = |text: &str| App::describe(&world.config(text).unwrap()).unwrap();
+    assert!(told(&file).contains("note: port 0 is any that is free"));
+    assert!(!told(&file).contains("open, perhaps this one"));
+    let app = App::new(&world.config(&file).unwrap()).unwrap();
+    for _ in 0..2 {
+        assert!(told(&file).contains("decisions.jsonl open, perhaps this one"), "{}", told(&file));
+    }
+    drop(app);
+    assert!(!told(&file).contains("open, perhaps this one"));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(!told(&file.replace("127.0.0.1:0", &free.to_string())).contains("port 0"));
+    // Errors of the system are in words.
+    let got = error(&world, &file.replace("decisions.jsonl", "none/decisions.jsonl"));
+    assert!(got.contains("No such file or directory") && !got.contains("os error"), "{got}");
 }
 
 #[test]
@@ -275,6 +308,16 @@ fn no_error_shows_what_may_be_a_secret() {
     ] {
         let got = error(&world, &text);
         assert!(got.contains("gateway.toml:") && !got.contains(secret), "{got}");
+    }
+    for (url, got) in [
+        (
+            "http://127.0.0.1:1/?key=s3same",
+            "nothing after them, got http://127.0.0.1:1/ and more after ? or #",
+        ),
+        ("http://", "got http://"),
+    ] {
+        let told = error(&world, &file.replacen("http://127.0.0.1:1", url, 1));
+        assert!(told.contains(got) && !told.contains(secret), "{told}");
     }
     for port in ["0", "65536", "", "x"] {
         let got = error(&world, &file.replace("127.0.0.1:1", &format!("127.0.0.1:{port}")));

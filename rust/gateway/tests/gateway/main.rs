@@ -18,6 +18,7 @@ mod kill;
 mod load;
 mod log;
 mod own;
+mod protocol;
 mod reload;
 mod shadow;
 #[cfg(feature = "otel")]
