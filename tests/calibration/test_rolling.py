@@ -221,3 +221,15 @@ def test_no_bytes_crash_it(data):
 def test_a_start_outside_the_range_is_refused(start):
     with pytest.raises(cr2fast.Cr2Error, match="start: expected a margin from low to high"):
         RollingThreshold(alpha=0.05, start=start, low=-1.0, high=1.0)
+
+
+@pytest.mark.parametrize("margin", [1e308, -1e308])
+def test_a_margin_of_three_hundred_digits_is_shown_in_few(margin):
+    rolling = RollingThreshold(0.05, 0.1)
+    with pytest.raises(
+        cr2fast.Cr2Error, match=f"expected a finite margin, got {margin:g}".replace("+", "")
+    ):
+        rolling.update(margin, True)
+    with pytest.raises(cr2fast.Cr2Error, match="at most 1e30, got .*e308") as caught:
+        RollingThreshold(0.05, margin)
+    assert len(str(caught.value)) < 150

@@ -78,6 +78,7 @@ def files(problem, fitted, tmp_path_factory):
     write_folder(where / "data", type(problem)(small, problem.costs))
     fitted.save(where / "fitted")
     (where / "bad.json").write_text("{")
+    (where / "nan.json").write_text('{"schema": NaN}')
     for name in ("unnamed", "holes"):
         (where / name).mkdir()
         texts = [None if i % 3 == 0 else f"text {i}" for i in range(200)]
@@ -112,6 +113,7 @@ LINES = [
     ("fit --data data --smoother-share 2", "--smoother-share: expected a number from 0 to 1"),
     ("fit --data data --costs nofile", "--costs: No such file or directory: 'nofile'"),
     ("fit --data data --costs bad.json", "bad.json: cost table: file: expected valid JSON"),
+    ("fit --data data --costs nan.json", "valid JSON, got NaN at line 1, which is no JSON number"),
     ("fit --log calls.jsonl --costs bad.json", "bad.json: cost table: file: expected valid JSON"),
     ("fit --data data --costs x.npy", "error: cost table: x.npy: expected JSON text"),
     ("fit --data unnamed", "unnamed/queries.jsonl: queries: expected a column for query_id"),

@@ -20,7 +20,7 @@
 //! Where steps start again, and where states are merged, the sum starts anew, and its bound is added.
 
 use crate::base::checks::{check_alpha, check_finite, check_len};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, number};
 use crate::calibration::crc::accepts;
 use crate::calibration::state::{Reader, Writer};
 
@@ -254,7 +254,11 @@ impl Steps {
         let Self { low, high, step, decay } = *self;
         if !(low < high && -MAX_MARGIN <= low && high <= MAX_MARGIN) {
             let expected = "two numbers, low < high, of size at most 1e30";
-            return Err(Error::argument("low and high", expected, format!("{low} and {high}")));
+            return Err(Error::argument(
+                "low and high",
+                expected,
+                format!("{} and {}", number(low), number(high)),
+            ));
         }
         let width = high - low;
         if !(step > 0.0 && step <= width && step >= width * 1e-9) {

@@ -76,7 +76,10 @@ fn margin(x: f64, what: &str) -> PyResult<f32> {
     if single.is_finite() {
         return Ok(single);
     }
-    Err(Cr2Error::new_err(format!("{what}: expected a finite margin, got {x}")))
+    Err(Cr2Error::new_err(format!(
+        "{what}: expected a finite margin, got {}",
+        cr2fast_core::number(x)
+    )))
 }
 
 /// Thresholds that queries were decided by: one for all, or one each.
