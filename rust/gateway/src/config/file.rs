@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::encoder::EncoderFile;
 use super::energy::EnergyFile;
-use super::explain::explain;
+use super::explain::{explain, neither};
 use super::operations::{HealthFile, TlsFile};
 use super::promise::PromiseFile;
 use super::traces::TracesFile;
@@ -374,38 +374,4 @@ pub fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
         return toml::from_str(text).map(|file| File::Edge(Box::new(file))).map_err(wrong);
     }
     toml::from_str(text).map(|file| File::Device(Box::new(file))).map_err(wrong)
-}
-
-/// What either file may have beside `[local]` and `[[models]]`.
-const KNOWN: [&str; 17] = [
-    "listen",
-    "router",
-    "encoder",
-    "edge",
-    "not_text",
-    "shadow",
-    "rule",
-    "fallback",
-    "health",
-    "deadlines",
-    "limits",
-    "breaker",
-    "access",
-    "tls",
-    "log",
-    "promise",
-    "energy",
-];
-
-/// The error of a file that is nobody's: the section that nobody has, most likely one with a slip in its name.
-fn neither(text: &str, table: &toml::Table) -> (Option<usize>, String) {
-    let whose = "a device's file, with [local] and [edge], or an edge's, with [[models]]";
-    let unknown = table.keys().find(|key| !KNOWN.contains(&key.as_str()) && *key != "traces");
-    if let Some(key) = unknown {
-        let shown: String = key.chars().take(40).collect();
-        let at = text.find(&format!("[{key}")).or(text.find(key.as_str()));
-        return (at, format!("{shown}: no such section or setting; expected {whose}"));
-    }
-    let got = if table.contains_key("edge") { "[edge] without [local]" } else { "neither" };
-    (text.find("[edge").filter(|_| got != "neither"), format!("expected {whose}; got {got}"))
 }
