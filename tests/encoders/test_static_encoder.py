@@ -239,7 +239,7 @@ def test_all_turns_of_a_chat_are_read_though_the_last_is_embedded(router, encode
     two = router.two_stage(LAM, ALPHA)
     chat = [
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": [{"type": "text", "text": "one two"}, {"type": "image_url"}]},
+        {"role": "user", "content": [{"type": "text", "text": "one two"}, {"type": "refusal"}]},
         {"role": "assistant", "content": None},
         {"role": "user", "content": "three"},
     ]

@@ -14,7 +14,7 @@ import pytest
 import cr2fast
 from cr2fast import Cr2Error, OperatingPointError
 from cr2fast.datasets import make_routing_problem
-from cr2fast.integrations import asked
+from cr2fast.integrations import texts as read
 from cr2fast.integrations.openai import AsyncRoutedOpenAI, RoutedOpenAI, UnusableAnswerError
 
 
@@ -297,7 +297,7 @@ def test_what_is_wrong_with_a_client_is_said_when_it_is_made(
     ],
 )
 def test_the_texts_of_a_request(messages, embedded, counted):
-    assert asked.of_messages(messages) == (embedded, counted)
+    assert read.of_messages(messages) == (embedded, counted)
 
 
 def test_without_the_package_the_pip_command_is_named(monkeypatch, servers, text_router, letters):

@@ -1,23 +1,21 @@
-"""What a request in the OpenAI format asks: its texts, and which operating point.
+"""What a request in the OpenAI format asks of its routing: which operating point, which limits.
 
-In: keyword arguments as a client was called with. Out: :class:`Asked` and :class:`Wish`; the same
-texts and the same words for points as the gateway's (``rust/gateway``).
+In: a model's name and headers, as a client was called with. Out: :class:`Wish`; the same words for
+points as the gateway's (``rust/gateway``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
-from cr2fast.encoders.messages import text_of
 
 NAME = "cr2fast"
 PREFIX = "x-cr2fast-"
-_TEXTS = ("text", "refusal", "input_text", "output_text")
 # Header -> option and how many of its units make one of ours.
 _WISHES = {
     "x-cr2fast-lam": ("lam", 1.0),
@@ -26,21 +24,6 @@ _WISHES = {
     "x-cr2fast-max-energy-j": ("max_energy_j", 1.0),
     "x-cr2fast-max-usd": ("max_usd", 1.0),
 }
-
-
-class Asked(NamedTuple):
-    """The texts of a request.
-
-    Attributes
-    ----------
-    embedded : str or None
-        What decides: the last user turn; None where the models would see more than text.
-    counted : list of str
-        Every text, for counting tokens.
-    """
-
-    embedded: str | None
-    counted: list[str]
 
 
 class Wish(NamedTuple):
@@ -66,55 +49,6 @@ class Wish(NamedTuple):
         return {n: v for n in names if (v := getattr(self, n)) is not None}
 
 
-def of_messages(messages: Any) -> Asked:
-    """Texts of a chat, or of the items of a Responses call."""
-    turns = list(messages) if isinstance(messages, Sequence) else []
-    turns = [t for t in turns if isinstance(t, Mapping) and "role" in t]
-    if not turns:
-        return Asked(None, [])
-    counted: list[str] = []
-    plain: list[dict[str, Any]] = []
-    only_text = True
-    for turn in turns:
-        content = turn.get("content")
-        parts = content if isinstance(content, (list, tuple)) else [content]
-        texts = []
-        for part in parts:
-            if isinstance(part, str):
-                texts.append(part)
-            elif isinstance(part, Mapping):
-                kind = part.get("type")
-                text = part.get("refusal" if kind == "refusal" else "text")
-                if kind in _TEXTS and isinstance(text, str):
-                    texts.append(text)
-                only_text = only_text and kind in _TEXTS
-        # As the gateway counts: what a turn says is one text.
-        counted += ["\n".join(texts)] if texts else []
-        # What the last user turn says is for the one rule of messages.py to find.
-        same = [{"type": "text", "text": t} for t in texts]
-        plain.append({"role": turn["role"], "content": content if content is None else same})
-        if isinstance(content, str):
-            plain[-1]["content"] = content
-    if not only_text:
-        return Asked(None, counted)
-    try:
-        return Asked(text_of(plain), counted)
-    except (TypeError, Cr2Error):
-        return Asked(None, counted)
-
-
-def of_prompt(prompt: Any) -> Asked:
-    """The text of a completion's prompt; several prompts or tokens decide nothing."""
-    if isinstance(prompt, (list, tuple)) and len(prompt) == 1:
-        prompt = prompt[0]
-    return Asked(prompt, [prompt]) if isinstance(prompt, str) else Asked(None, [])
-
-
-def of_input(value: Any) -> Asked:
-    """The texts of a Responses call's input."""
-    return of_prompt(value) if isinstance(value, str) else of_messages(value)
-
-
 def wish(model: Any, headers: Mapping[str, Any] | None) -> tuple[Wish, dict[str, Any]]:
     """What the model's name and the headers ask for, and the headers that are left.
 
@@ -132,8 +66,12 @@ def wish(model: Any, headers: Mapping[str, Any] | None) -> tuple[Wish, dict[str,
             rest[name] = value
             continue
         if name.lower() not in _WISHES:
-            near = get_close_matches(name.lower(), _WISHES, 1) or list(_WISHES)
-            raise Cr2Error(f"extra_headers: expected one of {near}, got {shown(name)}")
+            known = [wish.removeprefix(PREFIX) for wish in _WISHES]
+            near = get_close_matches(name.lower().removeprefix(PREFIX), known, 1)
+            raise Cr2Error(
+                f"extra_headers: expected one of {list(_WISHES)}, got {shown(name)}"
+                + (f"; did you mean {PREFIX + near[0]!r}?" if near else "")
+            )
         key, unit = _WISHES[name.lower()]
         found[key] = _number(value, name) * unit
     if model.partition(":")[0] != NAME:

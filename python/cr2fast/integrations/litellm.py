@@ -15,7 +15,7 @@ from typing import Any
 from cr2fast._core import Cr2Error
 from cr2fast._util.checks import shown
 from cr2fast._util.optional import require
-from cr2fast.integrations import asked
+from cr2fast.integrations import asked, texts
 from cr2fast.integrations.plan import Hop, Planner, Routed
 
 __all__ = ["Cr2fastRouting", "Routed"]
@@ -64,7 +64,7 @@ class Cr2fastRouting:
 
     async def run(self, context: Any) -> Any:
         """LiteLLM's routing plugin: leave the candidate that the router chooses."""
-        hop = await self._ahop(context.structured_messages)
+        hop = await self._ahop(texts.of_messages(context.structured_messages))
         context.candidate_models = [self._named(hop, context.candidate_models)]
         context.signals["cr2fast"] = hop.routed.headers
         return context
@@ -78,7 +78,7 @@ class Cr2fastRouting:
         request_kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """LiteLLM's custom routing strategy: the deployment of the group `model`."""
-        hop = self._hop(messages if messages is not None else input)
+        hop = self._hop(_asked(messages, input, request_kwargs))
         return self._deployment(model, hop, request_kwargs)
 
     async def async_get_available_deployment(
@@ -90,17 +90,16 @@ class Cr2fastRouting:
         request_kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """As :meth:`get_available_deployment`."""
-        hop = await self._ahop(messages if messages is not None else input)
+        hop = await self._ahop(_asked(messages, input, request_kwargs))
         return self._deployment(model, hop, request_kwargs)
 
-    def _hop(self, messages: Any) -> Hop:
-        encoded = self._planner.encode(asked.of_input(messages))
-        return next(self._planner.hops(asked.Wish(None), encoded))
+    def _hop(self, asks: texts.Asked) -> Hop:
+        return next(self._planner.hops(asked.Wish(None), self._planner.encode(asks)))
 
-    async def _ahop(self, messages: Any) -> Hop:
+    async def _ahop(self, asks: texts.Asked) -> Hop:
         if self._planner.quick:
-            return self._hop(messages)
-        return await asyncio.to_thread(self._hop, messages)
+            return self._hop(asks)
+        return await asyncio.to_thread(self._hop, asks)
 
     def _named(self, hop: Hop, candidates: Sequence[str]) -> str:
         """The candidate that serves a hop's model."""
@@ -125,3 +124,10 @@ class Cr2fastRouting:
             request_kwargs.setdefault("metadata", {})["cr2fast"] = hop.routed.headers
         found: Mapping[str, Any] = next(d for d in rows if d["litellm_params"]["model"] == named)
         return found
+
+
+def _asked(messages: Any, value: Any, others: Mapping[str, Any] | None) -> texts.Asked:
+    """The texts of a chat or a Responses call; models read the tools beside them too."""
+    if messages is not None:
+        return texts.of_chat({**(others or {}), "messages": messages})
+    return texts.of_response({**(others or {}), "input": value})

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
+from cr2fast._core import Cr2Error
 from cr2fast._util.optional import require
-from cr2fast.integrations import asked
+from cr2fast.integrations import asked, texts
 from cr2fast.integrations.plan import Hop, Planner, Routed
 from cr2fast.integrations.streams import AsyncRoutedStream, RoutedStream, UnusableAnswerError
 
@@ -35,7 +37,13 @@ _CHAT = _Kind("chat.completions", "messages")
 _COMPLETION = _Kind("completions", "prompt")
 _RESPONSE = _Kind("responses", "input")
 C = TypeVar("C", bound="_Client")
-_READ = {_CHAT: asked.of_messages, _COMPLETION: asked.of_prompt, _RESPONSE: asked.of_input}
+_READ = {
+    _CHAT: texts.of_chat,
+    _COMPLETION: texts.of_completion,
+    _RESPONSE: texts.of_response,
+}
+# What of a request may be an iterator, which is read twice: here, and by the client.
+_LISTS = ("messages", "input", "tools", "functions")
 
 
 class _Client:
@@ -73,7 +81,7 @@ class _Client:
 
     def _prepare(
         self, kind: _Kind, kwargs: dict[str, Any]
-    ) -> tuple[asked.Wish, asked.Asked, dict[str, Any]]:
+    ) -> tuple[asked.Wish, texts.Asked, dict[str, Any]]:
         """The wish, the texts, and the arguments that are passed on."""
         rest = dict(kwargs)
         if "model" not in rest:
@@ -81,7 +89,10 @@ class _Client:
         wish, headers = asked.wish(rest.pop("model"), rest.pop("extra_headers", None))
         if headers:
             rest["extra_headers"] = headers
-        return wish, _READ[kind](rest.get(kind.texts)), rest
+        rest |= {k: list(rest[k]) for k in _LISTS if isinstance(rest.get(k), Iterator)}
+        if wish.model is None:
+            _check_asks(kind, rest)
+        return wish, _READ[kind](_with_schemas(rest)), rest
 
     def _call(self, hop: Hop, kind: _Kind, method: str) -> Any:
         """The method of the client of a hop's place."""
@@ -163,6 +174,9 @@ class RoutedOpenAI(_Client):
     Where the chosen server is unreachable, times out, answers 5xx, 429, 401, 403 or 408, or
     something that is no answer, before the first content, the other place answers. After the first
     content nothing is switched: the error is raised.
+
+    Tokens are counted as the gateway counts them: of every turn, of calls of tools, and of the JSON
+    of ``tools``, ``functions``, ``documents`` and a schema for the answer.
 
     Examples
     --------
@@ -290,6 +304,50 @@ def _with(client: C, options: dict[str, Any]) -> C:
     out.device = client.device.with_options(**options)
     out.edge = client.edge.with_options(**options)
     return out
+
+
+def _check_asks(kind: _Kind, fields: dict[str, Any]) -> None:
+    """A routed request asks something, as of the gateway's 400 ``input_missing``."""
+    elsewhere = {_COMPLETION: "prompt_embeds", _RESPONSE: "prompt"}.get(kind, "")
+    extra = fields.get("extra_body") or {}
+    if any(f.get(elsewhere) is not None for f in (fields, extra)):
+        return
+    value = fields.get(kind.texts, extra.get(kind.texts))
+    if isinstance(value, str) and kind is not _CHAT:
+        return
+    if isinstance(value, (list, tuple)):
+        if value:
+            return
+        got = "an empty list"
+    else:
+        got = "none" if value is None else f"another kind of value: {type(value).__name__}"
+    expected = {
+        _CHAT: "a list of at least one message",
+        _COMPLETION: "a text, or a list of at least one",
+        _RESPONSE: "a text, or a list of at least one item",
+    }[kind]
+    raise Cr2Error(f"{kind.texts}: expected {expected}, got {got}")
+
+
+def _with_schemas(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the schema of a class that ``parse`` makes of its answer."""
+    out = dict(fields)
+    if isinstance(out.get("response_format"), type):
+        out["response_format"] = {
+            "type": "json_schema",
+            "json_schema": _schema(out["response_format"]),
+        }
+    if isinstance(out.get("text_format"), type):
+        out["text"] = {"format": {"type": "json_schema", **_schema(out["text_format"])}}
+    return out
+
+
+def _schema(answer: type) -> dict[str, Any]:
+    try:
+        tool = require("openai", "openai").pydantic_function_tool(answer)["function"]
+    except Exception:  # No class of pydantic's: the client itself says so.
+        return {}
+    return {"name": tool["name"], "schema": tool["parameters"], "strict": True}
 
 
 def _labelled(kind: _Kind, answer: Any, routed: Routed) -> Any:

@@ -1,6 +1,6 @@
 """Where a request goes, and where else if that fails.
 
-In: :class:`~cr2fast.integrations.asked.Asked` and a wish. Out: :class:`Hop`, at most two: the place
+In: :class:`~cr2fast.integrations.texts.Asked` and a wish. Out: :class:`Hop`, at most two: the place
 that was decided and the other one, with what every answer says about its routing.
 """
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from cr2fast._core import Cr2Error, EdgeSelector, LinkState, StaticEncoder, TwoStage
 from cr2fast._util.checks import check_choice, shown
-from cr2fast.integrations.asked import NAME, Asked, Wish
+from cr2fast.integrations.asked import NAME, Wish
+from cr2fast.integrations.texts import Asked
 from cr2fast.router import Router
 
 Place = Literal["device", "edge"]

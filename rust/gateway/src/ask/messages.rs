@@ -14,7 +14,7 @@ use crate::refusal::Refusal;
 pub struct Texts {
     /// What is embedded; none where there is no text in the last user turn.
     pub embedded: Option<String>,
-    /// Every text, for counting tokens.
+    /// Every text, for counting tokens, with what [`super::beside`] counts.
     pub all: Vec<String>,
     /// Whether something other than text came too: an image, audio, a file.
     pub other_media: bool,
@@ -46,6 +46,14 @@ struct Turn<'a> {
     /// An answer that was spoken, by the id under which a server keeps it.
     #[serde(borrow)]
     audio: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function_call: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +62,8 @@ struct Part<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
     #[serde(borrow)]
     image_url: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -80,6 +90,8 @@ struct Item<'a> {
     content: Option<&'a RawValue>,
     #[serde(borrow)]
     output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    summary: Option<&'a RawValue>,
 }
 
 /// Types of parts that are text, in a chat and in a Responses input.
@@ -99,6 +111,11 @@ pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
         let place = || format!("messages[{i}].content");
         let found = of_content(turn.content, &CHAT, &place, &mut texts)?;
         texts.other_media |= turn.audio.is_some();
+        for text in [turn.refusal, turn.reasoning_content] {
+            texts.count(text);
+        }
+        texts.count_calls(turn.tool_calls, &format!("messages[{i}]"))?;
+        texts.count_call(turn.function_call, || format!("messages[{i}].function_call"))?;
         if is(turn.role, "user") {
             last_user = Some(found);
         }
@@ -107,14 +124,19 @@ pub fn of_chat(messages: Option<&RawValue>) -> Result<Texts, Refusal> {
     Ok(texts)
 }
 
-/// Texts of `prompt`: a string, or a list of one string.
+/// Texts of `prompt`: a string, or a list of one string; several are counted, and decide nothing.
 pub fn of_prompt(prompt: Option<&RawValue>) -> Result<Texts, Refusal> {
     let mut texts = Texts::default();
     let Some(prompt) = prompt else { return Ok(texts) };
     let single = match elements(prompt).as_deref() {
         None => Some(prompt),
         Some([one]) => Some(*one),
-        Some(_) => None,
+        Some(several) => {
+            for one in several.iter().filter(|raw| is_string(raw)) {
+                texts.count(Some(one));
+            }
+            None
+        }
     };
     let Some(single) = single.filter(|raw| is_string(raw)) else { return Ok(texts) };
     let text = string(single, || "prompt".into())?;
@@ -144,8 +166,8 @@ pub fn of_input(
         return Ok(texts);
     }
     let mut last_user = None;
-    for (i, item) in items.iter().enumerate() {
-        let item: Item = once(item, || format!("input[{i}]"))?;
+    for (i, raw) in items.iter().enumerate() {
+        let item: Item = once(raw, || format!("input[{i}]"))?;
         let any = |words: &[&str]| words.iter().any(|word| is(item.kind, word));
         if item.kind.is_none() || any(&["message"]) {
             let place = || format!("input[{i}].content");
@@ -156,7 +178,13 @@ pub fn of_input(
         } else if any(&["function_call_output", "custom_tool_call_output"]) {
             let place = || format!("input[{i}].output");
             of_content(item.output, &RESPONSES, &place, &mut texts)?;
-        } else if !any(&["function_call", "custom_tool_call", "reasoning"]) {
+        } else if any(&["function_call", "custom_tool_call"]) {
+            texts.count_call(Some(raw), || format!("input[{i}]"))?;
+        } else if any(&["reasoning"]) {
+            for parts in [item.summary, item.content] {
+                texts.count_parts(parts);
+            }
+        } else {
             // A screenshot, a file search, a reference to what another server keeps.
             texts.other_media = true;
         }
@@ -189,7 +217,9 @@ fn of_content(
         let part: Part = once(part, place)?;
         texts.other_media |= part.has_media();
         if !kinds.iter().any(|kind| is(part.kind, kind)) {
-            texts.other_media |= !is(part.kind, "refusal");
+            let refused = is(part.kind, "refusal");
+            texts.other_media |= !refused;
+            texts.count(part.refusal.filter(|_| refused));
         } else if let Some(text) = part.text.filter(|raw| is_string(raw)) {
             found.push(string(text, place)?);
         }
@@ -206,11 +236,11 @@ fn first(raw: &RawValue) -> u8 {
     raw.get().as_bytes().first().copied().unwrap_or(b' ')
 }
 
-fn is_object(raw: &RawValue) -> bool {
+pub(super) fn is_object(raw: &RawValue) -> bool {
     first(raw) == b'{'
 }
 
-fn is_string(raw: &RawValue) -> bool {
+pub(super) fn is_string(raw: &RawValue) -> bool {
     first(raw) == b'"'
 }
 
@@ -219,12 +249,12 @@ fn is(raw: Option<&RawValue>, word: &str) -> bool {
     text.is_some_and(|text| serde_json::from_str::<String>(text).is_ok_and(|s| s == word))
 }
 
-fn elements(raw: &RawValue) -> Option<Vec<&RawValue>> {
+pub(super) fn elements(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(raw.get()).ok()
 }
 
 /// An object whose fields stand once each.
-fn once<'a, T: Deserialize<'a>>(
+pub(super) fn once<'a, T: Deserialize<'a>>(
     raw: &'a RawValue,
     place: impl Fn() -> String,
 ) -> Result<T, Refusal> {

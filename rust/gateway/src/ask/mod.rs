@@ -3,6 +3,7 @@
 //! In: the bytes of a chat completion, a completion or a Responses request. Out: an [`Ask`]: the model and where its name
 //! stands, the text to embed, whether to stream, and what bounds the context.
 
+mod beside;
 mod messages;
 mod target;
 
@@ -107,6 +108,18 @@ struct Fields<'a> {
     audio: Option<&'a RawValue>,
     #[serde(borrow)]
     prompt_embeds: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    functions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    documents: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response_format: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    suffix: Option<&'a RawValue>,
 }
 
 impl Fields<'_> {
@@ -133,6 +146,30 @@ impl Fields<'_> {
             || self.audio.is_some()
             || self.prompt_embeds.is_some()
             || (kind == Kind::Responses && self.prompt.is_some())
+    }
+
+    /// The texts of the turns, and what else the models read.
+    fn texts(&self, kind: Kind) -> Result<Texts, Refusal> {
+        let mut texts = match kind {
+            Kind::Chat | Kind::Any => messages::of_chat(self.messages)?,
+            Kind::Completion => messages::of_prompt(self.prompt)?,
+            Kind::Responses => messages::of_input(self.input, self.instructions)?,
+        };
+        texts.other_media |= self.is_beyond_text(kind);
+        match kind {
+            Kind::Chat | Kind::Any => {
+                for list in [self.tools, self.functions, self.documents] {
+                    texts.count_list(list);
+                }
+                texts.count_shape(self.response_format, "response_format")?;
+            }
+            Kind::Completion => texts.count(self.suffix),
+            Kind::Responses => {
+                texts.count_list(self.tools);
+                texts.count_settings(self.text)?;
+            }
+        }
+        Ok(texts)
     }
 
     /// Output tokens at most: the greater one where two fields say it, since a server may read either.
@@ -224,12 +261,7 @@ impl Ask {
         let target = Target::of(&name)?;
         let said = kind;
         let kind = if said == Kind::Any { fields.kind() } else { said };
-        let mut texts = match kind {
-            Kind::Chat | Kind::Any => messages::of_chat(fields.messages)?,
-            Kind::Completion => messages::of_prompt(fields.prompt)?,
-            Kind::Responses => messages::of_input(fields.input, fields.instructions)?,
-        };
-        texts.other_media |= fields.is_beyond_text(kind);
+        let texts = fields.texts(kind)?;
         let routed = matches!(target, Target::Routed { .. });
         if routed {
             fields.check_asks(kind, said)?;
@@ -310,5 +342,7 @@ fn json_error(e: &serde_json::Error) -> Refusal {
     no_json(format!("{what}, at {place}"))
 }
 
+#[cfg(test)]
+mod counted;
 #[cfg(test)]
 mod tests;

@@ -161,7 +161,7 @@ fn the_last_user_turn_of_a_responses_input_is_embedded() {
                {"type":"function_call","name":"f","arguments":"{}"},
                {"type":"function_call_output","output":"42"},{"type":"reasoning","summary":[]}]"#,
             Some("a\nb"),
-            2,
+            4,
         ),
         (
             r#"[{"type":"function_call_output","output":[{"type":"input_text","text":"42"}]}]"#,

@@ -134,6 +134,27 @@ async fn what_text_does_not_decide_and_what_is_too_long_goes_to_the_edge() {
         let told = post(&gateway.url, "/v1/route", &less, &[]).await.json();
         assert_ne!(told["why"], "too-long", "{part}");
     }
+    // Nor has a model room for what tools, their calls and schemas say.
+    let words = "a ".repeat(1_001);
+    let whole = chat("cr2fast", &accepted);
+    let with = |field: &str| format!("{{{field},{}", &whole[1..]);
+    let schema = format!("{{\"description\":\"{words}\"}}");
+    let shape = format!("{{\"type\":\"json_schema\",\"json_schema\":{schema}}}");
+    let call = format!("{{\"function\":{{\"arguments\":\"{words}\"}}}}");
+    let turn = format!("[{{\"role\":\"assistant\",\"tool_calls\":[{call}]}},");
+    let said = |field: &str, more: &str| {
+        format!("{{\"model\":\"cr2fast\",\"{field}\":{accepted:?},{more}}}")
+    };
+    for (path, body) in [
+        (CHAT, with(&format!("\"tools\":[{schema}]"))),
+        (CHAT, with(&format!("\"response_format\":{shape}"))),
+        (CHAT, whole.replacen('[', &turn, 1)),
+        ("/v1/completions", said("prompt", &format!("\"suffix\":\"{words}\""))),
+        ("/v1/responses", said("input", &format!("\"tools\":[{schema}]"))),
+    ] {
+        let reply = post(&gateway.url, path, &body, &[]).await;
+        assert_eq!(reply.place().2, "too-long", "{path} {}", &body[..60]);
+    }
     assert_eq!(local.count(), 0);
 }
 

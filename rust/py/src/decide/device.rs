@@ -11,7 +11,7 @@ use crate::base::errors::core;
 use crate::base::scalars::{args, group_names};
 use crate::decide::decision::Decision;
 use crate::decide::encode;
-use crate::encoder::messages::{MANY, one_text, texts as strings_of};
+use crate::encoder::messages::{MANY, ROUTE_TEXTS, check_only_text, one_text, texts as strings_of};
 use crate::encoder::static_encoder::StaticEncoder;
 use crate::features::{Reads, check_width, describe, inputs};
 use crate::pricing::{LinkState, link_states, state};
@@ -236,7 +236,8 @@ impl DeviceRouter {
     /// Parameters
     /// ----------
     /// text : str or list of dict
-    ///     A text, or chat messages; of messages the last user turn is embedded.
+    ///     A text, or chat messages; of messages the last user turn is embedded. A chat with an image,
+    ///     audio or a file in any turn is an error: text does not decide it.
     /// encoder : Encoder or StaticEncoder
     ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
     ///     static one, tokenizer, embedding and gate are one call that holds no lock.
@@ -258,15 +259,16 @@ impl DeviceRouter {
         #[pyo3(from_py_with = state)] state: Option<LinkState>,
     ) -> PyResult<Decision> {
         let beside = (group.as_deref(), state.as_ref().map(|s| &s.0));
+        check_only_text(text)?;
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
-            let text = one_text(text)?;
+            let text = one_text(text, ROUTE_TEXTS)?;
             let decide = || self.0.route_text_in(beside, &text, table, typicality);
             return encoder.py().detach(decide).map(Decision).map_err(core);
         }
         let x = encode(self.0.encoder(), encoder, text, false)?;
         let x = vector_f32(&x, "embedding")?.slice().to_vec();
-        let row = row_of_text(self.0.features(), x, &one_text(text)?).map_err(core)?;
+        let row = row_of_text(self.0.features(), x, &one_text(text, ROUTE_TEXTS)?).map_err(core)?;
         self.0.route_in(beside, &row, typicality).map(Decision).map_err(core)
     }
 
@@ -281,6 +283,7 @@ impl DeviceRouter {
         groups: Option<&Bound<'py, PyAny>>,
         states: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        check_only_text(texts)?;
         if let Ok(table) = encoder.cast::<StaticEncoder>() {
             let table = &table.get().0;
             let (strings, true) = strings_of(texts)? else {

@@ -10,6 +10,7 @@ use crate::base::errors::{Cr2Error, core};
 use crate::base::scalars::args;
 use crate::decide::selection::{Selection, Selections};
 use crate::decide::{budget, of_text};
+use crate::encoder::messages::SELECT_BATCH;
 use crate::features::{Reads, check_width, inputs};
 use crate::pricing::{LinkState, LinkStates, state, state_given};
 use crate::router::{Router, open};
@@ -280,7 +281,7 @@ impl EdgeSelector {
             })
         };
         let s = of_text(
-            (self.inner.encoder(), self.inner.features()),
+            (self.inner.encoder(), self.inner.features(), SELECT_BATCH),
             text,
             encoder,
             n_input_tokens,

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::base::arrays::vector_f32;
 use crate::base::errors::core;
-use crate::encoder::messages::{MANY, ONE, one_text, turns};
+use crate::encoder::messages::{MANY, ROUTE_TEXTS, check_only_text, not_one, one_text, turns};
 use crate::encoder::static_encoder::StaticEncoder;
 
 pub mod choice;
@@ -53,26 +53,28 @@ fn encode<'py>(
     expected.check(&EncoderInfo { id, sha256 }).map_err(core)?;
     let out = encoder.call_method1("encode", (texts,))?;
     if out.getattr("ndim")?.extract::<usize>()? != 1 + usize::from(many) {
-        return Err(PyTypeError::new_err(if many { MANY } else { ONE }));
+        return Err(if many { PyTypeError::new_err(MANY) } else { not_one(ROUTE_TEXTS) });
     }
     Ok(out)
 }
 
 /// Call `decide` with the row (the embedding, and features where there are any) and L_in of one text or
 /// chat; without `n_input_tokens`, L_in is counted, over all turns of a chat. With a static encoder
-/// nothing in it holds the GIL.
+/// nothing in it holds the GIL. `instead` is what takes a list of texts.
 fn of_text<T: Send>(
-    (expected, features): (&EncoderInfo, Option<&Features>),
+    (expected, features, instead): (&EncoderInfo, Option<&Features>, &str),
     text: &Bound<'_, PyAny>,
     encoder: &Bound<'_, PyAny>,
     n_input_tokens: Option<f64>,
     decide: impl FnOnce(Vec<f32>, f64) -> Result<T> + Send,
 ) -> PyResult<T> {
     let py = text.py();
+    check_only_text(text)?;
+    let one = one_text(text, instead)?;
     let history = if n_input_tokens.is_none() { turns(text)? } else { None };
     if let Ok(table) = encoder.cast::<StaticEncoder>() {
         let table = &table.get().0;
-        let text = one_text(text)?;
+        let text = one;
         let decide = |x, n| decide(row_of_text(features, x, &text)?, n);
         let run = || {
             expected.check(table.info())?;
@@ -101,7 +103,7 @@ fn of_text<T: Send>(
             // An endpoint counts what it embeds; the other turns have as many tokens per byte.
             (Some(all), Some(turns)) => {
                 let all: Vec<&str> = all.iter().map(|turn| &**turn).collect();
-                turns.call1((all, &*one_text(text)?))?.extract()?
+                turns.call1((all, &*one))?.extract()?
             }
             (Some(all), None) => {
                 let counts = all.iter().map(|turn| count.call1((&**turn,))?.extract::<f64>());
@@ -110,6 +112,5 @@ fn of_text<T: Send>(
         }
     };
     let x = vector_f32(&x, "embedding")?.slice().to_vec();
-    let text = one_text(text)?;
-    py.detach(|| decide(row_of_text(features, x, &text)?, n_input)).map_err(core)
+    py.detach(|| decide(row_of_text(features, x, &one)?, n_input)).map_err(core)
 }

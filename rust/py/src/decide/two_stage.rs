@@ -14,6 +14,7 @@ use crate::decide::choice::{Choice, Choices, Parts};
 use crate::decide::device::usual;
 use crate::decide::edge::{available, waiting};
 use crate::decide::{budget, of_text};
+use crate::encoder::messages::ROUTE_BATCH;
 use crate::features::{Reads, check_width, inputs};
 use crate::pricing::{LinkState, link_states, state};
 use crate::router::{Router, open};
@@ -263,14 +264,16 @@ impl TwoStage {
     /// Parameters
     /// ----------
     /// text : str or list of dict
-    ///     A text, or chat messages; of messages the last user turn is embedded.
+    ///     A text, or chat messages; of messages the last user turn is embedded. A chat with an image,
+    ///     audio or a file in any turn is an error: text does not decide it.
     /// encoder : Encoder or StaticEncoder
     ///     The one behind the router's training embeddings; another one is an ArtifactError. With a
     ///     static one all of it is one call that holds no lock.
     /// state, available, max_latency_s, max_energy_j, max_usd, group : optional
     ///     As of :meth:`route`.
     /// n_input_tokens : float, optional
-    ///     L_in; by default the encoder's count, over all turns of a chat.
+    ///     L_in; by default the encoder's count, over all turns of a chat and the calls of tools in them.
+    ///     Where tools or a schema come with the chat, give the sum: models read those too.
     ///
     /// Returns
     /// -------
@@ -299,7 +302,7 @@ impl TwoStage {
             Ok((inner.route(&x, n, &call)?, x, n))
         };
         let made = of_text(
-            (inner.device().encoder(), inner.device().features()),
+            (inner.device().encoder(), inner.device().features(), ROUTE_BATCH),
             text,
             encoder,
             n_input_tokens,

@@ -4,7 +4,7 @@ use cr2fast_core::{Reading, WordPiece, unknown_tokens};
 use pyo3::prelude::*;
 
 use crate::base::errors::core;
-use crate::encoder::messages::one_text;
+use crate::encoder::messages::{EACH, one_text};
 
 /// Counts tokens as a static encoder with the same vocabulary does.
 ///
@@ -25,7 +25,7 @@ impl TokenCounter {
 
     /// Tokens that a whole text counts for, special ones left out.
     fn count_tokens(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let text = one_text(text)?;
+        let text = one_text(text, EACH)?;
         Ok(py.detach(|| self.0.encode_counted(&text).1))
     }
 }

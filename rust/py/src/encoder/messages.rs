@@ -5,13 +5,17 @@
 use pyo3::exceptions::{PyTypeError, PyUnicodeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyMapping, PySequence, PyString};
+use pyo3::types::{PyBytes, PyDict, PyMapping, PySequence, PyString};
 
 use crate::base::errors::Cr2Error;
 
-/// What is wrong with a list where one text belongs, and the other way round.
-pub const ONE: &str =
-    "text: expected one text or one chat, got a list of them; use route_texts for it";
+/// What takes a list of texts, where one text belongs.
+pub const ROUTE_TEXTS: &str = "use route_texts for it";
+pub const ROUTE_BATCH: &str = "call route_text for each, or embed them and use route_batch";
+pub const SELECT_BATCH: &str = "call select_text for each, or embed them and use select_batch";
+pub const EACH: &str = "call it for each";
+
+/// What is wrong with one text where a list belongs.
 pub const MANY: &str = "texts: expected a list of texts or chats, got one; use route_text for it";
 
 /// The strings of an argument, and whether it was a list of texts: a text or a chat is one.
@@ -32,12 +36,19 @@ pub fn texts(obj: &Bound<'_, PyAny>) -> PyResult<(Vec<PyBackedStr>, bool)> {
     Ok((out, true))
 }
 
-/// The one string of an argument; a list of texts is an error.
-pub fn one_text(obj: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+/// The one string of an argument; a list of texts is an error, which says what is there `instead`.
+pub fn one_text(obj: &Bound<'_, PyAny>, instead: &str) -> PyResult<PyBackedStr> {
     match texts(obj)? {
         (mut strings, false) => Ok(strings.remove(0)),
-        _ => Err(PyTypeError::new_err(ONE)),
+        _ => Err(not_one(instead)),
     }
+}
+
+/// The error of a list where one text belongs.
+pub fn not_one(instead: &str) -> PyErr {
+    PyTypeError::new_err(format!(
+        "text: expected one text or one chat, got a list of them; {instead}"
+    ))
 }
 
 /// The string of one text or one chat; `what` names it in errors.
@@ -52,10 +63,9 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
         )));
     }
     let messages: Vec<Bound<'_, PyAny>> = obj.try_iter()?.collect::<PyResult<_>>()?;
-    let get = field;
     let mut roles = Vec::with_capacity(messages.len());
     for message in &messages {
-        roles.push(get(message, "role")?);
+        roles.push(field(message, "role")?);
     }
     let Some(last) = roles.iter().rposition(|role| role.eq("user").unwrap_or(false)) else {
         let short = |role: &Bound<'_, PyAny>| role.to_string().chars().take(40).collect::<String>();
@@ -65,7 +75,7 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
             roles.collect::<Vec<_>>().join(", ")
         )));
     };
-    let content = get(&messages[last], "content")?;
+    let content = field(&messages[last], "content")?;
     if content.is_instance_of::<PyString>() {
         return string(&content, what);
     }
@@ -79,15 +89,17 @@ fn text(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<PyBackedStr> {
     joined(obj.py(), &parts, what)
 }
 
-/// The texts of all turns of a chat, however old, one per turn that has any, as the gateway counts them;
-/// `None` of what is no chat.
+/// What models read of all turns of a chat, however old, as the gateway counts it: a text per turn that has any,
+/// and what assistants called, refused or thought; `None` of what is no chat.
 pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
     if obj.is_instance_of::<PyString>() || !is_chat(obj) {
         return Ok(None);
     }
     let mut out = Vec::new();
     for message in obj.try_iter()? {
-        let content = field(&message?, "content")?;
+        let message = message?;
+        beside(&message, &mut out)?;
+        let content = field(&message, "content")?;
         if content.is_instance_of::<PyString>() {
             out.push(string(&content, "text")?);
         } else {
@@ -100,12 +112,117 @@ pub fn turns(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<PyBackedStr>>> {
     Ok(Some(out))
 }
 
+/// What a model reads of a turn beside its content.
+fn beside(message: &Bound<'_, PyAny>, out: &mut Vec<PyBackedStr>) -> PyResult<()> {
+    for key in ["refusal", "reasoning_content"] {
+        count(&field(message, key)?, out)?;
+    }
+    for part in parts(&field(message, "content")?)? {
+        if field(&part, "type")?.eq("refusal")? {
+            count(&field(&part, "refusal")?, out)?;
+        }
+    }
+    let mut called = vec![field(message, "function_call")?];
+    for call in parts(&field(message, "tool_calls")?)? {
+        called.extend([field(&call, "function")?, field(&call, "custom")?]);
+    }
+    for call in called.iter().filter(|call| call.cast::<PyMapping>().is_ok()) {
+        for key in ["name", "arguments", "input"] {
+            count(&field(call, key)?, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// A value to count: a string by what it says, anything else by its compact JSON.
+fn count(value: &Bound<'_, PyAny>, out: &mut Vec<PyBackedStr>) -> PyResult<()> {
+    if value.is_none() {
+        return Ok(());
+    }
+    if value.is_instance_of::<PyString>() {
+        out.push(string(value, "text")?);
+        return Ok(());
+    }
+    let py = value.py();
+    let options = PyDict::new(py);
+    options.set_item("ensure_ascii", false)?;
+    options.set_item("separators", (",", ":"))?;
+    let json = py.import("json")?.call_method("dumps", (value,), Some(&options))?;
+    out.push(string(&json, "text")?);
+    Ok(())
+}
+
+/// The objects in a list; none of what is no list.
+fn parts<'py>(list: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let Some(items) = sequence(list) else { return Ok(Vec::new()) };
+    let objects = |item: &PyResult<Bound<'py, PyAny>>| {
+        item.as_ref().map_or(true, |item| item.cast::<PyMapping>().is_ok())
+    };
+    items.try_iter()?.filter(objects).collect()
+}
+
+/// Refuse chats that hold more than text, which alone decides: the gateway does not route those by it either.
+pub fn check_only_text(obj: &Bound<'_, PyAny>) -> PyResult<()> {
+    if obj.is_instance_of::<PyString>() {
+        return Ok(());
+    }
+    if is_chat(obj) {
+        return check_turns(obj, "text");
+    }
+    for (i, item) in
+        sequence(obj).map(|items| items.try_iter()).transpose()?.into_iter().flatten().enumerate()
+    {
+        let item = item?;
+        if is_chat(&item) {
+            check_turns(&item, &format!("texts[{i}]"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_turns(chat: &Bound<'_, PyAny>, what: &str) -> PyResult<()> {
+    for (k, message) in chat.try_iter()?.enumerate() {
+        let message = message?;
+        if let Some(got) = media_of(&message)? {
+            return Err(Cr2Error::new_err(format!(
+                "{what}: expected a chat of text, by which alone a router decides, got {got} in messages[{k}]; \
+                 send such a chat to a model that reads it (the gateway and cr2fast.integrations take the edge), \
+                 or pass the question's text alone"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a turn holds beside text, in words.
+fn media_of(message: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if !field(message, "audio")?.is_none() {
+        return Ok(Some("audio".into()));
+    }
+    let content = field(message, "content")?;
+    if content.cast::<PyMapping>().is_ok() {
+        return Ok(Some("a content that is one part, where a list of parts belongs,".into()));
+    }
+    for part in parts(&content)? {
+        let kind = field(&part, "type")?;
+        if !(kind.eq("text")? || kind.eq("refusal")?) {
+            let kind: String = kind.repr()?.to_string().chars().take(40).collect();
+            return Ok(Some(format!("a part of type {kind}")));
+        }
+        for key in ["image_url", "input_audio", "file"] {
+            if !field(&part, key)?.is_none() {
+                return Ok(Some(format!("a part with '{key}'")));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// The texts of a content that is a list of parts.
 fn texts_of_parts(content: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<PyBackedStr>> {
     let mut out = Vec::new();
-    for part in sequence(content).map(|items| items.try_iter()).transpose()?.into_iter().flatten() {
-        let part = part?;
-        if part.cast::<PyMapping>().is_ok() && field(&part, "type")?.eq("text")? {
+    for part in parts(content)? {
+        if field(&part, "type")?.eq("text")? {
             let text = field(&part, "text")?;
             if text.is_instance_of::<PyString>() {
                 out.push(string(&text, what)?);

@@ -9,7 +9,7 @@ use crate::base::arrays::{matrix_f32, out1, out2};
 use crate::base::errors::core;
 use crate::base::scalars::args;
 use crate::encoder::info;
-use crate::encoder::messages::{one_text, texts as strings_of};
+use crate::encoder::messages::{EACH, one_text, texts as strings_of};
 
 /// A sentence encoder that is a table: the sum of its tokens' vectors, made unit length.
 ///
@@ -172,13 +172,13 @@ impl StaticEncoder {
     /// than 100 characters, has a token per three bytes. No text has fewer than a token per three bytes of
     /// control, format and combining characters and per 16 bytes of all else, white space included.
     fn count_tokens(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let text = one_text(text)?;
+        let text = one_text(text, EACH)?;
         Ok(py.detach(|| self.0.count_tokens(&text)))
     }
 
     /// Ids of the tokens that are summed, special ones included, cut to `max_tokens`.
     fn tokens(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-        let text = one_text(text)?;
+        let text = one_text(text, EACH)?;
         Ok(py.detach(|| self.0.tokens(&text)))
     }
 
