@@ -32,7 +32,7 @@ static THEIRS: LazyLock<Tokenizer> = LazyLock::new(|| {
         .unwrap();
     let mut made = Tokenizer::new(model);
     let normalizer = BertNormalizer::new(true, true, None, true);
-    made.with_normalizer(Some(NormalizerWrapper::from(normalizer)));
+    made.with_normalizer(Some(NormalizerWrapper::from(normalizer))).unwrap();
     made.with_pre_tokenizer(Some(PreTokenizerWrapper::from(BertPreTokenizer)));
     made
 });
