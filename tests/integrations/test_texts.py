@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 
-import httpx
 import openai
 import pytest
 from pydantic import BaseModel
@@ -62,7 +61,9 @@ def test_what_is_beyond_text_is_not_decided_by_it(read, fields):
 @pytest.fixture
 def client(servers, text_router, letters):
     # Reading the machine's certificates takes longer than a test, and loopback needs none.
-    http = [httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) for _ in servers]
+    http = [
+        openai.DefaultHttpxClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) for _ in servers
+    ]
     plain = [
         openai.OpenAI(base_url=s.url, api_key="secret", max_retries=0, http_client=h)
         for s, h in zip(servers, http, strict=True)
