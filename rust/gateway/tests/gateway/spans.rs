@@ -169,7 +169,7 @@ async fn requests_decisions_and_tries_are_one_tree_under_the_clients_span() {
         } else {
             assert_eq!(request.attributes["cr2fast.why"], "edge-down");
             assert_eq!(answers.attributes["error.type"], "broken");
-            assert_eq!(asks.attributes["error.type"], "status");
+            assert_eq!(asks.attributes["error.type"], "refused");
             assert!(!request.failed && asks.failed && received.failed && answers.failed);
             assert!(!take(&request.id, "chat device").failed);
         }
