@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import cr2fast
 from testing.letters import letters
 from testing.routers import small
@@ -20,6 +22,9 @@ from testing.routers import small
 ROOT = Path(__file__).parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
+needed = pytest.mark.skipif(
+    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
+)
 TOKEN = "a-token-of-the-tests"
 LAMS, ALPHAS, D = [0.1, 1.0, 20.0], (0.05, 0.1), 24
 

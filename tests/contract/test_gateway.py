@@ -10,39 +10,28 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
-import pytest
 
 import cr2fast
 from testing.gateways import (
     ALPHAS,
-    BINARY,
     LAMS,
     ROOT,
     D,
     Running,
-    deciding,
     fitted,
+    needed,
     running,
     said,
     wait,
 )
 from testing.letters import words
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with deciding(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
+pytestmark = needed
 
 
 def test_ten_thousand_decisions_are_pythons_bit_for_bit(gateway: Running) -> None:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cr2fast.integrations import texts
-from testing.gateways import BINARY, Running, deciding
+from testing.gateways import Running, needed
 from testing.letters import words
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 
 READ = {"messages": texts.of_chat, "prompt": texts.of_completion, "input": texts.of_response}
 ODD = ["a b", "ก é 🙂", 'a "quoted" \\ word\n', "\u200b\x00\x7f", "\u2028 x" * 50, ""]
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with deciding(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:

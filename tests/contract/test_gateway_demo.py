@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-BINARY = Path(os.environ.get("CR2FAST_GATEWAY", TARGET / "checked" / "cr2fast-gateway"))
+from testing.gateways import BINARY, ROOT, needed
 
 
-@pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+@needed
 def test_the_demo_asks_streams_kills_the_edge_and_reloads(tmp_path: Path) -> None:
     demo = ROOT / "examples" / "testbed" / "demo.py"
     command = [sys.executable, demo, "--gateway", BINARY, "--out", tmp_path / "out"]

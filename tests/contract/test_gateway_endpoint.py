@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 
 import cr2fast
-from testing.gateways import BINARY, running, said
+from testing.gateways import needed, running, said
 from testing.routers import small
 from testing.texts import TEXTS
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 Vector = Any
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cr2fast.traffic import read_log
-from testing.gateways import BINARY, running, wait
+from testing.gateways import needed, running, wait
 from testing.letters import letters
 from testing.routers import small
 
@@ -22,9 +22,7 @@ pytest.importorskip("cr2fast_profiler", reason="the profiler is not installed (m
 from cr2fast_profiler.agent.server import Agent
 from cr2fast_profiler.meters.rapl import RaplMeter
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 AGENT_TOKEN, D = "a-token-of-the-agent", 24
 
 

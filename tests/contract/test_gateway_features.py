@@ -12,12 +12,10 @@ import pytest
 
 import cr2fast
 from cr2fast.datasets import make_routing_problem
-from testing.gateways import BINARY, running
+from testing.gateways import needed, running
 from testing.letters import LETTERS, letters
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 D = 24
 LAMS, ALPHAS = [0.1, 1.0, 20.0], (0.05, 0.3)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ import pytest
 
 import cr2fast
 from cr2fast.encoders.messages import text_of
-from testing.gateways import BINARY, Running, deciding
+from testing.gateways import Running, needed
 from testing.letters import words
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with deciding(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
+pytestmark = needed
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:

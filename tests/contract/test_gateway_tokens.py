@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from testing.gateways import BINARY, deciding
+from testing.gateways import deciding, needed
 
 PARTS = ["ก", "さようなら", "aGVsbG8", "é", "🙂", " ", "\n", "\u200b", "e\u0301", "\x00", "a b"]
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 
 
 def test_what_the_vocabulary_cannot_read_counts_as_in_python(tmp_path: Path) -> None:

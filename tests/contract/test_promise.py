@@ -20,16 +20,14 @@ from cr2fast import RiskAlarm, RollingThreshold
 from cr2fast.data.queries import QueryTable
 from cr2fast.datasets import make_routing_problem
 from cr2fast.traffic import label, open_log
-from testing.gateways import BINARY, ROOT, said, wait
+from testing.gateways import BINARY, ROOT, needed, said, wait
 from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
 LAM, ALPHA, DELTA, D = 0.05, 0.1, 0.01, 24
 ENV = {**os.environ, "EDGE_TOKEN": "a-token-of-the-tests"}
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 
 
 def texts_of(rng, n):

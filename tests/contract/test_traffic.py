@@ -16,15 +16,13 @@ import cr2fast
 from cr2fast.datasets import make_routing_problem
 from cr2fast.encoders.info import sha256_of
 from cr2fast.traffic import open_log, recalibrate, replay
-from testing.gateways import BINARY
+from testing.gateways import BINARY, needed
 from testing.letters import LETTERS, letters
 from testing.openai_stub import Stub
 
 LAM, ALPHA, D, N = 0.1, 0.1, 24, 120
 
-pytestmark = pytest.mark.skipif(
-    not BINARY.exists(), reason=f"the gateway is not built (make test builds it): {BINARY}"
-)
+pytestmark = needed
 
 
 def started(role, path):
