@@ -131,6 +131,8 @@ def encoder_of(router: Any) -> Any:
     """MiniLM, where that made the router's embeddings: its name need not be typed again."""
     if router is None:
         return None
+    if "MiniLM" not in router.encoder.id:  # To load it takes a second.
+        return router.encoder
     try:
         found = encoder("minilm")
     except (ImportError, OSError):

@@ -298,11 +298,8 @@ def _writers(args: argparse.Namespace, router: Any) -> dict[str, Any]:
     """Whose decisions the log holds, and what checks its texts; the seed of what is drawn."""
     from cr2fast.router import Router
 
-    made = None
-    if args.encoder is not None:
-        made = inputs.encoder(args.encoder, args.router)
-    elif "MiniLM" in router.encoder.id:  # To load it takes a second.
-        made = inputs.encoder_of(router)
+    given = args.encoder is not None
+    made = inputs.encoder(args.encoder, args.router) if given else inputs.encoder_of(router)
     return {
         "logged_by": [Router.load(path) for path in args.logged_by],
         "encoder": made if hasattr(made, "encode") else None,
