@@ -1,7 +1,7 @@
 //! What a model reads of a request beside the texts of its turns: it counts as input, and is not embedded.
 //!
 //! In: JSON as it came. Out: texts to count, among [`Texts::all`]: the calls of tools that a turn holds, and the
-//! schemas of tools and of the answer as compact JSON. `cr2fast.integrations.asked` counts the same.
+//! schemas of tools and of the answer as compact JSON. `cr2fast.integrations.texts` counts the same.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
