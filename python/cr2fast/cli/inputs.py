@@ -131,13 +131,12 @@ def encoder_of(router: Any) -> Any:
     """MiniLM, where that made the router's embeddings: its name need not be typed again."""
     if router is None:
         return None
-    if "MiniLM" not in router.encoder.id:  # To load it takes a second.
-        return router.encoder
     try:
-        found = encoder("minilm")
+        # To load it takes a second.
+        found = encoder("minilm") if "MiniLM" in router.encoder.id else None
     except (ImportError, OSError):
         return router.encoder
-    return found if found.info == router.encoder else router.encoder
+    return found if found is not None and found.info == router.encoder else router.encoder
 
 
 def queries(args: argparse.Namespace, router: Any) -> Any:
